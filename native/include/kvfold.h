@@ -1,0 +1,231 @@
+/*
+ * kvfold.h - the C interface of libkvfold: one llama.cpp engine per handle, driven by JSON.
+ *
+ * Conventions, valid for every function below unless its comment says otherwise:
+ *
+ * - Text is UTF-8 and NUL-terminated, in both directions. Numbers, options, requests and answers that are not on the
+ *   token path travel as JSON, so that neither struct layouts nor enum values of llama.cpp cross this boundary.
+ * - A function that can fail returns a kvfold_status: 0 is success, a negative value is a failure.
+ * - `char ** out` receives one string that the caller frees with kvfold_free(): the result on success, and on failure
+ *   a JSON object that describes the error:
+ *
+ *       {"status": -6, "message": "the prompt has 5000 tokens but a slot holds 4096", "value": 5000, "limit": 4096}
+ *
+ *   `status` and `message` are always there; `value` and `limit` where the error compares two numbers; `option` or
+ *   `path` where one is at fault. `out` may be NULL when the caller wants neither. Errors are handed over with the
+ *   failing call, not kept per thread or per handle, so two threads (or virtual threads that change carriers between
+ *   two calls) never see each other's error.
+ * - No C++ exception and no abort leaves the library because of something the caller passed in.
+ * - Handles are opaque. Passing NULL yields KVFOLD_INVALID_ARGUMENT. Using a handle after its close function returned
+ *   is undefined, as with fclose(); closing waits for calls that are still inside, see kvfold_close().
+ * - Every function may be called from any thread. What may run concurrently is said per handle type.
+ *
+ * The engine behind a handle is llama.cpp's own server core (queue, slots, continuous batching, chat templates,
+ * tool-call parsers, grammars), without HTTP: a request is the JSON body that llama-server takes on the same route.
+ */
+#ifndef KVFOLD_H
+#define KVFOLD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#    define KVFOLD_API __declspec(dllexport)
+#else
+#    define KVFOLD_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Changes whenever a signature, a status value or the meaning of a field below changes. */
+#define KVFOLD_ABI_VERSION 1
+
+typedef struct kvfold_engine  kvfold_engine;  /* a loaded model, its context, slots and worker thread; thread-safe */
+typedef struct kvfold_request kvfold_request; /* one running request; see kvfold_request_next() for its threading */
+
+typedef enum kvfold_status {
+    KVFOLD_OK                       =    0,
+    KVFOLD_DONE                     =    1, /* kvfold_request_next(): no chunk left, *out is NULL */
+    KVFOLD_ERROR_INVALID_ARGUMENT   =   -1, /* NULL handle, malformed JSON, a request the server core rejects */
+    KVFOLD_ERROR_UNKNOWN_OPTION     =   -2, /* no such option; the message names near matches */
+    KVFOLD_ERROR_MODEL_NOT_FOUND    =   -3, /* missing, unreadable or a directory */
+    KVFOLD_ERROR_MODEL_INVALID      =   -4, /* not a GGUF file, truncated, inconsistent or of an unknown architecture */
+    KVFOLD_ERROR_PLAN_INVALID       =   -5, /* a KV plan that is malformed or that this model cannot serve */
+    KVFOLD_ERROR_CONTEXT_EXCEEDED   =   -6, /* the prompt does not fit a slot; `value` and `limit` are in tokens */
+    KVFOLD_ERROR_QUEUE_FULL         =   -7, /* `value` requests wait, `limit` may; see option "max-queue" */
+    KVFOLD_ERROR_OUT_OF_MEMORY      =   -8, /* weights, KV cache or compute buffers could not be allocated */
+    KVFOLD_ERROR_CANCELLED          =   -9, /* kvfold_request_cancel() or a progress callback that returned 0 */
+    KVFOLD_ERROR_CLOSED             =  -10, /* the engine was closed while the call was inside */
+    KVFOLD_ERROR_UNSUPPORTED        =  -11, /* valid, but not possible with this model or these options */
+    KVFOLD_ERROR_INTERNAL           = -100  /* everything else: a failed decode, a bug */
+} kvfold_status;
+
+typedef enum kvfold_log_level {
+    KVFOLD_LOG_DEBUG = 1,
+    KVFOLD_LOG_INFO  = 2,
+    KVFOLD_LOG_WARN  = 3,
+    KVFOLD_LOG_ERROR = 4
+} kvfold_log_level;
+
+/* One complete line without its newline. May be called from any thread of the library, also concurrently. Must not
+ * call back into the library. */
+typedef void (*kvfold_log_callback)(int32_t level, const char * line, void * user);
+
+/* `fraction` grows from 0 to 1 while weights are read; called on the thread that is inside kvfold_open(). Returning 0
+ * abandons the load with KVFOLD_ERROR_CANCELLED. */
+typedef int32_t (*kvfold_progress_callback)(float fraction, void * user);
+
+/* ---- library ---------------------------------------------------------------------------------------------------- */
+
+/* KVFOLD_ABI_VERSION of the built library. A caller compares it with its own before anything else. */
+KVFOLD_API int32_t kvfold_abi_version(void);
+
+/* Frees a string that was received through an `out` parameter. NULL is allowed. */
+KVFOLD_API void kvfold_free(char * text);
+
+/*
+ * What was built, and what it can run on. Does not load a model. *out:
+ *
+ *   {"version": "0.1.0", "llama_cpp": "v0.5.0", "patches": ["build-hook", ...],
+ *    "compiler": "...", "cpu_features": {"AVX2": true, ...}, "backends": ["CPU"],
+ *    "devices": [{"name": "CPU", "description": "...", "type": "cpu|gpu|igpu|accel",
+ *                 "memory_free": bytes, "memory_total": bytes}]}
+ */
+KVFOLD_API int32_t kvfold_build_info(char ** out);
+
+/* Routes the log of llama.cpp, ggml and the server core to `callback`; NULL silences it (the default). One callback
+ * per process, set at any time. Lines below `min_level` are not formatted. */
+KVFOLD_API void kvfold_log_set(kvfold_log_callback callback, int32_t min_level, void * user);
+
+/*
+ * Every option that kvfold_open() takes: llama-server's, and the ones of this project. *out:
+ *
+ *   [{"names": ["ctx-size", "c"], "negated": ["no-..."], "value": "N" or null for a flag, "env": "LLAMA_ARG_..." or null,
+ *     "help": "..."}]
+ */
+KVFOLD_API int32_t kvfold_options(char ** out);
+
+/* ---- engine ----------------------------------------------------------------------------------------------------- */
+
+/*
+ * Loads a model and starts its worker thread. `options` is a JSON object; a key is a long option name of llama-server
+ * without its dashes, "ctx-size" or "ctx_size", with the same meaning and default unless listed here:
+ *
+ *   "model"         path of the GGUF file; required
+ *   "ctx-size"      tokens in all slots together; 0 = what the model was trained with, times "parallel"
+ *   "parallel"      slots, i.e. requests decoded side by side (default 4)
+ *   "batch-size"    defaults to "ubatch-size", so that a cancelled prefill stops after one ubatch
+ *   "fit"           defaults to off: nothing is resized behind the caller's back
+ *   "warmup"        defaults to false
+ *   "cache-ram"     defaults to 0: no second copy of the KV cache of idle prompts in host memory
+ *
+ * and of this project:
+ *
+ *   "max-queue"     requests that may wait for a slot before KVFOLD_ERROR_QUEUE_FULL (default 256)
+ *   "kv-plan"       which layer reads whose keys and values; default: the model's own metadata
+ *
+ * Values are strings, numbers or booleans; true or false for a flag that has a negated form; an array repeats the
+ * option. Options that concern HTTP, downloads, or that print and exit are refused by name. Environment variables and
+ * configuration files are not read.
+ *
+ * On success *engine is a handle for kvfold_close() and *out the JSON of kvfold_engine_info(). On failure *engine is
+ * NULL and everything that had been allocated is released. `progress` may be NULL.
+ */
+KVFOLD_API int32_t kvfold_open(const char * options, kvfold_progress_callback progress, void * user,
+                               kvfold_engine ** engine, char ** out);
+
+/*
+ * Facts that do not change while the engine is open. *out:
+ *
+ *   {"model":   {"path", "name", "architecture", "description", "file_type", "parameters", "bytes",
+ *                "layers", "heads", "heads_kv", "embedding_length", "context_length_train", "vocabulary_size",
+ *                "vocabulary_type": "none|spm|bpe|...", "chat_template": bool, "tokens": {"bos": id, "eos": id}},
+ *    "context": {"size", "slots", "size_per_slot", "batch_size", "ubatch_size", "threads", "flash_attention": bool,
+ *                "kv_type_k", "kv_type_v", "kv_unified": bool, "kv_plan": "0_1_2..."},
+ *    "offload": {"layers": n, "layers_offloaded": n, "buffers": [{"device", "weights", "kv", "compute": bytes}]},
+ *    "kv":      as kvfold_kv_stats()}
+ */
+KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
+
+/*
+ * The KV cache now. Never blocks on a running decode for longer than one ubatch. *out:
+ *
+ *   {"cells": tokens the cache can hold, "cells_used": n, "layers": n, "layers_with_storage": n,
+ *    "bytes_per_token": n, "bytes_allocated": n, "slots": n, "slots_busy": n, "requests_waiting": n}
+ *
+ * bytes_per_token = sum over layers with storage of the K row and the V row of one token, in bytes.
+ */
+KVFOLD_API int32_t kvfold_kv_stats(kvfold_engine * engine, char ** out);
+
+/*
+ * Closes the engine: running requests end with KVFOLD_ERROR_CLOSED, calls that are inside return, the worker stops,
+ * memory is released. Requests stay valid handles and must still be closed by their owner, before or after this.
+ * Blocks until the worker has finished its current ubatch. NULL is allowed.
+ */
+KVFOLD_API void kvfold_close(kvfold_engine * engine);
+
+/* ---- requests --------------------------------------------------------------------------------------------------- */
+
+/*
+ * Posts a request and returns without waiting for its result. `route` names the llama-server route, `body` is its JSON
+ * body:
+ *
+ *   "/v1/chat/completions"   chat; "stream": true gives one chunk per token or group of tokens
+ *   "/completion"            raw prompt (text or token ids); "stream" as above
+ *   "/v1/embeddings"         needs option "embeddings"
+ *   "/v1/rerank"             needs option "reranking"
+ *   "/tokenize"  "/detokenize"  "/apply-template"  "/v1/chat/completions/input_tokens"  "/props"  "/slots"  "/metrics"
+ *
+ * The model field of a body is not checked here. Fails with KVFOLD_ERROR_QUEUE_FULL, KVFOLD_ERROR_CLOSED or
+ * KVFOLD_ERROR_INVALID_ARGUMENT (unknown route, body is not a JSON object); every other failure is reported by
+ * kvfold_request_next(). On success *out is NULL.
+ */
+KVFOLD_API int32_t kvfold_request_open(kvfold_engine * engine, const char * route, const char * body,
+                                       kvfold_request ** request, char ** out);
+
+/*
+ * Waits for the next chunk: KVFOLD_OK and one JSON value in *out, KVFOLD_DONE after the last one, or a failure, after
+ * which every further call returns KVFOLD_DONE. A request that does not stream has exactly one chunk. One thread at a
+ * time per request.
+ */
+KVFOLD_API int32_t kvfold_request_next(kvfold_request * request, char ** out);
+
+/* Makes the request stop: a kvfold_request_next() that waits returns KVFOLD_ERROR_CANCELLED at once, the slot is free
+ * after the ubatch that is being computed. May be called from any thread, any number of times, also after the end. */
+KVFOLD_API void kvfold_request_cancel(kvfold_request * request);
+
+/* Cancels the request if it still runs, then frees it. Must not run concurrently with any other call on the same
+ * request. NULL is allowed. */
+KVFOLD_API void kvfold_request_close(kvfold_request * request);
+
+/* ---- raw evaluation --------------------------------------------------------------------------------------------- */
+
+/*
+ * Logits of every position of one token sequence, computed from position 0 on a context of its own that is made with
+ * the engine's options (KV types, flash attention, ubatch size, KV plan) and freed before the call returns; slots and
+ * running requests are not touched.
+ *
+ * tokens    [n_tokens]            ids, each in [0, vocabulary_size)
+ * logits    [n_tokens * n_vocab]  row-major float32, written on success; n_logits is its length in floats and must be
+ *                                 at least n_tokens * vocabulary_size
+ *
+ * The sequence is computed in chunks of the engine's ubatch size. Not cancellable. On success *out is NULL.
+ */
+KVFOLD_API int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * tokens, int32_t n_tokens, float * logits,
+                                   size_t n_logits, char ** out);
+
+/* ---- files ------------------------------------------------------------------------------------------------------ */
+
+/*
+ * Quantises a GGUF file with llama.cpp's quantiser. `options` is a JSON object: {"type": "q8_0", "threads": n,
+ * "allow_requantize": bool}. Independent of any engine. On success *out is NULL.
+ */
+KVFOLD_API int32_t kvfold_quantize(const char * path_in, const char * path_out, const char * options, char ** out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* KVFOLD_H */
