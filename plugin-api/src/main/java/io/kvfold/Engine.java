@@ -1,0 +1,416 @@
+package io.kvfold;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.internal.NativeBridge;
+import io.kvfold.internal.NativeEngine;
+import io.kvfold.internal.NativeStatusException;
+import java.lang.ref.Cleaner;
+import java.lang.ref.Reference;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.FloatBuffer;
+import java.nio.file.Path;
+import org.jspecify.annotations.Nullable;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * A loaded model: weights, context, slots and the worker that decodes requests side by side.
+ *
+ * <pre>{@code
+ * try (Engine engine = Engine.open(Path.of("model.gguf"));
+ *         Generation answer = engine.chat(body)) {
+ *     for (JsonNode chunk = answer.next(); chunk != null; chunk = answer.next()) { ... }
+ * }
+ * }</pre>
+ *
+ * <p>Requests and answers are the JSON that llama-server of llama.cpp takes and gives on the same route.
+ *
+ * <p>Thread-safe, for platform and virtual threads. Every method throws {@link EngineClosedException} once the engine is
+ * closed. An engine that is never closed is closed when it is collected, and does not keep the JVM from exiting.
+ */
+public final class Engine implements AutoCloseable {
+
+    static final Cleaner CLEANER = Cleaner.create();
+
+    private static final Logger LOG = LoggerFactory.getLogger(Engine.class);
+
+    private final SharedEngine shared;
+    private final EngineInfo info;
+    private final Share share;
+    private final Cleaner.Cleanable cleanable;
+    private volatile boolean closed;
+
+    private Engine(SharedEngine shared, EngineInfo info) {
+        this.shared = shared;
+        this.info = info;
+        this.share = new Share(shared, info.model().path());
+        this.cleanable = CLEANER.register(this, share);
+    }
+
+    /**
+     * Opens a GGUF file with the default options.
+     *
+     * @throws KvfoldException as {@link Builder#open()}
+     */
+    public static Engine open(Path model) {
+        return builder().model(model).open();
+    }
+
+    public static Builder builder() {
+        return new Builder();
+    }
+
+    /** Facts that do not change; also after the engine is closed. */
+    public EngineInfo info() {
+        return info;
+    }
+
+    /** The KV cache now. Waits for one ubatch at most. */
+    public KvCacheStats kvCacheStats() {
+        return Json.read(use(NativeEngine::kvStats), KvCacheStats.class);
+    }
+
+    /**
+     * Starts a chat completion; route {@code /v1/chat/completions}. With {@code "stream": true} the chunks are OpenAI's
+     * {@code chat.completion.chunk} objects, otherwise there is one {@code chat.completion}.
+     *
+     * @param body OpenAI's request, with llama-server's additions
+     * @throws QueueFullException if too many requests wait
+     */
+    public Generation chat(JsonNode body) {
+        return start("/v1/chat/completions", body);
+    }
+
+    /**
+     * Starts the continuation of a raw prompt; llama-server's route {@code /completion}.
+     *
+     * @throws QueueFullException if too many requests wait
+     */
+    public Generation complete(JsonNode body) {
+        return start("/completion", body);
+    }
+
+    /**
+     * Starts a request on any route of {@code kvfold_request_open()}: also {@code /v1/embeddings}, {@code /v1/rerank},
+     * {@code /tokenize}, {@code /detokenize}, {@code /apply-template}, {@code /v1/chat/completions/input_tokens},
+     * {@code /props}, {@code /slots}, {@code /metrics}. Does not wait for a result.
+     *
+     * @throws InvalidRequestException if there is no such route or the body is not an object; what else is wrong with a
+     *     request is reported by {@link Generation#next()}
+     * @throws QueueFullException if too many requests wait
+     */
+    public Generation start(String route, JsonNode body) {
+        if (!body.isObject()) {
+            throw new InvalidRequestException("the body of a request is a JSON object, not "
+                    + body.getNodeType().name().toLowerCase(java.util.Locale.ROOT));
+        }
+        byte[] json = Json.write(body);
+        return new Generation(this, use(engine -> engine.open(route, json)));
+    }
+
+    /**
+     * Starts a request and waits for its single chunk.
+     *
+     * @throws KvfoldException as {@link #start} and {@link Generation#next()}
+     */
+    public JsonNode call(String route, JsonNode body) {
+        try (Generation generation = start(route, body)) {
+            JsonNode answer = generation.next();
+            if (answer == null) {
+                throw new InternalEngineException("no answer came from " + route);
+            }
+            return answer;
+        }
+    }
+
+    /**
+     * The token ids of a text.
+     *
+     * @param addSpecial whether to add what the vocabulary puts around a text, such as BOS
+     * @param parseSpecial whether the text of a special token becomes that token
+     */
+    public int[] tokenize(String text, boolean addSpecial, boolean parseSpecial) {
+        ObjectNode body = Json.MAPPER
+                .createObjectNode()
+                .put("content", text)
+                .put("add_special", addSpecial)
+                .put("parse_special", parseSpecial);
+        return Json.convert(call("/tokenize", body).path("tokens"), int[].class);
+    }
+
+    /** The text of token ids. */
+    public String detokenize(int... tokens) {
+        ObjectNode body = Json.MAPPER.createObjectNode();
+        ArrayNode ids = body.putArray("tokens");
+        for (int token : tokens) {
+            ids.add(token);
+        }
+        return call("/detokenize", body).path("content").asText();
+    }
+
+    /**
+     * The prompt that the model's chat template makes of the body of a chat completion.
+     *
+     * @throws KvfoldException if the template rejects the messages
+     */
+    public String applyTemplate(JsonNode chatBody) {
+        return call("/apply-template", chatBody).path("prompt").asText();
+    }
+
+    /**
+     * Computes the logits of every position of one token sequence, from position 0, on a context of its own. Takes
+     * {@code 4 * tokens * vocabularySize} bytes outside the Java heap ({@code -XX:MaxDirectMemorySize}), 2 GiB at most.
+     * Not cancellable; {@link #close()} waits for it.
+     *
+     * @param tokens ids, each in {@code [0, vocabularySize)}
+     * @throws InvalidRequestException if there are none, or more than fit 2 GiB
+     * @throws ContextExceededException if they do not fit the model's context
+     */
+    public Logits evaluate(int... tokens) {
+        int columns = info.model().vocabularySize();
+        int limit = columns == 0 ? 0 : Integer.MAX_VALUE / Float.BYTES / columns;
+        if (tokens.length == 0 || tokens.length > limit) {
+            throw new InvalidRequestException(
+                    "evaluate takes 1 to " + limit + " tokens with a vocabulary of " + columns + ", not "
+                            + tokens.length,
+                    (long) tokens.length,
+                    (long) limit);
+        }
+        FloatBuffer values = direct(tokens.length * columns);
+        int[] ids = tokens.clone();
+        use(engine -> {
+            engine.evaluate(ids, values);
+            return this;
+        });
+        return new Logits(values, tokens.length, columns);
+    }
+
+    /**
+     * One more owner of the same native engine. Each owner is closed once; the last one closes the native engine.
+     */
+    public Engine retain() {
+        if (closed) {
+            throw SharedEngine.closedException();
+        }
+        shared.retain();
+        return new Engine(shared, info);
+    }
+
+    /** Whether this owner has not been closed. */
+    public boolean isOpen() {
+        return !closed;
+    }
+
+    /**
+     * Gives up this owner's share. The last owner's close ends running requests with {@link EngineClosedException} and
+     * returns when all memory is released, after the ubatch that is being computed. Further calls do nothing.
+     */
+    @Override
+    public void close() {
+        closed = true;
+        share.closedByOwner = true;
+        cleanable.clean();
+    }
+
+    @Override
+    public String toString() {
+        return "Engine[" + info.model().path() + (closed ? ", closed]" : "]");
+    }
+
+    private <T extends @Nullable Object> T use(SharedEngine.Call<T> call) {
+        if (closed) {
+            throw SharedEngine.closedException();
+        }
+        try {
+            return shared.use(call);
+        } finally {
+            Reference.reachabilityFence(this);
+        }
+    }
+
+    private static FloatBuffer direct(int floats) {
+        try {
+            return ByteBuffer.allocateDirect(floats * Float.BYTES)
+                    .order(ByteOrder.nativeOrder())
+                    .asFloatBuffer();
+        } catch (OutOfMemoryError e) {
+            throw new NativeOutOfMemoryException(
+                    "logits of " + (long) floats * Float.BYTES + " bytes do not fit the memory outside the Java heap",
+                    e);
+        }
+    }
+
+    /** One owner's share; does not refer to the engine, so that the cleaner can own it. */
+    private static final class Share implements Runnable {
+        private final SharedEngine shared;
+        private final String model;
+        private volatile boolean closedByOwner;
+
+        Share(SharedEngine shared, String model) {
+            this.shared = shared;
+            this.model = model;
+        }
+
+        /** Run at most once. */
+        @Override
+        public void run() {
+            if (!closedByOwner) {
+                LOG.warn("an engine for {} was collected without having been closed", model);
+            }
+            shared.release();
+        }
+    }
+
+    /**
+     * Options of an engine. What is not set has llama-server's default, except that requests wait for a slot only as
+     * far as {@link #maxQueue} says, the batch is as large as the ubatch, and nothing is warmed up or resized to fit.
+     *
+     * <p>Not thread-safe; may be used for several engines.
+     */
+    public static final class Builder {
+        private final ObjectNode options = Json.MAPPER.createObjectNode();
+        private @Nullable NativeBridge bridge;
+        private LoadProgressListener progress = fraction -> true;
+
+        private Builder() {}
+
+        /** The GGUF file. Required. */
+        public Builder model(Path model) {
+            return set("model", model.toString());
+        }
+
+        /** Tokens in all slots together; the default is what the model was trained with, for each slot. */
+        public Builder contextSize(int tokens) {
+            return set("ctx-size", tokens);
+        }
+
+        /** Requests decoded side by side; 4 by default. */
+        public Builder slots(int slots) {
+            return set("parallel", slots);
+        }
+
+        /** Tokens computed at once; 512 by default. */
+        public Builder ubatchSize(int tokens) {
+            return set("ubatch-size", tokens);
+        }
+
+        /** Tokens handed to a decode at most; the ubatch size by default, so that a cancelled prefill stops soon. */
+        public Builder batchSize(int tokens) {
+            return set("batch-size", tokens);
+        }
+
+        /** Threads that compute on the CPU; the number of physical cores by default. */
+        public Builder threads(int threads) {
+            return set("threads", threads);
+        }
+
+        /** Layers to keep on a GPU where there is one; as many as there are by default. */
+        public Builder gpuLayers(int layers) {
+            return set("n-gpu-layers", layers);
+        }
+
+        /** {@link FlashAttention#AUTO} by default. */
+        public Builder flashAttention(FlashAttention flashAttention) {
+            return set("flash-attn", flashAttention.text());
+        }
+
+        /** How keys and values are stored; {@link KvType#F16} both by default. */
+        public Builder kvCacheTypes(KvType keys, KvType values) {
+            return set("cache-type-k", keys.text()).set("cache-type-v", values.text());
+        }
+
+        /** Which layer reads whose keys and values; the model's own metadata by default. */
+        public Builder kvPlan(KvPlan plan) {
+            return set("kv-plan", plan.toString());
+        }
+
+        /** Requests that may wait for a slot before {@link QueueFullException}; 256 by default. */
+        public Builder maxQueue(int requests) {
+            return set("max-queue", requests);
+        }
+
+        /**
+         * Any option of llama-server by its long name, such as {@code "rope-scaling"}; see
+         * {@link NativeLibrary#options()}.
+         *
+         * @param name with or without leading dashes
+         * @param value a string, a number, a boolean, or a list of these to repeat the option
+         */
+        public Builder option(String name, Object value) {
+            JsonNode json = Json.convert(value);
+            if (json.isObject() || json.isNull()) {
+                throw new InvalidRequestException(
+                        "the value of option '" + name + "' is a string, a number, a boolean or a list, not " + json);
+            }
+            return set(name.replaceFirst("^-+", "").replace('_', '-'), json);
+        }
+
+        /** Told how far {@link #open()} is. */
+        public Builder loadProgress(LoadProgressListener listener) {
+            this.progress = listener;
+            return this;
+        }
+
+        /** Replaces the native library in tests. */
+        Builder bridge(NativeBridge bridge) {
+            this.bridge = bridge;
+            return this;
+        }
+
+        /**
+         * Loads the model. Interrupting the thread abandons the load.
+         *
+         * @throws ModelNotFoundException if there is no such file
+         * @throws InvalidModelException if it is not a GGUF file that llama.cpp can run
+         * @throws InvalidPlanException if the model cannot serve the KV plan
+         * @throws UnknownOptionException if there is no such option
+         * @throws InvalidRequestException if no model or an impossible value was set
+         * @throws NativeOutOfMemoryException if weights, KV cache or compute buffers do not fit
+         * @throws GenerationCancelledException if the listener or an interrupt abandoned the load
+         * @throws NativeLibraryException if the native library cannot be loaded
+         */
+        public Engine open() {
+            if (!options.has("model")) {
+                throw new InvalidRequestException("no model was set");
+            }
+            NativeBridge library = bridge == null ? NativeLibrary.bridge() : bridge;
+            byte[] json = Json.write(options);
+            LoadProgressListener listener = progress;
+            Thread opener = Thread.currentThread();
+            try {
+                return PlatformThreads.call(
+                        () -> open(library, json, fraction -> !opener.isInterrupted() && goesOn(listener, fraction)));
+            } catch (NativeStatusException e) {
+                throw Failures.from(e);
+            }
+        }
+
+        private static Engine open(NativeBridge library, byte[] options, LoadProgressListener progress)
+                throws NativeStatusException {
+            NativeEngine handle = library.open(options, progress);
+            try {
+                return new Engine(new SharedEngine(handle), Json.read(handle.info(), EngineInfo.class));
+            } catch (Throwable e) {
+                handle.close();
+                throw e;
+            }
+        }
+
+        private static boolean goesOn(LoadProgressListener listener, float fraction) {
+            try {
+                return listener.onProgress(fraction);
+            } catch (RuntimeException e) {
+                LOG.warn("a load progress listener failed", e);
+                return true;
+            }
+        }
+
+        private Builder set(String option, Object value) {
+            options.set(option, Json.convert(value));
+            return this;
+        }
+    }
+}

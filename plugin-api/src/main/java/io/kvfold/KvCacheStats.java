@@ -1,0 +1,25 @@
+package io.kvfold;
+
+/**
+ * The KV cache of an engine at one moment.
+ *
+ * @param cells tokens the cache can hold, all slots together
+ * @param cellsUsed tokens it holds
+ * @param layers of the model that attend
+ * @param layersWithStorage those that keep keys and values of their own
+ * @param bytesPerToken the key row and the value row of one token, summed over the layers with storage
+ * @param bytesAllocated by the cache on all devices
+ * @param slots requests that can be decoded side by side
+ * @param slotsBusy those that are
+ * @param requestsWaiting requests that wait for a slot
+ */
+public record KvCacheStats(
+        long cells,
+        long cellsUsed,
+        int layers,
+        int layersWithStorage,
+        long bytesPerToken,
+        long bytesAllocated,
+        int slots,
+        int slotsBusy,
+        int requestsWaiting) {}

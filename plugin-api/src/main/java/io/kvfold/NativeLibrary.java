@@ -1,0 +1,110 @@
+package io.kvfold;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import io.kvfold.internal.NativeBridge;
+import io.kvfold.internal.NativeStatusException;
+import io.kvfold.internal.jna.JnaBridge;
+import java.nio.file.Path;
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * The native library, loaded once per process when something needs it.
+ *
+ * <p>It is the resource {@code <platform>/libkvfold.so} of the class path, such as {@code linux-x86-64/libkvfold.so},
+ * unpacked once into {@code kvfold/<sha256>/} below the user's cache directory ({@code $XDG_CACHE_HOME}, {@code ~/.cache},
+ * {@code ~/Library/Caches}, {@code %LOCALAPPDATA%}), or into a temporary directory where that is read-only. The system
+ * property {@code kvfold.library.path} names another file, or the directory that holds it; then nothing else is tried.
+ *
+ * <p>Its log goes to the SLF4J logger {@code io.kvfold.native}, whose level is read again whenever an engine opens.
+ */
+public final class NativeLibrary {
+
+    private NativeLibrary() {}
+
+    /** Whether engines can be opened here. Loads the library at the first call. */
+    public static boolean isAvailable() {
+        return Holder.CAUSE == null;
+    }
+
+    /** Why {@link #isAvailable()} is false; null if it is true. */
+    public static @Nullable Throwable unavailabilityCause() {
+        return Holder.CAUSE;
+    }
+
+    /**
+     * What was built, and the devices it can run on.
+     *
+     * @throws NativeLibraryException if the library cannot be loaded
+     */
+    public static BuildInfo info() {
+        return Json.read(ask(NativeBridge::buildInfo), BuildInfo.class);
+    }
+
+    /**
+     * Every option that {@link Engine.Builder#option} takes.
+     *
+     * @throws NativeLibraryException if the library cannot be loaded
+     */
+    public static List<EngineOption> options() {
+        return List.of(Json.read(ask(NativeBridge::options), EngineOption[].class));
+    }
+
+    /**
+     * Quantises a GGUF file with llama.cpp's quantiser; needs no engine.
+     *
+     * @param options {@code type} such as {@code "q8_0"}, {@code threads}, {@code allow_requantize}
+     * @throws ModelNotFoundException if there is no {@code source}
+     * @throws InvalidModelException if it is not a GGUF file that llama.cpp can read
+     * @throws InvalidRequestException if an option is not valid
+     * @throws NativeLibraryException if the library cannot be loaded
+     */
+    public static void quantize(Path source, Path target, JsonNode options) {
+        byte[] json = Json.write(options);
+        ask(library -> {
+            library.quantize(source.toString(), target.toString(), json);
+            return json;
+        });
+    }
+
+    static NativeBridge bridge() {
+        NativeBridge bridge = Holder.BRIDGE;
+        if (bridge == null) {
+            Throwable cause = Holder.CAUSE;
+            throw new NativeLibraryException(String.valueOf(cause == null ? null : cause.getMessage()), cause);
+        }
+        return bridge;
+    }
+
+    private interface Question {
+        byte[] to(NativeBridge library) throws NativeStatusException;
+    }
+
+    private static byte[] ask(Question question) {
+        NativeBridge library = bridge();
+        try {
+            return PlatformThreads.call(() -> question.to(library));
+        } catch (NativeStatusException e) {
+            throw Failures.from(e);
+        }
+    }
+
+    private static final class Holder {
+        static final @Nullable NativeBridge BRIDGE;
+        static final @Nullable Throwable CAUSE;
+
+        static {
+            NativeBridge bridge = null;
+            Throwable cause = null;
+            try {
+                bridge = JnaBridge.load();
+            } catch (NativeLibraryException e) {
+                cause = e;
+            } catch (RuntimeException | LinkageError e) { // JNA itself: not unpacked, or native access denied
+                cause = new NativeLibraryException("JNA cannot be used here: " + e.getMessage(), e);
+            }
+            BRIDGE = bridge;
+            CAUSE = cause;
+        }
+    }
+}

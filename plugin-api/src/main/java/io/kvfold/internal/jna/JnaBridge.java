@@ -1,0 +1,170 @@
+package io.kvfold.internal.jna;
+
+import com.sun.jna.Pointer;
+import com.sun.jna.ptr.PointerByReference;
+import io.kvfold.LoadProgressListener;
+import io.kvfold.internal.NativeBridge;
+import io.kvfold.internal.NativeEngine;
+import io.kvfold.internal.NativeRequest;
+import io.kvfold.internal.NativeStatus;
+import io.kvfold.internal.NativeStatusException;
+import java.lang.ref.Reference;
+import java.nio.FloatBuffer;
+import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
+import org.jspecify.annotations.Nullable;
+
+/** libkvfold, loaded. */
+public final class JnaBridge implements NativeBridge {
+
+    private final Library library;
+    private final NativeLog log;
+
+    JnaBridge(Library library) {
+        this.library = library;
+        this.log = new NativeLog(library);
+    }
+
+    /**
+     * Loads libkvfold, from the system property {@code kvfold.library.path} if it is set, else from the class path.
+     *
+     * @throws io.kvfold.NativeLibraryException if it cannot be loaded or belongs to another version
+     */
+    public static NativeBridge load() {
+        return new JnaBridge(LibraryLoader.load());
+    }
+
+    @Override
+    public byte[] buildInfo() throws NativeStatusException {
+        return answer(library::kvfold_build_info);
+    }
+
+    @Override
+    public byte[] options() throws NativeStatusException {
+        return answer(library::kvfold_options);
+    }
+
+    @Override
+    public NativeEngine open(byte[] options, LoadProgressListener progress) throws NativeStatusException {
+        log.connect();
+        Library.ProgressCallback callback = (fraction, user) -> progress.onProgress(fraction) ? 1 : 0;
+        PointerByReference engine = new PointerByReference();
+        try {
+            answer(out -> library.kvfold_open(terminated(options), callback, null, engine, out));
+        } finally {
+            Reference.reachabilityFence(callback); // JNA holds it weakly
+        }
+        return new Engine(engine.getValue());
+    }
+
+    @Override
+    public void quantize(String source, String target, byte[] options) throws NativeStatusException {
+        answer(out -> library.kvfold_quantize(
+                terminated(source.getBytes(StandardCharsets.UTF_8)),
+                terminated(target.getBytes(StandardCharsets.UTF_8)),
+                terminated(options),
+                out));
+    }
+
+    private interface Call {
+        int into(PointerByReference out);
+    }
+
+    /** What a call handed out, or nothing; a failed status throws. */
+    private byte[] answer(Call call) throws NativeStatusException {
+        PointerByReference out = new PointerByReference();
+        int status = call.into(out);
+        byte[] text = take(out);
+        if (status < 0) {
+            throw new NativeStatusException(status, text);
+        }
+        return text;
+    }
+
+    private byte[] take(PointerByReference out) {
+        Pointer text = out.getValue();
+        if (text == null) {
+            return new byte[0];
+        }
+        try {
+            return bytes(text);
+        } finally {
+            library.kvfold_free(text);
+        }
+    }
+
+    /** The bytes before the NUL. */
+    static byte[] bytes(Pointer text) {
+        return text.getByteArray(0, (int) text.indexOf(0, (byte) 0));
+    }
+
+    private static byte[] terminated(byte[] text) {
+        return Arrays.copyOf(text, text.length + 1);
+    }
+
+    private final class Engine implements NativeEngine {
+        private final Pointer handle;
+
+        Engine(Pointer handle) {
+            this.handle = handle;
+        }
+
+        @Override
+        public byte[] info() throws NativeStatusException {
+            return answer(out -> library.kvfold_engine_info(handle, out));
+        }
+
+        @Override
+        public byte[] kvStats() throws NativeStatusException {
+            return answer(out -> library.kvfold_kv_stats(handle, out));
+        }
+
+        @Override
+        public NativeRequest open(String route, byte[] body) throws NativeStatusException {
+            PointerByReference request = new PointerByReference();
+            byte[] path = terminated(route.getBytes(StandardCharsets.UTF_8));
+            answer(out -> library.kvfold_request_open(handle, path, terminated(body), request, out));
+            return new Request(request.getValue());
+        }
+
+        @Override
+        public void evaluate(int[] tokens, FloatBuffer logits) throws NativeStatusException {
+            answer(out -> library.kvfold_evaluate(handle, tokens, tokens.length, logits, logits.remaining(), out));
+        }
+
+        @Override
+        public void close() {
+            library.kvfold_close(handle);
+        }
+    }
+
+    private final class Request implements NativeRequest {
+        private final Pointer handle;
+        private final PointerByReference out = new PointerByReference();
+
+        Request(Pointer handle) {
+            this.handle = handle;
+        }
+
+        @Override
+        public byte @Nullable [] next() throws NativeStatusException {
+            out.setValue(null);
+            int status = library.kvfold_request_next(handle, out);
+            byte[] chunk = take(out);
+            if (status < 0) {
+                throw new NativeStatusException(status, chunk);
+            }
+            return status == NativeStatus.DONE ? null : chunk;
+        }
+
+        @Override
+        public void cancel() {
+            library.kvfold_request_cancel(handle);
+        }
+
+        @Override
+        public void close() {
+            library.kvfold_request_close(handle);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+package io.kvfold.internal.jna;
+
+import com.sun.jna.NativeLibrary;
+import com.sun.jna.Platform;
+import io.kvfold.NativeLibraryException;
+import java.io.IOException;
+import java.net.URL;
+import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+
+/** Finds, checks and binds libkvfold, and keeps why each place it looked at failed. */
+final class LibraryLoader {
+
+    /** A file, or the directory that holds it; where it is set, nothing else is tried. */
+    static final String PATH_PROPERTY = "kvfold.library.path";
+
+    private static final String FILE_NAME = System.mapLibraryName("kvfold");
+    private static final String RESOURCE = Platform.RESOURCE_PREFIX + "/" + FILE_NAME;
+
+    private final List<Throwable> failures = new ArrayList<>();
+
+    private LibraryLoader() {}
+
+    static Library load() {
+        LibraryLoader loader = new LibraryLoader();
+        String path = System.getProperty(PATH_PROPERTY);
+        Library library = path == null ? loader.fromClassPath() : loader.fromPath(Path.of(path));
+        if (library == null) {
+            throw loader.failure();
+        }
+        return library;
+    }
+
+    private @Nullable Library fromPath(Path path) {
+        Path file = Files.isDirectory(path) ? path.resolve(FILE_NAME) : path;
+        try {
+            if (!Files.exists(file)) {
+                throw new NoSuchFileException(file.toString(), null, "no such file");
+            }
+            return bind(file.toAbsolutePath());
+        } catch (Exception | LinkageError e) {
+            failed(file + " (from -D" + PATH_PROPERTY + ")", e);
+            return null;
+        }
+    }
+
+    private @Nullable Library fromClassPath() {
+        URL resource = LibraryLoader.class.getClassLoader().getResource(RESOURCE);
+        if (resource == null) {
+            failed(
+                    "class path resource " + RESOURCE,
+                    new IOException("not there; is kvfold-native for this platform on the class path?"));
+            return null;
+        }
+        LibraryFile file;
+        try {
+            file = LibraryFile.of(resource, FILE_NAME);
+        } catch (IOException e) {
+            failed(resource.toString(), e);
+            return null;
+        }
+        Library library = fromCache(file);
+        return library == null ? fromTemporaryDirectory(file) : library;
+    }
+
+    private @Nullable Library fromCache(LibraryFile file) {
+        Path directory = CacheDirectory.path().resolve("kvfold").resolve(file.sha256());
+        try {
+            return bind(file.unpackInto(directory));
+        } catch (Exception | LinkageError e) {
+            failed(directory.resolve(FILE_NAME).toString(), e);
+            return null;
+        }
+    }
+
+    /** For a home that is read-only or mounted noexec. */
+    private @Nullable Library fromTemporaryDirectory(LibraryFile file) {
+        Path directory = Path.of(System.getProperty("java.io.tmpdir"));
+        try {
+            directory = Files.createTempDirectory("kvfold-"); // readable by this user only
+            directory.toFile().deleteOnExit();
+            Path unpacked = file.unpackInto(directory);
+            unpacked.toFile().deleteOnExit();
+            return bind(unpacked);
+        } catch (Exception | LinkageError e) {
+            failed(directory.resolve(FILE_NAME).toString(), e);
+            return null;
+        }
+    }
+
+    private static Library bind(Path file) throws IOException {
+        if (Platform.isLinux()) {
+            ElfFile.check(file);
+        }
+        NativeLibrary library = NativeLibrary.getInstance(file.toString(), options());
+        try {
+            int version = library.getFunction("kvfold_abi_version").invokeInt(new Object[0]);
+            if (version != Library.ABI_VERSION) {
+                throw new IOException(
+                        "its ABI number is " + version + ", this version of Kvfold needs " + Library.ABI_VERSION);
+            }
+            return new DirectLibrary(library);
+        } catch (Throwable e) {
+            library.close();
+            throw e;
+        }
+    }
+
+    /** RTLD_NOW | RTLD_LOCAL: a missing symbol shows here, and ours meet nobody else's. */
+    private static Map<String, ?> options() {
+        return Platform.isLinux()
+                ? Map.of(com.sun.jna.Library.OPTION_OPEN_FLAGS, 2)
+                : Platform.isMac() ? Map.of(com.sun.jna.Library.OPTION_OPEN_FLAGS, 6) : Map.of();
+    }
+
+    private void failed(String place, Throwable cause) {
+        failures.add(new IOException(place + ": " + reason(cause), cause));
+    }
+
+    private static String reason(Throwable cause) {
+        String message = cause.getMessage();
+        if (cause instanceof java.nio.file.FileSystemException e) {
+            message = e.getReason() == null ? e.getClass().getSimpleName() + " " + e.getFile() : e.getReason();
+        }
+        return message == null
+                ? cause.toString()
+                : message.lines().findFirst().orElse("").strip();
+    }
+
+    private NativeLibraryException failure() {
+        StringBuilder message = new StringBuilder("the native library of Kvfold could not be loaded. Tried:");
+        for (Throwable failure : failures) {
+            message.append("\n  ").append(failure.getMessage());
+        }
+        NativeLibraryException exception = new NativeLibraryException(message.toString());
+        failures.forEach(exception::addSuppressed);
+        return exception;
+    }
+}

@@ -1,0 +1,4 @@
+@NullMarked
+package io.kvfold;
+
+import org.jspecify.annotations.NullMarked;
