@@ -81,13 +81,20 @@ public final class GgufFile {
         }
         try (FileChannel channel = FileChannel.open(path, StandardOpenOption.READ)) {
             long fileBytes = channel.size();
-            ByteBuffer header = channel.map(
-                            FileChannel.MapMode.READ_ONLY, 0, Math.min(fileBytes, GgufHeaderReader.MAX_HEADER_BYTES))
-                    .order(ByteOrder.LITTLE_ENDIAN);
-            return new GgufFile(path, fileBytes, header, GgufHeaderReader.read(path, header, fileBytes));
+            return of(
+                    path,
+                    channel.map(
+                            FileChannel.MapMode.READ_ONLY, 0, Math.min(fileBytes, GgufHeaderReader.MAX_HEADER_BYTES)),
+                    fileBytes);
         } catch (IOException e) {
             throw new ModelNotFoundException("cannot read " + path + ": " + e, e);
         }
+    }
+
+    /** {@code start} is the file from its first byte, up to {@link GgufHeaderReader#MAX_HEADER_BYTES}. */
+    static GgufFile of(Path path, ByteBuffer start, long fileBytes) {
+        ByteBuffer header = start.order(ByteOrder.LITTLE_ENDIAN);
+        return new GgufFile(path, fileBytes, header, GgufHeaderReader.read(path, header, fileBytes));
     }
 
     /** The file that was opened. */

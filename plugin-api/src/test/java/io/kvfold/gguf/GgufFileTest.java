@@ -238,9 +238,8 @@ class GgufFileTest {
             for (int round = 0; round < 10_000; round++) {
                 byte[] mutated = whole.clone();
                 mutate(mutated, headerBytes, random);
-                Files.write(file, mutated);
                 try {
-                    readEverything(GgufFile.open(file));
+                    readEverything(GgufFile.of(file, ByteBuffer.wrap(mutated), mutated.length));
                     opened[0]++;
                 } catch (InvalidModelException expected) {
                     assertThat(expected).hasMessageContaining("model.gguf");
@@ -303,9 +302,6 @@ class GgufFileTest {
             } catch (InvalidModelException e) {
                 assertThat(e).hasMessageContaining("is supported");
             }
-        }
-        for (GgufTensor tensor : gguf.tensors()) {
-            gguf.data(tensor);
         }
     }
 
