@@ -1,0 +1,93 @@
+// The KV plan of a model: which layer reads whose keys and values. Included by patched llama.cpp (llama-hparams.h), so it
+// stays free of llama.cpp's types. Semantics: LCKV (arXiv 2405.10637), the systematic study of cross-layer sharing
+// (arXiv 2410.14442), CLA (arXiv 2405.12981).
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+// GGUF metadata of a plan; "%s" is the architecture's name
+#define KVFOLD_KEY_LAYER_MAP       "%s.attention.kv_layer_map"       // int32[n_layer]: the layer whose K/V layer i reads
+#define KVFOLD_KEY_STRICT_DIAGONAL "%s.attention.kv_strict_diagonal" // bool: no query sees its own token's key
+#define KVFOLD_KEY_PREFILL_PASSES  "%s.attention.kv_prefill_passes"  // uint32: passes over a prefill chunk, 0 = exact
+#define KVFOLD_KEY_WINDOW_LAYERS   "%s.attention.kv_window_layers"   // bool[n_layer]: layer i reads through the sliding window
+#define KVFOLD_KEY_WINDOW          "%s.attention.sliding_window"     // uint32: n_swa, the keys that a window reader sees, itself included
+
+// the same bound as LLAMA_MAX_LAYERS, checked where both are visible
+#define KVFOLD_MAX_LAYERS 512
+
+// passes of a plan that names none: LCKV's forward_passes 7 + backward_passes 2
+#define KVFOLD_DEFAULT_PASSES 9
+
+// trivially copyable, since llama_hparams holds one by value
+struct kvfold_plan {
+    uint32_t n_layer  = 0;     // 0: no plan, every layer reads its own keys and values as upstream does
+    uint32_t n_swa    = 0;     // size of the sliding window of window readers
+    uint32_t n_passes = KVFOLD_DEFAULT_PASSES; // over a prefill chunk when a layer reads upward; 0 = as many as it takes to be exact
+    bool     strict   = false; // every layer masks the diagonal, not only those that read upward
+    bool     passes_given = false; // n_passes comes from the text or the metadata, not from the default
+
+    std::array<int16_t, KVFOLD_MAX_LAYERS> kv       = {}; // layer whose keys and values layer i reads
+    std::array<uint8_t, KVFOLD_MAX_LAYERS> producer = {}; // some layer reads the keys and values of layer i
+    std::array<uint8_t, KVFOLD_MAX_LAYERS> window   = {}; // layer i reads through the sliding window
+    std::array<uint8_t, KVFOLD_MAX_LAYERS> in_swa   = {}; // producer read by window readers only: a window-sized cache will do
+
+    bool active()               const { return n_layer > 0; }
+    bool is_producer(size_t il) const { return !active() || producer[il]; }
+    bool reads_upward(size_t il) const { return kv[il] > (int) il; }
+    bool masks_self(size_t il)  const { return strict || reads_upward(il); }
+
+    // some layer reads upward, so that a chunk of several tokens needs several passes
+    bool upward() const {
+        for (uint32_t il = 0; il < n_layer; ++il) {
+            if (reads_upward(il)) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    uint32_t n_layer_kv() const {
+        uint32_t n = 0;
+        for (uint32_t il = 0; il < n_layer; ++il) {
+            n += producer[il];
+        }
+        return n;
+    }
+
+    // the topmost layer of the cyclic group that begins at layer il (il itself where layer il opens none):
+    // a group begins at an upward reader and is closed under "reads"
+    uint32_t group_top(uint32_t il) const {
+        uint32_t top = il;
+        for (uint32_t i = il; i <= top; ++i) {
+            if (kv[i] > (int) top) {
+                top = kv[i];
+            }
+        }
+        return top;
+    }
+
+    // canonical text, see kvfold_plan_parse()
+    std::string str() const;
+
+    // equal for equal text; part of a saved state, so that it is not restored under another plan
+    uint64_t hash() const;
+};
+
+// Parses the text form of a plan for a model of n_layer layers:
+//
+//   plan      := map { ";" attribute }
+//   map       := layer { "_" layer }                       exactly n_layer layers, 20x19 counts as nineteen
+//              | "standard" | "cla:" k | "cla:keep-ends" | "cla:dense-front" | "cla:dense-back"
+//              | "lckv:" warm-up layers | "mlkv:" kv layers | "yoco:" window
+//              | partition "-" position ":" kv layers      partition: pizza, sandwich, lasagna; position: bottom, middle, top
+//   layer     := number [ "s" ] [ "x" number ]             kv(i); s = reads through the sliding window; x = so many times
+//   attribute := "window=" number | "strict" | "passes=" number | "exact"
+//
+// The same grammar as io.kvfold.KvPlan. Throws std::invalid_argument with a message that names the value and the limit.
+kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer);
+
+// Fills in what follows from kv, window and n_swa; throws std::invalid_argument if they contradict each other.
+void kvfold_plan_derive(kvfold_plan & plan);

@@ -1,0 +1,107 @@
+// What the patches in patches/ call. Declarations only: the code is in native/src, linked into the same library.
+#pragma once
+
+#include "kv_plan.h"
+
+#include <cstdint>
+#include <vector>
+
+struct ggml_tensor;
+struct LLM_TN_IMPL;
+struct llama_batch;
+struct llama_cparams;
+struct llama_hparams;
+struct llama_model;
+struct llama_model_loader;
+struct llm_graph_context;
+class  llama_io_read_i;
+class  llama_io_write_i;
+class  llm_graph_input_attn_kv;
+class  llm_graph_input_attn_no_cache;
+
+// How a prompt is cut into ubatches when the plan has upward readers (llama_context_params::kv_prefill).
+enum kvfold_prefill {
+    KVFOLD_PREFILL_FIXED = 0, // as many tokens as a ubatch holds, the plan's number of passes over them
+    KVFOLD_PREFILL_AUTO  = 1, // tokens per sequence and passes by a cost model, see kv_prefill.cpp
+    KVFOLD_PREFILL_EXACT = 2, // like AUTO, but never more tokens of a sequence than passes
+};
+
+// ---- model: reading a plan, weights of layers that keep no keys and values
+
+// Sets hparams.kv_plan from the override or else from the metadata. Throws std::runtime_error.
+void kvfold_load_plan(const llama_model_loader & ml, llama_hparams & hparams, const char * override_text);
+
+// The flags of create_tensor(): layers that nobody reads need no key and value weights.
+int kvfold_tensor_flags(const llama_hparams & hparams, const LLM_TN_IMPL & tn, int flags, int flag_not_required, int flag_skip);
+
+// ---- graph
+
+// In place of build_attn_inp_kv() and of build_attn() on the KV cache.
+llm_graph_input_attn_kv * kvfold_build_attn_inp(const llm_graph_context & graph);
+
+ggml_tensor * kvfold_build_attn(
+        const llm_graph_context & graph,
+        llm_graph_input_attn_kv * inp,
+        ggml_tensor * wo,
+        ggml_tensor * wo_b,
+        ggml_tensor * wo_s,
+        ggml_tensor * q_cur, // [n_embd_head, n_head,    n_tokens]
+        ggml_tensor * k_cur, // [n_embd_head, n_head_kv, n_tokens]; not looked at where the layer keeps none
+        ggml_tensor * v_cur,
+        ggml_tensor * kq_b,
+        ggml_tensor * sinks,
+        float kq_scale,
+        int il);
+
+// A tensor that stands for the keys or values of a layer that keeps none: never computed, since nothing reads it.
+ggml_tensor * kvfold_absent_kv(const llm_graph_context & graph, int64_t n_embd_head, int64_t n_head);
+
+// Walks the layers of a graph in the order of the plan: a cyclic group starts again from its own input until its
+// passes are done. Without upward readers it does nothing.
+class kvfold_layer_loop {
+public:
+    kvfold_layer_loop(const llm_graph_context & graph, llm_graph_input_attn_kv * inp);
+    kvfold_layer_loop(const llm_graph_context & graph, llm_graph_input_attn_no_cache * inp);
+
+    void enter(int il, ggml_tensor * inpL);     // first thing in the loop's body
+    void leave(int & il, ggml_tensor * & inpL); // last thing in the loop's body
+
+private:
+    const kvfold_plan * plan = nullptr;
+    struct kvfold_attn_input * inp = nullptr;
+    ggml_tensor * group_input = nullptr;
+    int group_first = -1;
+};
+
+// Nodes that a graph can have, given what it could have without a plan.
+uint32_t kvfold_graph_max_nodes(const llama_hparams & hparams, const llama_cparams & cparams, uint32_t n_tokens, uint32_t n_nodes);
+
+// ---- batches
+
+// Tokens of one sequence per ubatch are what upward readers pay for, so the split is ours for such plans.
+struct kvfold_split_policy {
+    const kvfold_plan * plan = nullptr; // null: upstream's split
+    int32_t prefill = KVFOLD_PREFILL_FIXED;
+    float   ridge   = 0.0f; // tokens in a ubatch at which computing takes as long as reading the weights
+};
+
+kvfold_split_policy kvfold_make_split_policy(const llama_model & model, const llama_cparams & cparams);
+
+// The size to give split_equal() for the next ubatch, at most n_ubatch; `used` says which tokens earlier ubatches took.
+uint32_t kvfold_ubatch_tokens(
+        const kvfold_split_policy & policy,
+        const llama_batch & batch,
+        const std::vector<bool> & used,
+        uint32_t n_ubatch,
+        bool sequential);
+
+// ---- state
+
+// A saved state carries the hash of its plan; reading throws if it is another one. Nothing without a plan.
+void kvfold_state_write(const llama_hparams & hparams, llama_io_write_i & io);
+void kvfold_state_read (const llama_hparams & hparams, llama_io_read_i  & io);
+
+// ---- server
+
+// How many tokens of its prompt a slot may put into the next batch when `n_waiting` slots have one.
+int32_t kvfold_prompt_share(const llama_model * model, int32_t n_batch, int32_t n_waiting);

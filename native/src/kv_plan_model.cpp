@@ -1,0 +1,255 @@
+// The plan of a model: from its metadata or from the caller, checked against its weights.
+
+#include "hooks/kv_plan_hooks.h"
+
+#include "llama-arch.h"
+#include "llama-hparams.h"
+#include "llama-impl.h"
+#include "llama-io.h"
+#include "llama-model-loader.h"
+#include "llama-model.h"
+
+#include "kv_plan_model.h"
+
+#include <cstdio>
+#include <stdexcept>
+
+static_assert(KVFOLD_MAX_LAYERS == LLAMA_MAX_LAYERS, "a plan has room for every layer");
+
+static thread_local std::string last_error;
+
+std::string kvfold_take_plan_error() {
+    return std::exchange(last_error, {});
+}
+
+namespace {
+
+[[noreturn]] void fail(const std::string & message) {
+    throw std::invalid_argument("KV plan: " + message);
+}
+
+std::string key_for(const char * key, const llama_model_loader & ml) {
+    char name[256];
+    snprintf(name, sizeof(name), key, llm_arch_name(ml.get_arch()));
+    return name;
+}
+
+// id of the key, or -1; throws if it holds another type
+int64_t find_key(const llama_model_loader & ml, const char * key, gguf_type type, gguf_type array_type = GGUF_TYPE_COUNT) {
+    const std::string name = key_for(key, ml);
+    const int64_t id = gguf_find_key(ml.metadata, name.c_str());
+    if (id < 0) {
+        return id;
+    }
+    const gguf_type found = gguf_get_kv_type(ml.metadata, id);
+    if (found != type) {
+        fail(name + " has type " + gguf_type_name(found) + ", expected is " + gguf_type_name(type));
+    }
+    if (type == GGUF_TYPE_ARRAY && gguf_get_arr_type(ml.metadata, id) != array_type) {
+        fail(name + " is an array of " + gguf_type_name(gguf_get_arr_type(ml.metadata, id)) + ", expected is " + gguf_type_name(array_type));
+    }
+    return id;
+}
+
+template <typename T>
+const T * array_data(const llama_model_loader & ml, int64_t id, uint32_t n_layer) {
+    const size_t n = gguf_get_arr_n(ml.metadata, id);
+    if (n != n_layer) {
+        fail(std::string(gguf_get_key(ml.metadata, id)) + " has " + std::to_string(n) + " elements, the model has " +
+             std::to_string(n_layer) + " layers");
+    }
+    return (const T *) gguf_get_arr_data(ml.metadata, id);
+}
+
+// The plan that the metadata holds; inactive if it holds none.
+kvfold_plan plan_from_metadata(const llama_model_loader & ml, uint32_t n_layer) {
+    kvfold_plan plan;
+
+    const int64_t id_map    = find_key(ml, KVFOLD_KEY_LAYER_MAP,       GGUF_TYPE_ARRAY, GGUF_TYPE_INT32);
+    const int64_t id_strict = find_key(ml, KVFOLD_KEY_STRICT_DIAGONAL, GGUF_TYPE_BOOL);
+    const int64_t id_passes = find_key(ml, KVFOLD_KEY_PREFILL_PASSES,  GGUF_TYPE_UINT32);
+    const int64_t id_layers = find_key(ml, KVFOLD_KEY_WINDOW_LAYERS,   GGUF_TYPE_ARRAY, GGUF_TYPE_BOOL);
+
+    if (id_map < 0) {
+        for (const int64_t id : { id_strict, id_passes, id_layers }) {
+            if (id >= 0) {
+                fail(std::string(gguf_get_key(ml.metadata, id)) + " is there, but " + key_for(KVFOLD_KEY_LAYER_MAP, ml) + " is missing");
+            }
+        }
+        return plan;
+    }
+
+    const int32_t * map = array_data<int32_t>(ml, id_map, n_layer);
+    plan.n_layer = n_layer;
+    for (uint32_t il = 0; il < n_layer; ++il) {
+        if (map[il] < 0 || map[il] >= (int32_t) n_layer) {
+            fail("layer " + std::to_string(il) + " reads layer " + std::to_string(map[il]) +
+                 ", but the layers are 0 to " + std::to_string(n_layer - 1));
+        }
+        plan.kv[il] = (int16_t) map[il];
+    }
+    if (id_strict >= 0) {
+        plan.strict = gguf_get_val_bool(ml.metadata, id_strict);
+    }
+    if (id_passes >= 0) {
+        plan.n_passes = gguf_get_val_u32(ml.metadata, id_passes);
+        plan.passes_given = true;
+    }
+    if (id_layers >= 0) {
+        const int8_t * window = array_data<int8_t>(ml, id_layers, n_layer);
+        bool any = false;
+        for (uint32_t il = 0; il < n_layer; ++il) {
+            plan.window[il] = window[il] != 0;
+            any |= window[il] != 0;
+        }
+        const int64_t id_window = find_key(ml, KVFOLD_KEY_WINDOW, GGUF_TYPE_UINT32);
+        if (any && id_window < 0) {
+            fail(key_for(KVFOLD_KEY_WINDOW_LAYERS, ml) + " names layers, but " + key_for(KVFOLD_KEY_WINDOW, ml) + " is missing");
+        }
+        if (any) {
+            plan.n_swa = gguf_get_val_u32(ml.metadata, id_window);
+        }
+    }
+    kvfold_plan_derive(plan);
+    return plan;
+}
+
+bool has_tensor(const llama_model_loader & ml, uint32_t il, const char * name) {
+    return ml.weights_map.count("blk." + std::to_string(il) + "." + name + ".weight") > 0;
+}
+
+// upward readers need a layer loop that repeats groups of layers: patches/ adds it to these
+bool has_layer_loop(llm_arch arch) {
+    return arch == LLM_ARCH_LLAMA || arch == LLM_ARCH_QWEN2 || arch == LLM_ARCH_QWEN3;
+}
+
+void check_against_model(const kvfold_plan & plan, const llama_model_loader & ml, const llama_hparams & hparams) {
+    const llm_arch arch = ml.get_arch();
+    const std::string name = llm_arch_name(arch);
+
+    if (llm_arch_is_recurrent(arch) || llm_arch_is_hybrid(arch)) {
+        fail("architecture " + name + " is recurrent or hybrid, it has no plain KV cache");
+    }
+    if (hparams.is_mla()) {
+        fail("architecture " + name + " compresses keys and values (MLA), it has no plain KV cache");
+    }
+    if (hparams.swa_type != LLAMA_SWA_TYPE_NONE || hparams.n_layer_kv_from_start >= 0) {
+        fail("architecture " + name + " has a layer pattern of its own for its KV cache");
+    }
+    if (hparams.n_layer_nextn > 0) {
+        fail("models with " + std::to_string(hparams.n_layer_nextn) + " next-token prediction layers are not supported");
+    }
+    if (!hparams.causal_attn) {
+        fail("the model does not attend causally");
+    }
+    if ((plan.upward() || plan.strict || plan.n_swa) && !has_layer_loop(arch)) {
+        fail("upward readers, 'strict' and windows are supported for llama, qwen2 and qwen3, not for " + name);
+    }
+    if (plan.upward() && hparams.n_expert > 0) {
+        fail("upward readers are supported for dense models, this one has " + std::to_string(hparams.n_expert) + " experts");
+    }
+
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        const uint32_t kv = plan.kv[il];
+        if (hparams.n_head_kv(kv) == 0 || hparams.n_head(il) % hparams.n_head_kv(kv) != 0) {
+            fail("layer " + std::to_string(il) + " has " + std::to_string(hparams.n_head(il)) + " heads, no multiple of the " +
+                 std::to_string(hparams.n_head_kv(kv)) + " KV heads of layer " + std::to_string(kv) + " that it reads");
+        }
+        if (has_tensor(ml, il, "attn_qkv")) {
+            continue;
+        }
+        for (const char * tensor : { "attn_k", "attn_v" }) {
+            // architectures with other names for these are left to their own loading code
+            if (plan.producer[il] && has_tensor(ml, il, "attn_q") && !has_tensor(ml, il, tensor)) {
+                fail("layer " + std::to_string(il) + " must produce keys and values, but the file has no blk." +
+                     std::to_string(il) + "." + tensor + ".weight");
+            }
+        }
+    }
+}
+
+void adopt(const kvfold_plan & plan, llama_hparams & hparams) {
+    hparams.kv_plan = plan;
+
+    bool any = false;
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        hparams.is_swa_impl[il] = plan.in_swa[il];
+        any |= plan.in_swa[il];
+    }
+    if (any) {
+        // producers for window readers only live in llama.cpp's window-sized cache
+        hparams.swa_type = LLAMA_SWA_TYPE_STANDARD;
+        hparams.n_swa    = plan.n_swa;
+        hparams.rope_freq_base_train_swa  = hparams.rope_freq_base_train;
+        hparams.rope_freq_scale_train_swa = hparams.rope_freq_scale_train;
+    }
+}
+
+bool is_standard(const kvfold_plan & plan) {
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        if (plan.kv[il] != (int) il || plan.window[il]) {
+            return false;
+        }
+    }
+    return !plan.strict;
+}
+
+} // namespace
+
+void kvfold_load_plan(const llama_model_loader & ml, llama_hparams & hparams, const char * override_text) {
+    last_error.clear();
+    try {
+        const kvfold_plan trained = plan_from_metadata(ml, hparams.n_layer());
+        kvfold_plan plan = trained;
+        if (override_text && *override_text) {
+            plan = kvfold_plan_parse(override_text, hparams.n_layer());
+            if (!is_standard(plan) && plan.str() != trained.str()) {
+                LLAMA_LOG_WARN("%s: KV plan %s is not the one this model was trained with (%s): expect worse text\n", __func__,
+                        plan.str().c_str(), trained.active() ? trained.str().c_str() : "standard");
+            }
+        }
+        if (!plan.active()) {
+            return;
+        }
+        check_against_model(plan, ml, hparams);
+        if (!is_standard(plan)) {
+            adopt(plan, hparams);
+            LLAMA_LOG_INFO("%s: KV plan: %s, %u of %u layers keep keys and values\n", __func__,
+                    plan.str().c_str(), plan.n_layer_kv(), plan.n_layer);
+        }
+    } catch (const std::invalid_argument & e) {
+        last_error = e.what();
+        throw std::runtime_error(e.what());
+    }
+}
+
+int kvfold_tensor_flags(const llama_hparams & hparams, const LLM_TN_IMPL & tn, int flags, int flag_not_required, int flag_skip) {
+    if (!hparams.kv_plan.active() || tn.bid < 0 || hparams.kv_plan.is_producer(tn.bid)) {
+        return flags;
+    }
+    switch (tn.tensor) {
+        case LLM_TENSOR_ATTN_K:
+        case LLM_TENSOR_ATTN_V:
+        case LLM_TENSOR_ATTN_K_NORM:
+            return flags | flag_not_required | flag_skip;
+        default:
+            return flags;
+    }
+}
+
+void kvfold_state_write(const llama_hparams & hparams, llama_io_write_i & io) {
+    if (hparams.kv_plan.active()) {
+        const uint64_t hash = hparams.kv_plan.hash();
+        io.write(&hash, sizeof(hash));
+    }
+}
+
+void kvfold_state_read(const llama_hparams & hparams, llama_io_read_i & io) {
+    if (hparams.kv_plan.active()) {
+        uint64_t hash = 0;
+        io.read(&hash, sizeof(hash));
+        if (hash != hparams.kv_plan.hash()) {
+            throw std::runtime_error("the saved state belongs to another KV plan than " + hparams.kv_plan.str());
+        }
+    }
+}
