@@ -1,0 +1,16 @@
+# KVFOLD_RESOURCE_PREFIX: the folder in which JNA looks for a library of this platform (Platform.RESOURCE_PREFIX).
+
+string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" kvfold_arch)
+if(kvfold_arch MATCHES "^(x86_64|amd64)$")
+    set(kvfold_arch x86-64)
+elseif(kvfold_arch MATCHES "^(aarch64|arm64)$")
+    set(kvfold_arch aarch64)
+endif()
+if(WIN32)
+    set(KVFOLD_RESOURCE_PREFIX win32-${kvfold_arch})
+elseif(APPLE)
+    set(KVFOLD_RESOURCE_PREFIX darwin-${kvfold_arch})
+else()
+    string(TOLOWER "${CMAKE_SYSTEM_NAME}" kvfold_os)
+    set(KVFOLD_RESOURCE_PREFIX ${kvfold_os}-${kvfold_arch})
+endif()

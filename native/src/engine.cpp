@@ -1,0 +1,312 @@
+#include "engine.h"
+
+#include "kvfold_log.h"
+#include "request.h"
+
+#include "ggml-backend.h"
+#include "llama.h"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+
+namespace kvfold {
+
+engine::use::use(engine & owner) : owner(owner) {
+    std::lock_guard<std::mutex> lock(owner.mutex);
+    if (owner.closing) {
+        throw error(KVFOLD_ERROR_CLOSED, "the engine was closed");
+    }
+    owner.calls_inside++;
+}
+
+engine::use::~use() {
+    std::lock_guard<std::mutex> lock(owner.mutex);
+    owner.calls_inside--;
+    owner.changed.notify_all();
+}
+
+std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_callback progress, void * user) {
+    std::shared_ptr<engine> opened(new engine());
+    opened->options = parse_options(text);
+    opened->facts   = check_model(opened->options.params.model.path);
+    complete_options(opened->options, opened->facts.context_length);
+    opened->load(progress, user);
+    opened->start();
+    return opened;
+}
+
+engine::~engine() {
+    close();
+}
+
+// ---- loading ----------------------------------------------------------------------------------------------------------
+
+static uint64_t host_memory() {
+    uint64_t total = 0;
+    for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
+        ggml_backend_dev_t device = ggml_backend_dev_get(i);
+        if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU) {
+            size_t free_bytes = 0, total_bytes = 0;
+            ggml_backend_dev_memory(device, &free_bytes, &total_bytes);
+            total = std::max<uint64_t>(total, total_bytes);
+        }
+    }
+    // a container may be allowed less than the machine has; the file holds a number or "max"
+    for (const char * path : { "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes" }) {
+        uint64_t      limit = 0;
+        std::ifstream file(path);
+        if (file >> limit && limit > 0 && total > 0) {
+            total = std::min(total, limit);
+        }
+    }
+    return total;
+}
+
+static uint64_t device_memory() {
+    uint64_t total = 0;
+    for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
+        ggml_backend_dev_t device = ggml_backend_dev_get(i);
+        if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_GPU) {
+            size_t free_bytes = 0, total_bytes = 0;
+            ggml_backend_dev_memory(device, &free_bytes, &total_bytes);
+            total += total_bytes;
+        }
+    }
+    return total;
+}
+
+// Linux hands out more memory than there is and kills the process later, so a size that cannot fit is refused here.
+static void check_memory(const model_facts & facts, const common_params & params) {
+    const uint64_t limit = host_memory() + device_memory();
+    if (limit == 0) {
+        return;
+    }
+    auto bytes_of = [](uint64_t elements, ggml_type type) {
+        return (double) elements * (double) ggml_type_size(type) / (double) ggml_blck_size(type);
+    };
+    const double per_token = bytes_of(facts.k_elements, params.cache_type_k) + bytes_of(facts.v_elements, params.cache_type_v);
+    const double kv_bytes  = per_token * params.n_ctx;
+    const double needed    = kv_bytes + (double) facts.bytes;
+    if (needed > (double) limit) {
+        const int64_t value = (int64_t) std::min(needed, (double) std::numeric_limits<int64_t>::max() / 2);
+        throw error(KVFOLD_ERROR_OUT_OF_MEMORY, "weights (" + std::to_string(facts.bytes) + " bytes) and KV cache (" +
+                                                    std::to_string((int64_t) kv_bytes) + " bytes for " + std::to_string(params.n_ctx) +
+                                                    " tokens) need " + std::to_string(value) + " bytes but there are " +
+                                                    std::to_string(limit))
+            .compares(value, (int64_t) limit);
+    }
+}
+
+static error load_error(const error_lines & errors, const std::string & path) {
+    const std::string cause = errors.cause("llama.cpp could not load it");
+    if (errors.contain("llocate") || errors.contain("out of memory")) {
+        return error(KVFOLD_ERROR_OUT_OF_MEMORY, "'" + path + "': " + cause).about_path(path);
+    }
+    if (errors.contain("failed to load model") || errors.contain("error loading model")) {
+        return error(KVFOLD_ERROR_MODEL_INVALID, "'" + path + "': " + cause).about_path(path);
+    }
+    return error(KVFOLD_ERROR_UNSUPPORTED, "'" + path + "' with these options: " + cause).about_path(path);
+}
+
+void engine::load(kvfold_progress_callback progress, void * user) {
+    if (!options.kv_plan.empty()) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "this build cannot change the KV plan of a model").about_option("kv-plan");
+    }
+    check_memory(facts, options.params);
+
+    static std::once_flag numa;
+    if (options.params.numa != GGML_NUMA_STRATEGY_DISABLED) {
+        std::call_once(numa, [&] { llama_numa_init(options.params.numa); });
+    }
+
+    const c_locale_scope c_locale;
+    const error_lines    errors;
+    const std::string    path      = options.params.model.path;
+    bool                 abandoned = false;
+    bool                 loaded    = false;
+
+    server = std::make_unique<server_context>();
+    routes = std::make_unique<server_routes>(options.params, *server);
+    server->set_state_callback([&](server_state state, json payload) {
+        if (progress && state == SERVER_STATE_LOADING && payload.contains("value") && !abandoned) {
+            if (progress(payload.at("value").get<float>(), user) == 0) {
+                abandoned = true;
+                throw error(KVFOLD_ERROR_CANCELLED, "loading was abandoned"); // unwinds llama.cpp's loader
+            }
+        }
+    });
+    try {
+        const abort_guard guard;
+        loaded = server->load_model(options.params);
+    } catch (const error &) {
+        throw;
+    } catch (const std::bad_alloc &) {
+        throw error(KVFOLD_ERROR_OUT_OF_MEMORY, "out of memory while loading '" + path + "'").about_path(path);
+    } catch (const std::exception & e) {
+        if (!abandoned) {
+            throw error(KVFOLD_ERROR_MODEL_INVALID, "'" + path + "' cannot be used: " + e.what()).about_path(path);
+        }
+    }
+    if (abandoned) {
+        throw error(KVFOLD_ERROR_CANCELLED, "loading was abandoned");
+    }
+    if (!loaded) {
+        throw load_error(errors, path);
+    }
+    server->set_state_callback([](server_state, json) {});
+    routes->update_meta(*server);
+    handlers = {
+        { "/v1/chat/completions",              &routes->post_chat_completions     },
+        { "/completion",                       &routes->post_completions          },
+        { "/v1/embeddings",                    &routes->post_embeddings_oai       },
+        { "/v1/rerank",                        &routes->post_rerank               },
+        { "/tokenize",                         &routes->post_tokenize             },
+        { "/detokenize",                       &routes->post_detokenize           },
+        { "/apply-template",                   &routes->post_apply_template       },
+        { "/v1/chat/completions/input_tokens", &routes->post_chat_completions_tok },
+        { "/props",                            &routes->get_props                 },
+        { "/slots",                            &routes->get_slots                 },
+        { "/metrics",                          &routes->get_metrics               },
+    };
+}
+
+void engine::start() {
+    worker = std::thread([this] {
+        const c_locale_scope c_locale;
+        try {
+            server->start_loop();
+        } catch (...) {
+            log_emit(KVFOLD_LOG_ERROR, "the worker thread failed: " + current_error().message);
+            end_all(KVFOLD_ERROR_INTERNAL);
+        }
+    });
+    layout = read_kv_layout(server->get_llama_context());
+    // terminate() is lost while the loop has not begun; an answer from the loop proves that it has
+    kv_stats();
+    fixed_info = describe();
+}
+
+// ---- requests ---------------------------------------------------------------------------------------------------------
+
+const server_http_context::handler_t * engine::find_handler(const std::string & route) const {
+    const auto found = handlers.find(route);
+    return found == handlers.end() ? nullptr : found->second;
+}
+
+void engine::admit(const std::shared_ptr<request> & added, bool needs_slot) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (failed) {
+        throw error(KVFOLD_ERROR_INTERNAL, "the worker thread has failed; its last words are in the log");
+    }
+    const size_t slots = options.params.n_parallel;
+    if (needs_slot && needing_slot >= slots + options.max_queue) {
+        const size_t waiting = needing_slot - slots;
+        throw error(KVFOLD_ERROR_QUEUE_FULL, std::to_string(waiting) + " requests wait for a slot, \"max-queue\" is " +
+                                                 std::to_string(options.max_queue))
+            .compares((int64_t) waiting, (int64_t) options.max_queue)
+            .about_option("max-queue");
+    }
+    live[added.get()] = added;
+    needing_slot += needs_slot;
+}
+
+void engine::retire(request * gone, bool needs_slot) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (live.erase(gone)) {
+        needing_slot -= needs_slot;
+        changed.notify_all();
+    }
+}
+
+void engine::cancel_tasks(const std::unordered_set<int> & ids) {
+    if (ids.empty()) {
+        return;
+    }
+    auto                     reader = server->get_response_reader();
+    std::vector<server_task> tasks;
+    for (const int id : ids) {
+        server_task task(SERVER_TASK_TYPE_CANCEL);
+        task.id_target = id;
+        tasks.push_back(std::move(task));
+
+        auto result      = std::make_unique<server_task_result_error>();
+        result->id       = id;
+        result->err_type = ERROR_TYPE_UNAVAILABLE;
+        result->err_msg  = "cancelled";
+        reader.queue_results.send(std::move(result));
+    }
+    reader.queue_tasks.post(std::move(tasks), true);
+}
+
+std::vector<std::shared_ptr<request>> engine::live_requests() {
+    std::lock_guard<std::mutex>           lock(mutex);
+    std::vector<std::shared_ptr<request>> found;
+    for (const auto & [_, weak] : live) {
+        if (auto strong = weak.lock()) {
+            found.push_back(std::move(strong));
+        }
+    }
+    return found;
+}
+
+void engine::end_all(kvfold_status why) {
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        failed = failed || why == KVFOLD_ERROR_INTERNAL;
+    }
+    for (const auto & request : live_requests()) {
+        request->end(why);
+        request->stop_tasks();
+    }
+}
+
+// ---- closing ----------------------------------------------------------------------------------------------------------
+
+void engine::close() {
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (closing) {
+            return;
+        }
+        closing = true;
+    }
+    end_all(KVFOLD_ERROR_CLOSED);
+    {
+        std::unique_lock<std::mutex> lock(mutex);
+        changed.wait(lock, [&] { return calls_inside == 0; });
+    }
+    for (const auto & request : live_requests()) {
+        request->release();
+    }
+    {
+        // a request that its owner is closing right now releases itself
+        std::unique_lock<std::mutex> lock(mutex);
+        changed.wait(lock, [&] { return live.empty(); });
+    }
+    if (worker.joinable()) {
+        server->terminate();
+        worker.join();
+    }
+    handlers.clear();
+    routes.reset();
+    server.reset();
+}
+
+bool engine::has_failed() {
+    std::lock_guard<std::mutex> lock(mutex);
+    return failed;
+}
+
+size_t engine::requests_waiting() {
+    std::lock_guard<std::mutex> lock(mutex);
+    const size_t                slots = options.params.n_parallel;
+    return needing_slot > slots ? needing_slot - slots : 0;
+}
+
+bool engine::is_closing() {
+    std::lock_guard<std::mutex> lock(mutex);
+    return closing;
+}
+
+} // namespace kvfold

@@ -1,0 +1,94 @@
+// One loaded model: llama.cpp's server core, its routes, and the worker thread that decodes.
+#pragma once
+
+#include "error.h"
+#include "kv_layout.h"
+#include "kvfold.h"
+#include "model_check.h"
+#include "options.h"
+
+#include "server-context.h"
+
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+namespace kvfold {
+
+struct request;
+
+struct engine : std::enable_shared_from_this<engine> {
+    // Loads the model and starts the worker.
+    static std::shared_ptr<engine> open(const std::string & options, kvfold_progress_callback progress, void * user);
+
+    ~engine();
+
+    // Ends every request, waits for every call that is inside, frees the model. Idempotent.
+    void close();
+
+    bool is_closing();
+
+    // Keeps the engine from being torn down while a call uses it; the constructor throws KVFOLD_ERROR_CLOSED.
+    struct use {
+        explicit use(engine & owner);
+        ~use();
+        use(const use &)             = delete;
+        use & operator=(const use &) = delete;
+
+      private:
+        engine & owner;
+    };
+
+    // Counts a request that needs a slot; throws KVFOLD_ERROR_QUEUE_FULL.
+    void admit(const std::shared_ptr<request> & added, bool needs_slot);
+    void retire(request * gone, bool needs_slot);
+
+    // The handler behind a route of kvfold_request_open(), or null.
+    const server_http_context::handler_t * find_handler(const std::string & route) const;
+
+    // Ends what waits for these tasks and frees their slots.
+    void cancel_tasks(const std::unordered_set<int> & ids);
+
+    json info();
+    json kv_stats();
+
+    void evaluate(const int32_t * tokens, int32_t n_tokens, float * logits, size_t n_logits);
+
+  private:
+    engine() = default;
+
+    void load(kvfold_progress_callback progress, void * user);
+    void start();
+    void end_all(kvfold_status why);
+    json describe();
+    bool has_failed();
+    size_t requests_waiting();
+
+    std::vector<std::shared_ptr<request>> live_requests();
+
+    engine_options                  options;
+    model_facts                     facts;
+    std::unique_ptr<server_context> server;
+    std::unique_ptr<server_routes>  routes;
+    std::thread                     worker;
+    kv_layout                       layout;
+    json                            fixed_info;
+
+    std::map<std::string, const server_http_context::handler_t *> handlers;
+
+    // What a caller may see while other threads run; guarded by `mutex`.
+    std::mutex                                    mutex;
+    std::condition_variable                       changed;
+    bool                                          closing      = false;
+    bool                                          failed       = false; // the worker thread ended with an exception
+    size_t                                        calls_inside = 0;
+    size_t                                        needing_slot = 0;
+    std::map<request *, std::weak_ptr<request>>   live;
+};
+
+} // namespace kvfold

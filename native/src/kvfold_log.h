@@ -1,0 +1,35 @@
+// Every line that llama.cpp, ggml, common_log and this library write goes through here, and nowhere else.
+#pragma once
+
+#include "kvfold.h"
+
+#include <string>
+#include <vector>
+
+namespace kvfold {
+
+// Routes the log of libllama and ggml here; once per process.
+void log_install();
+
+void log_set(kvfold_log_callback callback, int32_t min_level, void * user);
+
+void log_emit(int32_t level, const std::string & line);
+
+// Collects the errors that are logged on this thread while it lives: llama.cpp reports why a load failed only in its log.
+struct error_lines {
+    error_lines();
+    ~error_lines();
+    error_lines(const error_lines &)             = delete;
+    error_lines & operator=(const error_lines &) = delete;
+
+    // The first error, which names the cause; later ones only say that the caller failed, too.
+    std::string cause(const std::string & otherwise) const;
+    bool        contain(const char * text) const;
+
+    std::vector<std::string> lines;
+
+  private:
+    error_lines * outer;
+};
+
+} // namespace kvfold

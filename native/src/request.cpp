@@ -1,0 +1,299 @@
+#include "request.h"
+
+#include "hooks/request_hook.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace kvfold {
+
+static thread_local request * current = nullptr;
+
+struct current_scope {
+    request * outer;
+
+    explicit current_scope(request * inner) : outer(current) { current = inner; }
+
+    ~current_scope() { current = outer; }
+};
+
+static bool route_needs_slot(const std::string & route) {
+    return route == "/v1/chat/completions" || route == "/completion" || route == "/v1/embeddings" || route == "/v1/rerank";
+}
+
+std::shared_ptr<request> request::open(const std::shared_ptr<engine> & owner, const std::string & route, const std::string & body) {
+    engine::use inside(*owner);
+    const auto * handler = owner->find_handler(route);
+    if (!handler) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "unknown route '" + route + "'");
+    }
+    const json parsed = json::parse_no_throw(body);
+    if (parsed.is_discarded() || !parsed.is_object()) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the body of a request must be a JSON object");
+    }
+    const bool               needs_slot = route_needs_slot(route);
+    std::shared_ptr<request> opened(new request(owner, *handler, needs_slot, route, body));
+    owner->admit(opened, needs_slot);
+    if (needs_slot) {
+        // Handlers wait for the first result, and this function must not.
+        opened->starter = std::thread([running = opened.get()] { running->run_handler(); });
+    }
+    return opened;
+}
+
+request::request(const std::shared_ptr<engine> & owner, const server_http_context::handler_t & handler, bool needs_slot,
+                 const std::string & route, const std::string & body)
+    : owner(owner), handler(handler), needs_slot(needs_slot), should_stop([this] { return ended.load() != 0; }),
+      http_request{ {}, {}, route, "", body, {}, should_stop } {}
+
+request::~request() {
+    cancel();
+    if (starter.joinable()) {
+        starter.join();
+    }
+    release();
+}
+
+void request::run_handler() {
+    try {
+        engine::use inside(*owner);
+        call_handler();
+    } catch (const error & e) {
+        settle(nullptr, e);
+    }
+}
+
+void request::call_handler() {
+    const c_locale_scope c_locale;
+    const abort_guard    guard;
+    const current_scope  scope(this);
+    try {
+        settle(handler(http_request), std::nullopt);
+    } catch (const std::bad_alloc &) {
+        settle(nullptr, current_error());
+    } catch (const aborted &) {
+        settle(nullptr, current_error());
+    } catch (const std::exception & e) {
+        // handlers throw what they find wrong with a body; the HTTP layer would answer 400 or 500
+        settle(nullptr, error(KVFOLD_ERROR_INVALID_ARGUMENT, e.what()));
+    }
+}
+
+void request::settle(server_http_res_ptr result, std::optional<error> caught) {
+    std::lock_guard<std::mutex> lock(mutex);
+    answer   = std::move(result);
+    failure  = std::move(caught);
+    answered = true;
+    changed.notify_all();
+}
+
+void request::on_tasks_waiting(const std::unordered_set<int> & ids) {
+    bool late = false;
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        task_ids.insert(ids.begin(), ids.end());
+        late = ended != 0;
+    }
+    if (late) {
+        stop_tasks();
+    }
+}
+
+void request::cancel() {
+    end(KVFOLD_ERROR_CANCELLED);
+    try {
+        engine::use inside(*owner);
+        stop_tasks();
+    } catch (const error &) {
+        // a closing engine stops the tasks of all its requests
+    }
+}
+
+void request::end(kvfold_status why) {
+    int none = 0;
+    if (ended.compare_exchange_strong(none, why)) {
+        std::lock_guard<std::mutex> lock(mutex);
+        changed.notify_all();
+    }
+}
+
+void request::stop_tasks() {
+    std::unordered_set<int> ids;
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        ids.swap(task_ids);
+    }
+    owner->cancel_tasks(ids);
+}
+
+static error ended_error(int why) {
+    switch (why) {
+        case KVFOLD_ERROR_CANCELLED: return error(KVFOLD_ERROR_CANCELLED, "the request was cancelled");
+        case KVFOLD_ERROR_CLOSED:    return error(KVFOLD_ERROR_CLOSED, "the engine was closed");
+        default:                     return error(KVFOLD_ERROR_INTERNAL, "the worker thread failed; its last words are in the log");
+    }
+}
+
+std::optional<std::string> request::next() {
+    if (finished) {
+        return std::nullopt;
+    }
+    try {
+        while (true) {
+            if (ended != 0) {
+                throw ended_error(ended);
+            }
+            if (!chunks.empty()) {
+                std::string chunk = std::move(chunks.front());
+                chunks.pop_front();
+                return chunk;
+            }
+            if (exhausted) {
+                finish();
+                return std::nullopt;
+            }
+            fetch();
+        }
+    } catch (...) {
+        finish();
+        throw;
+    }
+}
+
+// Waits for the answer, or for more of it.
+void request::fetch() {
+    {
+        std::unique_lock<std::mutex> lock(mutex);
+        if (!needs_slot && !answered) {
+            lock.unlock();
+            run_handler();
+            lock.lock();
+        }
+        changed.wait(lock, [&] { return answered || ended != 0; });
+        if (ended != 0) {
+            return;
+        }
+        if (failure) {
+            throw *failure;
+        }
+    }
+    engine::use         inside(*owner);
+    const abort_guard   guard;
+    const current_scope scope(this);
+    if (!answer->is_stream()) {
+        read_answer();
+        exhausted = true;
+        return;
+    }
+    std::string text;
+    const bool  more = answer->next(text);
+    exhausted        = !more;
+    if (ended == 0) {
+        read_events(text);
+    }
+}
+
+static int64_t number_after(const std::string & text, const char * words) {
+    const size_t at = text.find(words);
+    return at == std::string::npos ? -1 : strtoll(text.c_str() + at + strlen(words), nullptr, 10);
+}
+
+// The error object of an answer or of a chunk, as format_error_response() makes it.
+static error to_error(const json & object) {
+    const std::string message = object.is_object() && object.contains("message") ? object.at("message").get<std::string>() : object.dump_safe();
+    const std::string type    = object.is_object() && object.contains("type") ? object.at("type").get<std::string>() : "";
+    if (type == "exceed_context_size_error") {
+        const int64_t value = object.at("n_prompt_tokens").get<int64_t>();
+        const int64_t limit = object.at("n_ctx").get<int64_t>();
+        return error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "the prompt has " + std::to_string(value) + " tokens but a slot holds " +
+                                                        std::to_string(limit) + ", one of which is for the answer")
+            .compares(value, limit);
+    }
+    // an embedding or rerank input must fit into one ubatch
+    const int64_t too_large = number_after(message, "input (");
+    if (too_large >= 0 && message.find("too large to process") != std::string::npos) {
+        const int64_t limit = number_after(message, "current batch size: ");
+        return error(KVFOLD_ERROR_CONTEXT_EXCEEDED,
+                     "the input has " + std::to_string(too_large) + " tokens but \"ubatch-size\" is " + std::to_string(limit))
+            .compares(too_large, limit)
+            .about_option("ubatch-size");
+    }
+    if (message.find("Context size has been exceeded") != std::string::npos) {
+        return error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "the KV cache is full: the requests that run together need more than \"ctx-size\" tokens")
+            .about_option("ctx-size");
+    }
+    if (type == "invalid_request_error" || type == "not_found_error") {
+        return error(KVFOLD_ERROR_INVALID_ARGUMENT, message);
+    }
+    if (type == "not_supported_error") {
+        return error(KVFOLD_ERROR_UNSUPPORTED, message);
+    }
+    return error(KVFOLD_ERROR_INTERNAL, message);
+}
+
+// An answer that does not stream: one JSON value, or the text of /metrics.
+void request::read_answer() {
+    const bool is_json = answer->content_type.find("json") != std::string::npos;
+    if (answer->status == 200) {
+        chunks.push_back(is_json ? std::move(answer->data) : json(answer->data).dump_safe());
+        return;
+    }
+    const json object = json::parse_no_throw(answer->data);
+    if (!object.is_discarded() && object.is_object() && object.contains("error")) {
+        throw to_error(object.at("error"));
+    }
+    throw error(KVFOLD_ERROR_INTERNAL, "status " + std::to_string(answer->status) + ": " + answer->data);
+}
+
+// Server-sent events: lines "data: JSON", the last one "data: [DONE]".
+void request::read_events(const std::string & text) {
+    static const std::string prefix = "data: ";
+    size_t                   start  = 0;
+    while (start < text.size()) {
+        const size_t end  = std::min(text.find('\n', start), text.size());
+        std::string  line = text.substr(start, end - start);
+        start             = end + 1;
+        if (line.rfind(prefix, 0) != 0) {
+            continue;
+        }
+        line.erase(0, prefix.size());
+        if (line == "[DONE]") {
+            continue;
+        }
+        if (line.rfind("{\"error\":", 0) == 0) {
+            throw to_error(json::parse(line).at("error"));
+        }
+        chunks.push_back(std::move(line));
+    }
+}
+
+void request::finish() {
+    finished = true;
+    try {
+        engine::use inside(*owner);
+        std::unique_lock<std::mutex> lock(mutex);
+        if (answered) {
+            lock.unlock();
+            release(); // frees the place in the queue; otherwise the destructor does, which waits for the handler
+        }
+    } catch (const error &) {
+        // the closing engine releases the request
+    }
+}
+
+void request::release() {
+    if (retired) {
+        return;
+    }
+    retired = true;
+    answer.reset();
+    owner->retire(this, needs_slot);
+}
+
+} // namespace kvfold
+
+void kvfold_tasks_waiting(const std::unordered_set<int> & ids) {
+    if (kvfold::current) {
+        kvfold::current->on_tasks_waiting(ids);
+    }
+}

@@ -1,0 +1,70 @@
+// One running request: the handler of a route, its answer cut into JSON chunks, and how it is ended from outside.
+#pragma once
+
+#include "engine.h"
+
+#include <atomic>
+#include <deque>
+#include <unordered_set>
+
+namespace kvfold {
+
+struct request : std::enable_shared_from_this<request> {
+    static std::shared_ptr<request> open(const std::shared_ptr<engine> & owner, const std::string & route, const std::string & body);
+
+    ~request();
+
+    // The next chunk, or nothing after the last one.
+    std::optional<std::string> next();
+
+    // Ends the request on behalf of its owner.
+    void cancel();
+
+    // Makes next() fail with `why`, at once if it waits. The first caller wins.
+    void end(kvfold_status why);
+
+    // Wakes what waits for this request's tasks and frees their slots. Only while the engine cannot go away.
+    void stop_tasks();
+
+    // Drops the answer and everything of the server core that it holds. Only when no call is inside this request.
+    void release();
+
+    // Called by the hook in server_response_reader on the thread that posts.
+    void on_tasks_waiting(const std::unordered_set<int> & ids);
+
+  private:
+    request(const std::shared_ptr<engine> & owner, const server_http_context::handler_t & handler, bool needs_slot, const std::string & route,
+            const std::string & body);
+
+    void run_handler();
+    void call_handler();
+    void settle(server_http_res_ptr result, std::optional<error> caught);
+    void fetch();
+    void read_answer();
+    void read_events(const std::string & text);
+    void finish();
+
+    const std::shared_ptr<engine>          owner;
+    const server_http_context::handler_t & handler;
+    const bool                             needs_slot; // decodes, so it is posted at once on a thread of its own
+    const std::function<bool()>            should_stop;
+    server_http_req                        http_request;
+
+    std::atomic<int> ended{ 0 }; // a kvfold_status, or 0
+
+    std::mutex              mutex;
+    std::condition_variable changed;
+    std::thread             starter;
+    bool                    answered = false; // guarded by `mutex`: the handler has returned
+    std::optional<error>    failure;          // guarded by `mutex` until `answered`
+    std::unordered_set<int> task_ids;         // guarded by `mutex`
+
+    // Used by one thread at a time: the one inside next(), or the one that closes the engine after the last next().
+    server_http_res_ptr     answer;
+    std::deque<std::string> chunks;
+    bool                    exhausted = false; // nothing more will be added to `chunks`
+    bool                    finished  = false; // next() has reported the end or a failure
+    bool                    retired   = false;
+};
+
+} // namespace kvfold
