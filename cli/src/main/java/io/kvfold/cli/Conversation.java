@@ -1,0 +1,123 @@
+package io.kvfold.cli;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.Engine;
+import io.kvfold.Generation;
+import io.kvfold.GenerationCancelledException;
+import io.kvfold.KvCacheStats;
+import java.util.function.Consumer;
+import org.jspecify.annotations.Nullable;
+
+/** The messages of one chat and how it goes on. One thread at a time; {@link #cancel()} from any. */
+final class Conversation {
+
+    /** What came of one question. */
+    record Answer(boolean cancelled, String finishReason, Timings timings) {}
+
+    private final Engine engine;
+    private final SamplingOptions sampling;
+    private final @Nullable String system;
+    private final ArrayNode messages = JsonNodeFactory.instance.arrayNode();
+    private volatile @Nullable Generation running;
+
+    /** @param system the first message, which tells the model how to behave; null for none */
+    Conversation(Engine engine, SamplingOptions sampling, @Nullable String system) {
+        this.engine = engine;
+        this.sampling = sampling;
+        this.system = system;
+        reset();
+    }
+
+    /** Forgets everything that was said. */
+    void reset() {
+        messages.removeAll();
+        if (system != null) {
+            add("system", system);
+        }
+    }
+
+    /**
+     * Asks and waits for the end of the answer, which then belongs to the conversation; so does the part of it that came
+     * before {@link #cancel()}. A question that fails is forgotten.
+     *
+     * @param onText gets the answer's text piece by piece
+     * @throws io.kvfold.KvfoldException if the model cannot answer, such as when the context is full
+     */
+    Answer ask(String question, Consumer<String> onText) {
+        add("user", question);
+        StringBuilder text = new StringBuilder();
+        boolean answered = false;
+        boolean cancelled = false;
+        String finishReason = "";
+        Timings timings = Timings.NONE;
+        try (Generation generation = engine.chat(body());
+                Progress prompt = new Progress("reading", 0, " tokens")) {
+            running = generation;
+            for (JsonNode chunk = generation.next(); chunk != null; chunk = generation.next()) {
+                prompt.followPrompt(chunk);
+                JsonNode choice = chunk.path("choices").path(0);
+                String piece = choice.path("delta").path("content").asText("");
+                if (!piece.isEmpty()) {
+                    prompt.close();
+                    text.append(piece);
+                    onText.accept(piece);
+                }
+                finishReason = choice.path("finish_reason").asText(finishReason);
+                if (chunk.has("timings")) {
+                    timings = Timings.of(chunk.path("timings"));
+                }
+            }
+            answered = true;
+        } catch (GenerationCancelledException e) {
+            cancelled = true;
+            answered = text.length() > 0;
+        } finally {
+            running = null;
+            if (answered) {
+                add("assistant", text.toString());
+            } else {
+                messages.remove(messages.size() - 1);
+            }
+        }
+        return new Answer(cancelled, finishReason, timings);
+    }
+
+    /** Ends the running answer; returns whether there was one. */
+    boolean cancel() {
+        Generation generation = running;
+        if (generation == null) {
+            return false;
+        }
+        generation.cancel();
+        return true;
+    }
+
+    /** One line about the answer and the KV cache behind it. */
+    String report(Answer answer) {
+        KvCacheStats kv = engine.kvCacheStats();
+        String end = answer.cancelled() ? "cancelled; " : answer.finishReason().equals("length") ? "cut off; " : "";
+        return Values.format(
+                "[%s%s; KV cache %d of %d cells, %s of %s]",
+                end,
+                answer.timings(),
+                kv.cellsUsed(),
+                kv.cells(),
+                Values.bytes(kv.cellsUsed() * kv.bytesPerToken()),
+                Values.bytes(kv.bytesAllocated()));
+    }
+
+    private ObjectNode body() {
+        ObjectNode body = JsonNodeFactory.instance.objectNode();
+        body.set("messages", messages.deepCopy());
+        body.put("stream", true).put("return_progress", true);
+        sampling.addTo(body);
+        return body;
+    }
+
+    private void add(String role, String content) {
+        messages.addObject().put("role", role).put("content", content);
+    }
+}

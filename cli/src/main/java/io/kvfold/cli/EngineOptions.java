@@ -1,0 +1,123 @@
+package io.kvfold.cli;
+
+import io.kvfold.Engine;
+import io.kvfold.FlashAttention;
+import io.kvfold.KvPlan;
+import io.kvfold.gguf.GgufFile;
+import java.nio.file.Path;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.function.Function;
+import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+
+/** The options of every command that loads a model. */
+final class EngineOptions {
+
+    private final Function<Engine.Builder, Engine> opener;
+
+    @Option(
+            names = {"-m", "--model"},
+            required = true,
+            paramLabel = "FILE",
+            description = "The model, a GGUF file.")
+    @SuppressWarnings("NullAway.Init")
+    private Path model;
+
+    @Option(
+            names = {"-c", "--ctx-size", "--ctx"},
+            paramLabel = "N",
+            description = "Tokens that the KV cache holds, for all slots together. Default: what the model was trained"
+                    + " with, for each slot.")
+    private @Nullable Integer contextSize;
+
+    @Option(
+            names = {"-t", "--threads"},
+            paramLabel = "N",
+            description = "Threads that compute on the CPU. Default: one per physical core.")
+    private @Nullable Integer threads;
+
+    @Option(
+            names = {"-ngl", "--gpu-layers"},
+            paramLabel = "N",
+            description = "Layers that a GPU holds and computes. Default: all, if the build has a GPU backend.")
+    private @Nullable Integer gpuLayers;
+
+    @Option(
+            names = {"-ub", "--ubatch"},
+            paramLabel = "N",
+            description = "Tokens of a prompt that are computed at a time. Default: 512.")
+    private @Nullable Integer ubatchSize;
+
+    @Option(names = "--slots", paramLabel = "N", description = "Requests that are computed side by side. Default: 1.")
+    private int slots = 1;
+
+    @Mixin
+    private final KvOptions kvOptions = new KvOptions();
+
+    @Option(
+            names = {"-fa", "--flash-attn"},
+            paramLabel = "on|off|auto",
+            description = "Whether attention is computed by the fused kernel. Default: auto.")
+    private @Nullable FlashAttention flashAttention;
+
+    @Option(
+            names = {"-o", "--option"},
+            paramLabel = "NAME=VALUE",
+            mapFallbackValue = "true",
+            description = "Any option of llama-server by its long name, such as top-p=0.9 or mlock. Repeatable.")
+    private final Map<String, String> options = new LinkedHashMap<>();
+
+    EngineOptions(Function<Engine.Builder, Engine> opener) {
+        this.opener = opener;
+    }
+
+    @Nullable
+    Integer contextSize() {
+        return contextSize;
+    }
+
+    /** Loads the model, with a progress bar where that takes a while. */
+    Engine open() {
+        return open(contextSize);
+    }
+
+    /** The same with another context size than the one asked for. */
+    Engine open(@Nullable Integer contextSize) {
+        Engine.Builder builder = Engine.builder().model(model).slots(slots);
+        if (contextSize != null) {
+            builder.contextSize(contextSize);
+        }
+        if (threads != null) {
+            builder.threads(threads);
+        }
+        if (gpuLayers != null) {
+            builder.gpuLayers(gpuLayers);
+        }
+        if (ubatchSize != null) {
+            builder.ubatchSize(ubatchSize);
+        }
+        if (flashAttention != null) {
+            builder.flashAttention(flashAttention);
+        }
+        if (kvOptions.hasTypes()) {
+            builder.kvCacheTypes(kvOptions.keys(), kvOptions.values());
+        }
+        if (kvOptions.hasPlan()) {
+            KvPlan plan = kvOptions.plan(GgufFile.open(model));
+            if (plan != null) {
+                builder.kvPlan(plan);
+            }
+        }
+        options.forEach((name, value) -> builder.option(
+                name, value.equals("true") || value.equals("false") ? (Object) Boolean.valueOf(value) : value));
+        try (Progress progress = new Progress("loading", 100, "%")) {
+            builder.loadProgress(fraction -> {
+                progress.stepTo((long) (fraction * 100));
+                return true;
+            });
+            return opener.apply(builder);
+        }
+    }
+}

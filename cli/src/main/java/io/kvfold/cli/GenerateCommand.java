@@ -1,0 +1,129 @@
+package io.kvfold.cli;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.Engine;
+import io.kvfold.Generation;
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.concurrent.Callable;
+import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.ArgGroup;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
+
+/** {@code kvfold generate}. */
+@Command(
+        name = "generate",
+        header = "Continues a text as it is, without a chat template.",
+        description = {
+            "",
+            "Only the continuation goes to standard output, token by token. The vocabulary's begin-of-text token is put"
+                    + " before the prompt where the model wants it.",
+            ""
+        },
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  kvfold generate --model model.gguf --prompt \"Once upon a time\" --max-tokens 200 --temperature 0",
+            "  kvfold generate --model model.gguf --prompt-file question.txt --seed 1 > answer.txt",
+            "  kvfold generate --model model.gguf --prompt \"1, 2, 3,\" -n 8 --json | jq .timings"
+        })
+final class GenerateCommand implements Callable<Integer> {
+
+    @Spec
+    @SuppressWarnings("NullAway.Init")
+    private CommandSpec spec;
+
+    @Mixin
+    @SuppressWarnings("NullAway.Init")
+    private EngineOptions engineOptions;
+
+    @Mixin
+    private final SamplingOptions sampling = new SamplingOptions();
+
+    @ArgGroup(exclusive = true, multiplicity = "1")
+    @SuppressWarnings("NullAway.Init")
+    private Prompt prompt;
+
+    @Option(names = "--json", description = "Print one JSON object at the end instead: text, tokens, counts, timings.")
+    private boolean json;
+
+    @Override
+    public Integer call() throws IOException {
+        ObjectNode body = JsonNodeFactory.instance.objectNode().put("prompt", prompt.read());
+        body.put("stream", true).put("return_progress", true).put("return_tokens", true);
+        sampling.addTo(body);
+        try (Engine engine = engineOptions.open();
+                Generation generation = engine.complete(body);
+                Progress progress = new Progress("reading", 0, " tokens")) {
+            generate(generation, progress);
+        }
+        return ExitCode.OK;
+    }
+
+    private void generate(Generation generation, Progress progress) throws IOException {
+        PrintWriter out = spec.commandLine().getOut();
+        StringBuilder text = new StringBuilder();
+        ArrayNode tokens = JsonNodeFactory.instance.arrayNode();
+        JsonNode last = JsonNodeFactory.instance.objectNode();
+        for (JsonNode chunk = generation.next(); chunk != null; chunk = generation.next()) {
+            last = chunk;
+            progress.followPrompt(chunk);
+            chunk.path("tokens").forEach(tokens::add);
+            String piece = chunk.path("content").asText("");
+            text.append(piece);
+            if (!json && !piece.isEmpty()) {
+                progress.close();
+                out.print(piece);
+                if (out.checkError()) {
+                    return; // the reader of the pipe has seen enough
+                }
+            }
+        }
+        if (!json) {
+            out.println();
+            return;
+        }
+        ObjectNode result = JsonNodeFactory.instance.objectNode().put("text", text.toString());
+        result.set("tokens", tokens);
+        result.put("prompt_tokens", last.path("tokens_evaluated").asInt())
+                .put("completion_tokens", last.path("tokens_predicted").asInt())
+                .put("stop", last.path("stop_type").asText());
+        result.set("timings", last.path("timings"));
+        out.println(new ObjectMapper().writerWithDefaultPrettyPrinter().writeValueAsString(result));
+    }
+
+    /** Where the prompt comes from. */
+    private static final class Prompt {
+        @Option(
+                names = {"-p", "--prompt"},
+                paramLabel = "TEXT",
+                description = "The text to continue.")
+        private @Nullable String text;
+
+        @Option(
+                names = "--prompt-file",
+                paramLabel = "FILE",
+                description = "A UTF-8 file that holds it; - is standard input.")
+        private @Nullable Path file;
+
+        String read() throws IOException {
+            if (text != null) {
+                return text;
+            }
+            if (file == null || file.toString().equals("-")) {
+                return new String(System.in.readAllBytes(), StandardCharsets.UTF_8);
+            }
+            return Files.readString(file);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+package io.kvfold.cli;
+
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.KvPlan;
+import io.kvfold.KvType;
+import io.kvfold.UnsupportedOperationByModelException;
+import io.kvfold.gguf.GgufFile;
+import io.kvfold.gguf.GgufKeys;
+import io.kvfold.gguf.GgufKvPlan;
+import io.kvfold.gguf.GgufTensor;
+import io.kvfold.gguf.GgufType;
+import io.kvfold.gguf.GgufValueType;
+import io.kvfold.gguf.MemoryEstimate;
+import java.io.PrintWriter;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.Comparator;
+import java.util.Map;
+import java.util.Optional;
+import java.util.TreeMap;
+import java.util.concurrent.Callable;
+import java.util.stream.Collectors;
+import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+
+/** {@code kvfold inspect}. */
+@Command(
+        name = "inspect",
+        header = "Tells what a model file holds and what its KV cache takes, without loading it.",
+        description = {
+            "",
+            "Reads the header of a GGUF file. Try --kv-type and --kv-plan to see what they save; whether the model was"
+                    + " trained for another plan is not checked here.",
+            ""
+        },
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  kvfold inspect model.gguf",
+            "  kvfold inspect model.gguf --ctx 32768 --kv-type q8_0",
+            "  kvfold inspect model.gguf --ctx 32768 --kv-plan lckv:2",
+            "  kvfold inspect model.gguf --json | jq .kv.bytes_per_token"
+        })
+final class InspectCommand implements Callable<Integer> {
+
+    @Spec
+    @SuppressWarnings("NullAway.Init")
+    private CommandSpec spec;
+
+    @Parameters(paramLabel = "FILE", description = "The model, a GGUF file.")
+    @SuppressWarnings("NullAway.Init")
+    private Path model;
+
+    @Option(
+            names = {"-c", "--ctx-size", "--ctx"},
+            paramLabel = "N",
+            description = "Tokens to size the KV cache for, one sequence. Default: what the model was trained with.")
+    private @Nullable Integer contextSize;
+
+    @Mixin
+    private final KvOptions kvOptions = new KvOptions();
+
+    @Option(names = "--json", description = "Print one JSON object.")
+    private boolean json;
+
+    @Override
+    public Integer call() throws JsonProcessingException {
+        if (contextSize != null && contextSize < 1) {
+            throw new ParameterException(spec.commandLine(), "--ctx-size is 1 or more, not " + contextSize);
+        }
+        GgufFile file = GgufFile.open(model);
+        PrintWriter out = spec.commandLine().getOut();
+        ObjectNode facts = facts(file);
+        if (json) {
+            out.println(new ObjectMapper().writerWithDefaultPrettyPrinter().writeValueAsString(facts));
+        } else {
+            print(file, facts, out);
+        }
+        return ExitCode.OK;
+    }
+
+    private ObjectNode facts(GgufFile file) {
+        String architecture = file.architecture();
+        ObjectNode facts = JsonNodeFactory.instance.objectNode();
+        facts.put("path", file.path().toString());
+        file.string(GgufKeys.NAME).ifPresent(name -> facts.put("name", name));
+        facts.put("architecture", architecture);
+        Map<String, Long> types = bytesByType(file);
+        facts.put(
+                "file_type",
+                types.entrySet().stream()
+                        .max(Comparator.comparingLong(Map.Entry::getValue))
+                        .map(Map.Entry::getKey)
+                        .orElse("none"));
+        facts.put("file_bytes", file.fileBytes());
+        ObjectNode tensorTypes = facts.putObject("tensor_bytes_by_type");
+        types.forEach(tensorTypes::put);
+        facts.put("tensors", file.tensors().size());
+        facts.put(
+                "parameters",
+                file.tensors().stream().mapToLong(GgufTensor::elements).sum());
+        number(facts, "layers", file, GgufKeys.blockCount(architecture));
+        number(facts, "heads", file, GgufKeys.headCount(architecture));
+        number(facts, "heads_kv", file, GgufKeys.headCountKv(architecture));
+        number(facts, "embedding_length", file, GgufKeys.embeddingLength(architecture));
+        number(facts, "context_length_train", file, GgufKeys.contextLength(architecture));
+        facts.put("vocabulary_size", vocabularySize(file));
+        addKvCache(facts, file);
+        return facts;
+    }
+
+    private void addKvCache(ObjectNode facts, GgufFile file) {
+        KvPlan asked = kvOptions.plan(file);
+        ObjectNode kv = facts.putObject("kv");
+        kv.put("type_k", kvOptions.keys().text())
+                .put("type_v", kvOptions.values().text());
+        GgufKvPlan.read(file).map(KvPlan::toString).ifPresent(plan -> kv.put("plan_of_file", plan));
+        if (asked != null) {
+            kv.put("plan", asked.toString());
+        }
+        MemoryEstimate estimate;
+        try {
+            estimate = MemoryEstimate.of(file, asked, type(kvOptions.keys()), type(kvOptions.values()));
+        } catch (UnsupportedOperationByModelException e) {
+            kv.put("note", e.getMessage());
+            return;
+        }
+        int context = contextSize != null
+                ? contextSize
+                : Math.max(1, facts.path("context_length_train").asInt(1));
+        kv.put("layers_with_storage", estimate.storage().size());
+        kv.put("bytes_per_token", estimate.kvBytesPerToken());
+        kv.put("context_size", context);
+        kv.put("bytes", estimate.kvBytes(context));
+        kv.put("exact", estimate.exact());
+        if (!estimate.note().isEmpty()) {
+            kv.put("note", estimate.note());
+        }
+    }
+
+    private void print(GgufFile file, ObjectNode facts, PrintWriter out) {
+        line(out, "model", facts.path("name").asText(file.path().getFileName().toString()));
+        line(out, "architecture", facts.path("architecture").asText());
+        line(out, "file type", types(file));
+        line(
+                out,
+                "parameters",
+                Values.format(
+                        "%,d in %d tensors",
+                        facts.path("parameters").asLong(), facts.path("tensors").asInt()));
+        line(out, "layers", facts.path("layers").asText());
+        String headsKv = facts.path("heads_kv").asText();
+        line(
+                out,
+                "heads",
+                facts.path("heads").asText() + (headsKv.isEmpty() ? "" : ", " + headsKv + " for keys and values"));
+        line(out, "embedding", facts.path("embedding_length").asText());
+        line(out, "vocabulary", facts.path("vocabulary_size").asText());
+        line(out, "trained with", facts.path("context_length_train").asText() + " tokens of context");
+        ObjectNode kv = (ObjectNode) facts.path("kv");
+        if (kv.has("bytes")) {
+            line(
+                    out,
+                    "KV cache",
+                    Values.format(
+                            "%s per token in %d of %d layers, keys %s, values %s",
+                            Values.bytes(kv.path("bytes_per_token").asLong()),
+                            kv.path("layers_with_storage").asInt(),
+                            facts.path("layers").asInt(),
+                            kv.path("type_k").asText(),
+                            kv.path("type_v").asText()));
+            line(
+                    out,
+                    "",
+                    Values.format(
+                            "%s at %d tokens",
+                            Values.bytes(kv.path("bytes").asLong()),
+                            kv.path("context_size").asInt()));
+        }
+        if (kv.has("note")) {
+            line(out, kv.has("bytes") ? "" : "KV cache", kv.path("note").asText());
+        }
+        plan(file, facts.path("layers").asInt()).ifPresent(plan -> {
+            if (plan.isStandard()) {
+                line(out, "KV plan", "standard: every layer keeps keys and values of its own");
+            } else {
+                line(out, "KV plan", plan.toString());
+                out.println();
+                out.println(plan.picture());
+            }
+        });
+    }
+
+    /** What would be used: the plan asked for, the file's, or every layer its own. */
+    private Optional<KvPlan> plan(GgufFile file, int layers) {
+        KvPlan asked = kvOptions.plan(file);
+        if (asked != null) {
+            return Optional.of(asked);
+        }
+        return GgufKvPlan.read(file)
+                .or(() -> layers < 1 || layers > KvPlan.MAX_LAYERS
+                        ? Optional.empty()
+                        : Optional.of(KvPlan.standard(layers)));
+    }
+
+    private static void line(PrintWriter out, String name, String value) {
+        if (!value.isEmpty()) {
+            out.println(Values.format("%-13s %s", name, value));
+        }
+    }
+
+    private static String types(GgufFile file) {
+        return bytesByType(file).entrySet().stream()
+                .sorted(Map.Entry.<String, Long>comparingByValue().reversed())
+                .map(type -> type.getKey() + " (" + Values.bytes(type.getValue()) + ")")
+                .collect(Collectors.joining(", "));
+    }
+
+    private static Map<String, Long> bytesByType(GgufFile file) {
+        return file.tensors().stream()
+                .collect(Collectors.groupingBy(
+                        tensor -> tensor.type().label(), TreeMap::new, Collectors.summingLong(GgufTensor::bytes)));
+    }
+
+    private static long vocabularySize(GgufFile file) {
+        int tokens = file.length("tokenizer.ggml.tokens");
+        return tokens > 0
+                ? tokens
+                : file.integer(GgufKeys.vocabSize(file.architecture())).orElse(0);
+    }
+
+    /** A number, or where it differs from layer to layer an array. */
+    private static void number(ObjectNode facts, String name, GgufFile file, String key) {
+        if (file.type(key).filter(GgufValueType.ARRAY::equals).isPresent()) {
+            file.integers(key).ifPresent(values -> Arrays.stream(values).forEach(facts.withArray(name)::add));
+        } else {
+            file.integer(key).ifPresent(value -> facts.put(name, value));
+        }
+    }
+
+    private static GgufType type(KvType type) {
+        return GgufType.ofLabel(type.text()).orElseThrow();
+    }
+}

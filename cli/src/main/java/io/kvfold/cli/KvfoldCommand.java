@@ -1,0 +1,78 @@
+package io.kvfold.cli;
+
+import picocli.CommandLine;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ScopeType;
+
+/** The command without a subcommand: prints what there is. */
+@Command(
+        name = "kvfold",
+        header = "Runs local language models (GGUF files) with a folded KV cache.",
+        description = {
+            "",
+            "A model's attention reads the keys and values of all former tokens from the KV cache. A KV plan lets layers"
+                    + " share them, so that the cache holds more tokens in the same memory. Models run inside this"
+                    + " process, on a llama.cpp of its own."
+        },
+        synopsisSubcommandLabel = "COMMAND",
+        commandListHeading = "%nCommands:%n",
+        optionListHeading = "%nOptions:%n",
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  kvfold chat --model model.gguf",
+            "  kvfold inspect model.gguf --ctx 32768",
+            "  kvfold generate --model model.gguf --prompt \"Once upon a time\" --max-tokens 50",
+            "  kvfold perplexity --help"
+        },
+        versionProvider = VersionCommand.class,
+        subcommands = {
+            ChatCommand.class,
+            GenerateCommand.class,
+            InspectCommand.class,
+            LogitsCommand.class,
+            PerplexityCommand.class,
+            VersionCommand.class
+        })
+final class KvfoldCommand implements Runnable {
+
+    private boolean verbose;
+
+    @CommandLine.Spec
+    @SuppressWarnings("NullAway.Init")
+    private CommandLine.Model.CommandSpec spec;
+
+    @Option(
+            names = {"-h", "--help"},
+            usageHelp = true,
+            scope = ScopeType.INHERIT,
+            description = "Prints this help.")
+    private boolean help;
+
+    @Option(
+            names = {"-V", "--version"},
+            versionHelp = true,
+            description = "Prints versions, backends and devices.")
+    private boolean version;
+
+    @Override
+    public void run() {
+        spec.commandLine().usage(spec.commandLine().getOut());
+    }
+
+    /** Takes effect while the command line is parsed, which is before the first logger is made. */
+    @Option(
+            names = "--verbose",
+            scope = ScopeType.INHERIT,
+            description = "Prints the engine's log, and the stack trace of an error.")
+    void setVerbose(boolean verbose) {
+        this.verbose = verbose;
+        if (verbose) {
+            System.setProperty("org.slf4j.simpleLogger.defaultLogLevel", "debug");
+        }
+    }
+
+    static boolean isVerbose(CommandLine command) {
+        return command.getCommandSpec().root().userObject() instanceof KvfoldCommand root && root.verbose;
+    }
+}

@@ -1,0 +1,61 @@
+package io.kvfold.cli;
+
+import io.kvfold.Engine;
+import java.io.FileDescriptor;
+import java.io.FileOutputStream;
+import java.io.OutputStreamWriter;
+import java.io.PrintWriter;
+import java.nio.charset.StandardCharsets;
+import java.util.function.Function;
+import picocli.CommandLine;
+import picocli.CommandLine.IFactory;
+
+/** Starts the {@code kvfold} command. */
+public final class Main {
+
+    private Main() {}
+
+    public static void main(String... arguments) {
+        // Models speak UTF-8, whatever the locale says.
+        CommandLine command = commandLine(Engine.Builder::open)
+                .setOut(new PrintWriter(
+                        new OutputStreamWriter(new FileOutputStream(FileDescriptor.out), StandardCharsets.UTF_8)))
+                .setErr(new PrintWriter(
+                        new OutputStreamWriter(new FileOutputStream(FileDescriptor.err), StandardCharsets.UTF_8),
+                        true));
+        int exitCode = command.execute(arguments);
+        command.getOut().flush();
+        System.exit(exitCode);
+    }
+
+    /** The whole command; {@code opener} stands in for the engine in tests. */
+    static CommandLine commandLine(Function<Engine.Builder, Engine> opener) {
+        IFactory factory = CommandLine.defaultFactory();
+        CommandLine command = new CommandLine(new KvfoldCommand(), new IFactory() {
+            @Override
+            public <K> K create(Class<K> type) throws Exception {
+                return type == EngineOptions.class ? type.cast(new EngineOptions(opener)) : factory.create(type);
+            }
+        });
+        Errors errors = new Errors();
+        command.setExecutionExceptionHandler(errors)
+                .setParameterExceptionHandler(errors)
+                .setCaseInsensitiveEnumValuesAllowed(true)
+                .setExpandAtFiles(false)
+                .setUsageHelpAutoWidth(true);
+        describe(command);
+        for (CommandLine subcommand : command.getSubcommands().values()) {
+            describe(subcommand);
+            subcommand.getCommandSpec().usageMessage().abbreviateSynopsis(true);
+        }
+        return command;
+    }
+
+    private static void describe(CommandLine command) {
+        command.getCommandSpec()
+                .usageMessage()
+                .sortOptions(false)
+                .exitCodeListHeading("%nExit codes:%n")
+                .exitCodeList(ExitCode.help());
+    }
+}

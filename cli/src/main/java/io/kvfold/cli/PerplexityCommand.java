@@ -1,0 +1,103 @@
+package io.kvfold.cli;
+
+import io.kvfold.Engine;
+import io.kvfold.InvalidRequestException;
+import io.kvfold.Logits;
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.concurrent.Callable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Spec;
+
+/** {@code kvfold perplexity}. */
+@Command(
+        name = "perplexity",
+        header = "Measures how well a model predicts a text; lower is better.",
+        description = {
+            "",
+            "The same figure as llama-perplexity of llama.cpp gives: the text is cut into chunks of --ctx-size tokens"
+                    + " (default 512), each starts with the begin-of-text token where the model wants it, and the tokens"
+                    + " of its second half are scored. Compare only figures of the same vocabulary, text and chunk size.",
+            ""
+        },
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  kvfold perplexity --model model.gguf --text wiki.test.raw",
+            "  kvfold perplexity --model model.gguf --text wiki.test.raw --ctx 2048 --kv-type q4_0 --flash-attn on",
+            "  kvfold perplexity --model model.gguf --text wiki.test.raw --chunks 20"
+        })
+final class PerplexityCommand implements Callable<Integer> {
+
+    private static final int DEFAULT_CONTEXT = 512;
+
+    @Spec
+    @SuppressWarnings("NullAway.Init")
+    private CommandSpec spec;
+
+    @Mixin
+    @SuppressWarnings("NullAway.Init")
+    private EngineOptions engineOptions;
+
+    @Option(names = "--text", required = true, paramLabel = "FILE", description = "The text, UTF-8.")
+    @SuppressWarnings("NullAway.Init")
+    private Path text;
+
+    @Option(names = "--chunks", paramLabel = "N", description = "Stop after N chunks. Default: the whole text.")
+    private int maxChunks = Integer.MAX_VALUE;
+
+    @Override
+    public Integer call() throws IOException {
+        Integer asked = engineOptions.contextSize();
+        int context = asked == null ? DEFAULT_CONTEXT : asked;
+        if (context < 4 || maxChunks < 1) {
+            throw new ParameterException(spec.commandLine(), "--ctx-size is 4 or more and --chunks 1 or more");
+        }
+        String content = Files.readString(text).replaceFirst("\\n\\z", "");
+        try (Engine engine = engineOptions.open(context)) {
+            int[] tokens = engine.tokenize(content, true, false);
+            if (tokens.length < 2 * context) {
+                throw new InvalidRequestException(Values.format(
+                        "%s has %d tokens, but two chunks of %d take %d", text, tokens.length, context, 2 * context));
+            }
+            int chunks = Math.min(tokens.length / context, maxChunks);
+            PerplexityScore score = score(engine, tokens, context, chunks);
+            PrintWriter out = spec.commandLine().getOut();
+            out.println(Values.format(
+                    "PPL = %.4f +/- %.5f (%d tokens scored in %d chunks of %d)",
+                    score.perplexity(), score.standardError(), score.count(), chunks, context));
+        }
+        return ExitCode.OK;
+    }
+
+    private static PerplexityScore score(Engine engine, int[] tokens, int context, int chunks) {
+        Integer bos = engine.info().model().tokens().bos();
+        int[] around = engine.tokenize("", true, false);
+        boolean startsWithBos = bos != null && around.length > 0 && bos == around[0];
+        float[] row = new float[engine.info().model().vocabularySize()];
+        PerplexityScore score = new PerplexityScore();
+        try (Progress progress = new Progress("scoring", chunks, " chunks")) {
+            for (int chunk = 0; chunk < chunks; chunk++) {
+                int[] input = Arrays.copyOfRange(tokens, chunk * context, (chunk + 1) * context);
+                int[] expected = input.clone();
+                if (startsWithBos) {
+                    input[0] = around[0];
+                }
+                Logits logits = engine.evaluate(input);
+                for (int position = context / 2; position < context - 1; position++) {
+                    logits.copyRow(position, row);
+                    score.add(row, expected[position + 1]);
+                }
+                progress.stepTo(chunk + 1);
+                progress.message(Values.format("PPL %.4f", score.perplexity()));
+            }
+        }
+        return score;
+    }
+}

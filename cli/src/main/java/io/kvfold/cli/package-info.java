@@ -1,0 +1,5 @@
+/** The {@code kvfold} command. */
+@NullMarked
+package io.kvfold.cli;
+
+import org.jspecify.annotations.NullMarked;

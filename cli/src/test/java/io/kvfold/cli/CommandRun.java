@@ -1,0 +1,20 @@
+package io.kvfold.cli;
+
+import io.kvfold.Engine;
+import java.io.PrintWriter;
+import java.io.StringWriter;
+import java.util.function.Function;
+
+/** What one call of the command returned and printed. */
+record CommandRun(int exitCode, String out, String err) {
+
+    static CommandRun of(Function<Engine.Builder, Engine> opener, String... arguments) {
+        StringWriter out = new StringWriter();
+        StringWriter err = new StringWriter();
+        int exitCode = Main.commandLine(opener)
+                .setOut(new PrintWriter(out))
+                .setErr(new PrintWriter(err, true))
+                .execute(arguments);
+        return new CommandRun(exitCode, out.toString(), err.toString());
+    }
+}

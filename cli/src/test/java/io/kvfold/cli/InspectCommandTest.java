@@ -1,0 +1,116 @@
+package io.kvfold.cli;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import io.kvfold.Engine;
+import io.kvfold.KvPlan;
+import io.kvfold.gguf.GgufKeys;
+import io.kvfold.gguf.GgufKvPlan;
+import io.kvfold.gguf.GgufType;
+import io.kvfold.gguf.GgufValueType;
+import io.kvfold.gguf.GgufWriter;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+final class InspectCommandTest {
+
+    @TempDir
+    @SuppressWarnings("NullAway.Init")
+    private Path directory;
+
+    @SuppressWarnings("NullAway.Init")
+    private Path model;
+
+    /** 4 layers, 2 KV heads of 32 elements: 2 * 2 * 32 * 2 = 256 bytes per token and layer in f16. */
+    private static GgufWriter header(String architecture) {
+        return new GgufWriter()
+                .put(GgufKeys.ARCHITECTURE, architecture)
+                .put(GgufKeys.NAME, "tiny")
+                .put(GgufKeys.blockCount(architecture), GgufValueType.UINT32, 4)
+                .put(GgufKeys.embeddingLength(architecture), GgufValueType.UINT32, 128)
+                .put(GgufKeys.contextLength(architecture), GgufValueType.UINT32, 512)
+                .put(GgufKeys.headCount(architecture), GgufValueType.UINT32, 4)
+                .put(GgufKeys.headCountKv(architecture), GgufValueType.UINT32, 2)
+                .put(GgufKeys.vocabSize(architecture), GgufValueType.UINT32, 256)
+                .tensor("output_norm.weight", GgufType.F32, List.of(128L), out -> out.write(new byte[512]));
+    }
+
+    @BeforeEach
+    void writeAModel() throws IOException {
+        model = directory.resolve("model.gguf");
+        header("llama").write(model);
+    }
+
+    private static CommandRun inspect(Object... arguments) {
+        String[] all = new String[arguments.length + 1];
+        all[0] = "inspect";
+        for (int i = 0; i < arguments.length; i++) {
+            all[i + 1] = arguments[i].toString();
+        }
+        return CommandRun.of(Engine.Builder::open, all);
+    }
+
+    @Test
+    void tellsTheShapeAndTheKvCacheAtTheContextTheModelWasTrainedWith() {
+        CommandRun run = inspect(model);
+
+        assertThat(run.exitCode()).isZero();
+        assertThat(run.out())
+                .contains("model         tiny", "architecture  llama", "file type     f32 (512 B)")
+                .contains("heads         4, 2 for keys and values", "vocabulary    256")
+                .contains("1.00 KiB per token in 4 of 4 layers, keys f16, values f16", "512 KiB at 512 tokens")
+                .contains("KV plan       standard");
+    }
+
+    @Test
+    void tellsWhatAPlanAndATypeSave() {
+        CommandRun run = inspect(model, "--kv-plan", "lckv:2", "--kv-type", "q8_0", "--ctx", 1024);
+
+        assertThat(run.out())
+                .contains("408 B per token in 3 of 4 layers, keys q8_0, values q8_0", "408 KiB at 1024 tokens")
+                .contains("KV plan       0_2_2_3", "reads 2 above");
+    }
+
+    @Test
+    void showsThePlanOfTheFile() throws IOException, JsonProcessingException {
+        GgufWriter writer = header("llama");
+        GgufKvPlan.write(writer, "llama", KvPlan.of(0, 0, 2, 2));
+        writer.write(model);
+
+        JsonNode facts = new ObjectMapper().readTree(inspect(model, "--json").out());
+
+        assertThat(facts.path("kv").path("plan_of_file").asText()).isEqualTo("0_0_2_2");
+        assertThat(facts.path("kv").path("layers_with_storage").asInt()).isEqualTo(2);
+        assertThat(facts.path("kv").path("bytes_per_token").asInt()).isEqualTo(512);
+        assertThat(facts.path("kv").path("bytes").asInt()).isEqualTo(512 * 512);
+        assertThat(facts.path("heads_kv").asInt()).isEqualTo(2);
+        assertThat(facts.path("file_type").asText()).isEqualTo("f32");
+    }
+
+    @Test
+    void saysWhyTheKvCacheOfARecurrentModelCannotBeTold() throws IOException {
+        header("mamba").write(model);
+
+        CommandRun run = inspect(model);
+
+        assertThat(run.exitCode()).isZero();
+        assertThat(run.out()).contains("KV cache      architecture mamba keeps a recurrent state");
+    }
+
+    @Test
+    void givesScriptsAnExitCodeForWhatIsNoModel() throws IOException {
+        assertThat(inspect(directory.resolve("nothing")).exitCode()).isEqualTo(ExitCode.MODEL);
+        assertThat(inspect(Files.createFile(directory.resolve("empty"))).exitCode())
+                .isEqualTo(ExitCode.MODEL);
+        assertThat(inspect(model, "--kv-plan", "0_1").exitCode()).isEqualTo(ExitCode.USAGE);
+        assertThat(inspect(model, "--ctx", 0).exitCode()).isEqualTo(ExitCode.USAGE);
+    }
+}

@@ -1,0 +1,4 @@
+@NullMarked
+package io.kvfold.cli;
+
+import org.jspecify.annotations.NullMarked;
