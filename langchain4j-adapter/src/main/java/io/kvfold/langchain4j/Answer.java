@@ -1,0 +1,113 @@
+package io.kvfold.langchain4j;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import dev.langchain4j.agent.tool.ToolExecutionRequest;
+import dev.langchain4j.data.message.AiMessage;
+import dev.langchain4j.model.chat.response.ChatModelStreamingEvent;
+import dev.langchain4j.model.chat.response.ChatResponse;
+import dev.langchain4j.model.chat.response.PartialResponse;
+import dev.langchain4j.model.chat.response.PartialThinking;
+import dev.langchain4j.model.output.FinishReason;
+import java.util.List;
+import java.util.function.Consumer;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * One answer while it is read from llama-server's chunks. A {@code chat.completion} that comes whole is read like a single
+ * chunk, so that both ways give the same answer. Not thread-safe.
+ */
+final class Answer {
+
+    private final String modelName;
+    private final boolean returnThinking;
+    private final long kvBytesPerToken;
+    private final StringBuilder text = new StringBuilder();
+    private final StringBuilder thinking = new StringBuilder();
+    private final ToolCalls toolCalls = new ToolCalls();
+    private String id = "";
+    private @Nullable FinishReason finishReason;
+    private @Nullable JsonNode usage;
+    private @Nullable JsonNode timings;
+
+    Answer(String modelName, boolean returnThinking, long kvBytesPerToken) {
+        this.modelName = modelName;
+        this.returnThinking = returnThinking;
+        this.kvBytesPerToken = kvBytesPerToken;
+    }
+
+    /** Takes the next chunk and hands what is new in it to {@code events}. */
+    void accept(JsonNode chunk, Consumer<ChatModelStreamingEvent> events) {
+        id = chunk.path("id").asText(id);
+        usage = chunk.hasNonNull("usage") ? chunk.get("usage") : usage;
+        timings = chunk.hasNonNull("timings") ? chunk.get("timings") : timings;
+        for (JsonNode choice : chunk.path("choices")) {
+            accept(choice.has("delta") ? choice.get("delta") : choice.path("message"), events, choice);
+        }
+    }
+
+    private void accept(JsonNode delta, Consumer<ChatModelStreamingEvent> events, JsonNode choice) {
+        String newThinking = delta.path("reasoning_content").asText("");
+        if (returnThinking && !newThinking.isEmpty()) {
+            thinking.append(newThinking);
+            events.accept(new PartialThinking(newThinking));
+        }
+        String newText = delta.path("content").asText("");
+        if (!newText.isEmpty()) {
+            text.append(newText);
+            events.accept(new PartialResponse(newText));
+        }
+        int position = 0;
+        for (JsonNode call : delta.path("tool_calls")) {
+            toolCalls.accept(call, position++, events);
+        }
+        if (choice.hasNonNull("finish_reason")) {
+            finishReason = finishReason(choice.get("finish_reason").asText());
+            toolCalls.complete(events);
+        }
+    }
+
+    /** The whole answer, after its last chunk. */
+    ChatResponse toResponse() {
+        if (finishReason == null || usage == null) {
+            throw new IllegalStateException("the answer ended without a finish reason or without its token usage");
+        }
+        List<ToolExecutionRequest> requests = toolCalls.requests();
+        AiMessage message = AiMessage.builder()
+                .text(text.isEmpty() ? null : text.toString())
+                .thinking(thinking.isEmpty() ? null : thinking.toString())
+                .toolExecutionRequests(requests)
+                .build();
+        return ChatResponse.builder()
+                .aiMessage(message)
+                .metadata(metadata(usage, finishReason))
+                .build();
+    }
+
+    private KvfoldChatResponseMetadata metadata(JsonNode usage, FinishReason finishReason) {
+        int prompt = usage.path("prompt_tokens").asInt();
+        int cached = usage.path("prompt_tokens_details").path("cached_tokens").asInt();
+        int generated = usage.path("completion_tokens").asInt();
+        return KvfoldChatResponseMetadata.builder()
+                .id(id)
+                .modelName(modelName)
+                .tokenUsage(new KvfoldTokenUsage(prompt, cached, generated))
+                .finishReason(finishReason)
+                .inputTokensPerSecond(speed("prompt_per_second"))
+                .outputTokensPerSecond(speed("predicted_per_second"))
+                .kvCacheBytes((prompt + (long) generated) * kvBytesPerToken)
+                .build();
+    }
+
+    private @Nullable Double speed(String key) {
+        return timings != null && timings.hasNonNull(key) ? timings.get(key).asDouble() : null;
+    }
+
+    private static FinishReason finishReason(String reason) {
+        return switch (reason) {
+            case "stop" -> FinishReason.STOP;
+            case "length" -> FinishReason.LENGTH;
+            case "tool_calls" -> FinishReason.TOOL_EXECUTION;
+            default -> FinishReason.OTHER;
+        };
+    }
+}

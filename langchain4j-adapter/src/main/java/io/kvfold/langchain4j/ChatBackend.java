@@ -1,0 +1,116 @@
+package io.kvfold.langchain4j;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import dev.langchain4j.model.chat.request.ChatRequest;
+import dev.langchain4j.model.chat.response.ChatResponse;
+import io.kvfold.Engine;
+import io.kvfold.Generation;
+import io.kvfold.KvfoldException;
+import java.time.Duration;
+import java.util.concurrent.atomic.AtomicReference;
+import java.util.function.Supplier;
+import org.jspecify.annotations.Nullable;
+import org.slf4j.Logger;
+
+/** What a chat model does with an engine, whether it streams or not. Thread-safe. */
+final class ChatBackend implements AutoCloseable {
+
+    private final EngineHandle engine;
+    private final KvfoldChatRequestParameters defaults;
+    private final ChatRequestMapper mapper;
+    private final AtomicReference<@Nullable Boolean> vision = new AtomicReference<>();
+    private final String modelName;
+    private final long kvBytesPerToken;
+    private final boolean returnThinking;
+    private final @Nullable Duration timeout;
+    private final boolean logRequests;
+    private final boolean logResponses;
+    private final Logger log;
+
+    ChatBackend(ChatModelBuilder<?> builder, Logger log) {
+        this.engine = builder.openEngine();
+        this.modelName = engine.modelName();
+        this.kvBytesPerToken = engine.engine().info().kv().bytesPerToken();
+        this.defaults = builder.parameters();
+        this.mapper = new ChatRequestMapper(modelName, builder.sendThinking, this::acceptsImages);
+        this.returnThinking = builder.returnThinking;
+        this.timeout = builder.timeout;
+        this.logRequests = builder.logRequests;
+        this.logResponses = builder.logResponses;
+        this.log = log;
+        try {
+            mapper.validate(defaults);
+        } catch (RuntimeException e) {
+            engine.close();
+            throw e;
+        }
+    }
+
+    KvfoldChatRequestParameters defaults() {
+        return defaults;
+    }
+
+    /** Validates the request; each call is a run of its own, which starts when its first event is asked for. */
+    Supplier<ChatCall> calls(ChatRequest request, boolean stream) {
+        ObjectNode body = mapper.toBody(request, stream);
+        return () -> new ChatCall(
+                () -> start(body),
+                new Answer(modelName, returnThinking, kvBytesPerToken),
+                timeout,
+                this::logResponse);
+    }
+
+    ChatCall call(ChatRequest request, boolean stream) {
+        return calls(request, stream).get();
+    }
+
+    private Generation start(ObjectNode body) {
+        logRequest(body);
+        return engine.engine().chat(body);
+    }
+
+    private void logRequest(ObjectNode body) {
+        if (!logRequests || !log.isInfoEnabled()) {
+            return;
+        }
+        String prompt;
+        try {
+            prompt = engine.engine().applyTemplate(body);
+        } catch (KvfoldException e) {
+            prompt = "(none: " + e.getMessage() + ")";
+        }
+        log.info("Request to {}: {}\nPrompt:\n{}", modelName, body, prompt);
+    }
+
+    private void logResponse(ChatResponse response) {
+        if (logResponses) {
+            log.info("Answer of {}: {}", modelName, response);
+        }
+    }
+
+    Engine engine() {
+        return engine.engine();
+    }
+
+    private boolean acceptsImages() {
+        Boolean known = vision.get();
+        if (known == null) {
+            known = engine.call("/props", ChatRequestMapper.JSON_MAPPER.createObjectNode())
+                    .path("modalities")
+                    .path("vision")
+                    .asBoolean();
+            vision.set(known);
+        }
+        return known;
+    }
+
+    @Override
+    public void close() {
+        engine.close();
+    }
+
+    @Override
+    public String toString() {
+        return engine.engine().toString();
+    }
+}

@@ -1,0 +1,151 @@
+package io.kvfold.langchain4j;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import dev.langchain4j.exception.InternalServerException;
+import dev.langchain4j.exception.TimeoutException;
+import dev.langchain4j.model.chat.response.ChatModelStreamingEvent;
+import dev.langchain4j.model.chat.response.ChatResponse;
+import dev.langchain4j.model.chat.response.CompleteResponse;
+import dev.langchain4j.model.chat.response.StreamingHandle;
+import io.kvfold.Generation;
+import io.kvfold.GenerationCancelledException;
+import io.kvfold.KvfoldException;
+import java.time.Duration;
+import java.util.ArrayDeque;
+import java.util.Queue;
+import java.util.concurrent.CancellationException;
+import java.util.concurrent.Future;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Consumer;
+import java.util.function.Supplier;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * One request on its way: pulls chunks out of the engine and hands out the events they hold. {@link #nextEvent()} is
+ * called by one thread at a time; {@link #cancel()} by any, during prefill as well as decode.
+ */
+final class ChatCall implements StreamingHandle, AutoCloseable {
+
+    private final Supplier<Generation> start;
+    private final Answer answer;
+    private final @Nullable Duration timeout;
+    private final Consumer<ChatResponse> onAnswer;
+    private final Queue<ChatModelStreamingEvent> events = new ArrayDeque<>();
+    private volatile @Nullable Generation generation;
+    private volatile boolean cancelled;
+    private volatile boolean expired;
+    private @Nullable Future<?> deadline;
+    private boolean complete;
+
+    ChatCall(Supplier<Generation> start, Answer answer, @Nullable Duration timeout, Consumer<ChatResponse> onAnswer) {
+        this.start = start;
+        this.answer = answer;
+        this.timeout = timeout;
+        this.onAnswer = onAnswer;
+    }
+
+    /**
+     * Waits for the next event, the last of which is a {@link CompleteResponse}; null after that one.
+     *
+     * @throws CancellationException after {@link #cancel()}, or if the thread is interrupted
+     * @throws RuntimeException as LangChain4j names the engine's errors
+     */
+    @Nullable ChatModelStreamingEvent nextEvent() {
+        try {
+            while (true) {
+                if (cancelled) {
+                    throw new CancellationException("the request was cancelled");
+                }
+                ChatModelStreamingEvent event = events.poll();
+                if (event != null || complete) {
+                    return event;
+                }
+                JsonNode chunk = started().next();
+                if (chunk != null) {
+                    answer.accept(chunk, events::add);
+                } else {
+                    complete();
+                }
+            }
+        } catch (GenerationCancelledException e) {
+            if (expired) {
+                throw new TimeoutException("no complete answer within the timeout of " + timeout, e);
+            }
+            throw Errors.translate(e);
+        } catch (KvfoldException e) {
+            throw Errors.translate(e);
+        } catch (IllegalStateException e) {
+            if (e instanceof CancellationException) {
+                throw e;
+            }
+            throw new InternalServerException(e.getMessage(), e);
+        }
+    }
+
+    /** Waits for the whole answer. */
+    ChatResponse await() {
+        while (true) {
+            if (nextEvent() instanceof CompleteResponse last) {
+                return last.chatResponse();
+            }
+        }
+    }
+
+    private Generation started() {
+        Generation running = generation;
+        if (running == null) {
+            running = start.get();
+            generation = running;
+            if (timeout != null) {
+                deadline = Threads.DEADLINES.schedule(this::expire, timeout.toNanos(), TimeUnit.NANOSECONDS);
+            }
+            if (cancelled) { // by a thread that did not see the generation yet
+                running.cancel();
+            }
+        }
+        return running;
+    }
+
+    private void complete() {
+        ChatResponse response = answer.toResponse();
+        complete = true;
+        close();
+        onAnswer.accept(response);
+        events.add(new CompleteResponse(response));
+    }
+
+    private void expire() {
+        expired = true;
+        cancelGeneration();
+    }
+
+    @Override
+    public void cancel() {
+        cancelled = true;
+        cancelGeneration();
+    }
+
+    @Override
+    public boolean isCancelled() {
+        return cancelled;
+    }
+
+    private void cancelGeneration() {
+        Generation running = generation;
+        if (running != null) {
+            running.cancel();
+        }
+    }
+
+    /** Frees the slot. Called by the thread that calls {@link #nextEvent()}, or when there is none. */
+    @Override
+    public void close() {
+        if (deadline != null) {
+            deadline.cancel(false);
+        }
+        Generation running = generation;
+        if (running != null) {
+            running.close();
+        }
+    }
+}

@@ -1,0 +1,109 @@
+package io.kvfold.langchain4j;
+
+import io.kvfold.Engine;
+import io.kvfold.KvPlan;
+import java.nio.file.Path;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * What the builders of all models have in common: an engine that is borrowed, or the options of one that is opened and
+ * owned. Not thread-safe.
+ */
+abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
+
+    private final Map<String, Object> options = new LinkedHashMap<>();
+    private @Nullable Engine engine;
+    private @Nullable Path modelPath;
+
+    /**
+     * Borrows an engine, so that several models share weights and KV cache. The model does not close it, and fails once
+     * the application has closed it. Excludes every option of an engine below.
+     */
+    public B engine(@Nullable Engine engine) {
+        this.engine = engine;
+        return self();
+    }
+
+    /** The GGUF file of an engine that {@link #engine} does not lend; the model owns that engine and closes it. */
+    public B modelPath(@Nullable Path modelPath) {
+        this.modelPath = modelPath;
+        return self();
+    }
+
+    /** As {@link #modelPath(Path)}. */
+    public B modelPath(@Nullable String modelPath) {
+        return modelPath(modelPath == null ? null : Path.of(modelPath));
+    }
+
+    /** Tokens in all slots together; default: what the model was trained with, for each slot. */
+    public B contextSize(@Nullable Integer tokens) {
+        return engineOption("ctx-size", tokens);
+    }
+
+    /** Requests that are decoded side by side; default 4. */
+    public B slots(@Nullable Integer slots) {
+        return engineOption("parallel", slots);
+    }
+
+    /** Threads that compute on the CPU; default: the number of physical cores. */
+    public B threads(@Nullable Integer threads) {
+        return engineOption("threads", threads);
+    }
+
+    /** Layers to keep on a GPU; default: as many as there are. */
+    public B gpuLayers(@Nullable Integer layers) {
+        return engineOption("n-gpu-layers", layers);
+    }
+
+    /** Which layer reads whose keys and values; default: what the GGUF file says. */
+    public B kvPlan(@Nullable KvPlan plan) {
+        return engineOption("kv-plan", plan == null ? null : plan.toString());
+    }
+
+    /**
+     * Any option of the engine by llama-server's long name, such as {@code "cache-type-k"}.
+     *
+     * @param value a string, a number, a boolean, or a list of these; null goes back to the default
+     */
+    public B engineOption(String name, @Nullable Object value) {
+        if (value == null) {
+            options.remove(name);
+        } else {
+            options.put(name, value);
+        }
+        return self();
+    }
+
+    /**
+     * The borrowed engine, or a new one.
+     *
+     * @param flags options that a new engine needs for this kind of model
+     * @throws IllegalArgumentException if neither an engine nor a model path is set, or both, or a borrowed engine has
+     *     options
+     */
+    EngineHandle openEngine(String... flags) {
+        if (engine != null) {
+            if (modelPath != null || !options.isEmpty()) {
+                throw new IllegalArgumentException("A borrowed engine is already open: remove "
+                        + (modelPath != null ? "modelPath " + modelPath : "the engine options " + options.keySet()));
+            }
+            return new EngineHandle(engine, false);
+        }
+        if (modelPath == null) {
+            throw new IllegalArgumentException("Set modelPath to a GGUF file, or engine to an open engine");
+        }
+        Engine.Builder builder = Engine.builder().model(modelPath);
+        for (String flag : flags) {
+            builder.option(flag, true);
+        }
+        options.forEach(builder::option);
+        return new EngineHandle(Errors.translating(builder::open), true);
+    }
+
+    @SuppressWarnings("unchecked") // B is the builder's own class
+    B self() {
+        return (B) this;
+    }
+}
