@@ -19,12 +19,13 @@ import dev.langchain4j.data.message.TextContent;
 import dev.langchain4j.data.message.ToolExecutionResultMessage;
 import dev.langchain4j.data.message.UserMessage;
 import dev.langchain4j.exception.InvalidRequestException;
-import dev.langchain4j.internal.JsonSchemaElementUtils;
+import dev.langchain4j.internal.JsonSchemaElementJsonUtils;
 import dev.langchain4j.model.chat.request.ChatRequest;
 import dev.langchain4j.model.chat.request.ChatRequestParameters;
 import dev.langchain4j.model.chat.request.ResponseFormat;
 import dev.langchain4j.model.chat.request.ToolChoice;
 import dev.langchain4j.model.chat.request.json.JsonSchema;
+import dev.langchain4j.model.chat.request.json.JsonSchemaElement;
 import java.util.List;
 import java.util.Locale;
 import java.util.function.BooleanSupplier;
@@ -168,16 +169,33 @@ final class ChatRequestMapper {
             ObjectNode function = tools.addObject().put("type", "function").putObject("function");
             function.put("name", tool.name());
             putText(function, "description", tool.description());
-            if (tool.parameters() != null) {
-                boolean strict = Boolean.TRUE.equals(tool.strict());
-                function.set(
-                        "parameters", JSON_MAPPER.valueToTree(JsonSchemaElementUtils.toMap(tool.parameters(), strict)));
-            } else {
-                function.putObject("parameters").put("type", "object").putObject("properties");
-            }
+            function.set("parameters", parameters(tool));
         }
         if (parameters.toolChoice() != null) {
             body.put("tool_choice", parameters.toolChoice().name().toLowerCase(Locale.ROOT));
+        }
+    }
+
+    /** A schema without properties means any object, which for the arguments of a tool means none. */
+    private static ObjectNode parameters(ToolSpecification tool) {
+        if (tool.parameters() == null) {
+            ObjectNode none = JSON_MAPPER.createObjectNode().put("type", "object");
+            none.putObject("properties");
+            return none;
+        }
+        ObjectNode schema = schema(tool.parameters(), "the parameters of tool '" + tool.name() + "'");
+        if (!schema.has("properties") && !schema.has("additionalProperties")) {
+            schema.putObject("properties");
+        }
+        return schema;
+    }
+
+    /** Strict in any case, since the grammar made of it lets nothing else through. */
+    private static ObjectNode schema(JsonSchemaElement element, String where) {
+        try {
+            return JSON_MAPPER.valueToTree(JsonSchemaElementJsonUtils.toMap(element));
+        } catch (RuntimeException e) {
+            throw new InvalidRequestException("no valid JSON schema in " + where + ": " + e.getMessage(), e);
         }
     }
 
@@ -194,7 +212,7 @@ final class ChatRequestMapper {
         target.put("type", "json_schema");
         ObjectNode wrapper = target.putObject("json_schema");
         putText(wrapper, "name", schema.name());
-        wrapper.set("schema", JSON_MAPPER.valueToTree(JsonSchemaElementUtils.toMap(schema.rootElement())));
+        wrapper.set("schema", schema(schema.rootElement(), "the response format"));
     }
 
     ArrayNode messages(Iterable<ChatMessage> messages) {

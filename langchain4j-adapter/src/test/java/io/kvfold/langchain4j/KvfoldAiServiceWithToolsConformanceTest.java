@@ -1,0 +1,45 @@
+package io.kvfold.langchain4j;
+
+import dev.langchain4j.data.image.Image;
+import dev.langchain4j.model.chat.ChatModel;
+import dev.langchain4j.service.common.AbstractAiServiceWithToolsIT;
+import io.kvfold.Engine;
+import java.util.List;
+import org.junit.jupiter.api.AfterAll;
+
+/**
+ * LangChain4j's suite for AI services with tools, against a scripted llama-server.
+ *
+ * <p>Switched off: {@code supportsMultimodalToolResults} (off by default), because the scripted model has no image
+ * projector; the test that images in tool results are refused runs instead.
+ */
+class KvfoldAiServiceWithToolsConformanceTest extends AbstractAiServiceWithToolsIT {
+
+    private final Engine engine = FakeLlamaServer.engine();
+
+    @AfterAll
+    void closeEngine() {
+        engine.close();
+    }
+
+    @Override
+    protected List<ChatModel> models() {
+        return List.of(KvfoldChatModel.builder().engine(engine).build());
+    }
+
+    @Override
+    protected boolean supportsRecursion() {
+        return true;
+    }
+
+    @Override
+    protected boolean verifyModelInteractions() {
+        return true;
+    }
+
+    /** Instead of one from the network. */
+    @Override
+    protected Image catImage() {
+        return Image.builder().base64Data("AAAA").mimeType("image/png").build();
+    }
+}

@@ -1,0 +1,46 @@
+package io.kvfold.langchain4j;
+
+import dev.langchain4j.exception.InvalidRequestException;
+import dev.langchain4j.model.chat.ChatModel;
+import dev.langchain4j.model.chat.common.AbstractChatModelListenerIT;
+import dev.langchain4j.model.chat.listener.ChatModelListener;
+import io.kvfold.Engine;
+import org.junit.jupiter.api.AfterEach;
+
+/** LangChain4j's suite for the listeners of a chat model. Nothing is switched off. */
+class KvfoldChatModelListenerConformanceTest extends AbstractChatModelListenerIT {
+
+    private final Engine engine = FakeLlamaServer.engine();
+
+    @AfterEach
+    void closeEngine() {
+        engine.close();
+    }
+
+    @Override
+    protected ChatModel createModel(ChatModelListener listener) {
+        return KvfoldChatModel.builder()
+                .engine(engine)
+                .modelName(modelName())
+                .temperature(temperature())
+                .topP(topP())
+                .maxOutputTokens(maxTokens())
+                .listeners(listener)
+                .build();
+    }
+
+    @Override
+    protected String modelName() {
+        return "scripted";
+    }
+
+    @Override
+    protected ChatModel createFailingModel(ChatModelListener listener) {
+        return createModel(listener);
+    }
+
+    @Override
+    protected Class<? extends Exception> expectedExceptionClass() {
+        return InvalidRequestException.class;
+    }
+}
