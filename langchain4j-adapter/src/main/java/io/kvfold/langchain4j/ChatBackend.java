@@ -54,10 +54,7 @@ final class ChatBackend implements AutoCloseable {
     Supplier<ChatCall> calls(ChatRequest request, boolean stream) {
         ObjectNode body = mapper.toBody(request, stream);
         return () -> new ChatCall(
-                () -> start(body),
-                new Answer(modelName, returnThinking, kvBytesPerToken),
-                timeout,
-                this::logResponse);
+                () -> start(body), new Answer(modelName, returnThinking, kvBytesPerToken), timeout, this::logResponse);
     }
 
     ChatCall call(ChatRequest request, boolean stream) {

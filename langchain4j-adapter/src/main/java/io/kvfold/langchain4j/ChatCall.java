@@ -50,7 +50,8 @@ final class ChatCall implements StreamingHandle, AutoCloseable {
      * @throws CancellationException after {@link #cancel()}, or if the thread is interrupted
      * @throws RuntimeException as LangChain4j names the engine's errors
      */
-    @Nullable ChatModelStreamingEvent nextEvent() {
+    @Nullable
+    ChatModelStreamingEvent nextEvent() {
         try {
             while (true) {
                 if (cancelled) {

@@ -13,10 +13,16 @@ import org.jspecify.annotations.Nullable;
 abstract class ChatModelBuilder<B extends ChatModelBuilder<B>> extends EngineBackedBuilder<B> {
 
     private final KvfoldChatRequestParameters.Builder parameters = KvfoldChatRequestParameters.builder();
-    @Nullable ChatRequestParameters defaultRequestParameters;
+
+    @Nullable
+    ChatRequestParameters defaultRequestParameters;
+
     boolean returnThinking;
     boolean sendThinking;
-    @Nullable Duration timeout;
+
+    @Nullable
+    Duration timeout;
+
     boolean logRequests;
     boolean logResponses;
     List<ChatModelListener> listeners = List.of();

@@ -47,8 +47,7 @@ final class ChatPublisher implements Publisher<ChatModelStreamingEvent> {
         private volatile @Nullable Subscriber<? super ChatModelStreamingEvent> subscriber;
         private volatile boolean invalidDemand;
 
-        ChatSubscription(
-                Subscriber<? super ChatModelStreamingEvent> subscriber, ChatCall call, Executor executor) {
+        ChatSubscription(Subscriber<? super ChatModelStreamingEvent> subscriber, ChatCall call, Executor executor) {
             this.subscriber = subscriber;
             this.call = call;
             this.executor = executor;
@@ -101,7 +100,8 @@ final class ChatPublisher implements Publisher<ChatModelStreamingEvent> {
         /** Whether more may follow. */
         private boolean emitOne(Subscriber<? super ChatModelStreamingEvent> target) {
             if (invalidDemand) {
-                fail(new IllegalArgumentException("the demand of a subscriber must be positive (Reactive Streams 3.9)"));
+                fail(new IllegalArgumentException(
+                        "the demand of a subscriber must be positive (Reactive Streams 3.9)"));
                 return false;
             }
             ChatModelStreamingEvent event;

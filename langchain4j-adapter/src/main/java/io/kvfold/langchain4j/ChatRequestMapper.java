@@ -103,14 +103,17 @@ final class ChatRequestMapper {
         }
         double number = value.doubleValue();
         if (!(number >= least && number <= most)) {
-            throw new InvalidRequestException(most >= Integer.MAX_VALUE
-                    ? "%s must be at least %s, but is %s".formatted(name, plain(least), value)
-                    : "%s must be in [%s, %s], but is %s".formatted(name, plain(least), plain(most), value));
+            throw new InvalidRequestException(
+                    most >= Integer.MAX_VALUE
+                            ? "%s must be at least %s, but is %s".formatted(name, plain(least), value)
+                            : "%s must be in [%s, %s], but is %s".formatted(name, plain(least), plain(most), value));
         }
     }
 
     private static String plain(double limit) {
-        return limit == Math.rint(limit) && Math.abs(limit) < 1e9 ? Long.toString((long) limit) : Double.toString(limit);
+        return limit == Math.rint(limit) && Math.abs(limit) < 1e9
+                ? Long.toString((long) limit)
+                : Double.toString(limit);
     }
 
     private static boolean isJson(@Nullable ResponseFormat format) {
@@ -271,7 +274,10 @@ final class ChatRequestMapper {
             if (content instanceof TextContent text) {
                 parts.addObject().put("type", "text").put("text", text.text());
             } else if (content instanceof ImageContent image && acceptsImages.getAsBoolean()) {
-                parts.addObject().put("type", "image_url").putObject("image_url").put("url", dataUrl(image.image()));
+                parts.addObject()
+                        .put("type", "image_url")
+                        .putObject("image_url")
+                        .put("url", dataUrl(image.image()));
             } else {
                 throw Errors.unsupported("Content of type " + name(content.type()) + " (non-text content) in " + where);
             }

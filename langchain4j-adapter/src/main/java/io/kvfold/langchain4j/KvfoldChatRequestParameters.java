@@ -88,8 +88,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
 
     @Override
     public int hashCode() {
-        return Objects.hash(
-                super.hashCode(), seed, minP, repeatPenalty, parallelToolCalls, enableThinking, grammar);
+        return Objects.hash(super.hashCode(), seed, minP, repeatPenalty, parallelToolCalls, enableThinking, grammar);
     }
 
     @Override

@@ -85,7 +85,8 @@ public class KvfoldScoringModel implements ScoringModel, AutoCloseable {
     private static List<Double> scores(JsonNode answer, int size) {
         Double[] scores = new Double[size];
         for (JsonNode result : answer.path("results")) {
-            scores[result.path("index").asInt()] = result.path("relevance_score").asDouble();
+            scores[result.path("index").asInt()] =
+                    result.path("relevance_score").asDouble();
         }
         return Arrays.asList(scores);
     }

@@ -18,12 +18,7 @@ final class Threads {
 
     /** One thread per running request; the engine's own queue limits how many there are for long. */
     static final Executor REQUESTS = new ThreadPoolExecutor(
-            0,
-            Integer.MAX_VALUE,
-            IDLE_SECONDS,
-            TimeUnit.SECONDS,
-            new SynchronousQueue<>(),
-            daemons("kvfold-request-"));
+            0, Integer.MAX_VALUE, IDLE_SECONDS, TimeUnit.SECONDS, new SynchronousQueue<>(), daemons("kvfold-request-"));
 
     static final ScheduledThreadPoolExecutor DEADLINES = deadlines();
 

@@ -86,7 +86,8 @@ final class FakeLlamaServer implements ScriptedEngine.Script {
         private final int completionTokens;
 
         Completion(JsonNode body, ScriptedModel.Reply reply) {
-            this.includeUsage = body.path("stream_options").path("include_usage").asBoolean();
+            this.includeUsage =
+                    body.path("stream_options").path("include_usage").asBoolean();
             this.reply = reply;
             this.promptTokens = pieces(prompt(body)).size();
             String text = reply.text();
@@ -96,7 +97,9 @@ final class FakeLlamaServer implements ScriptedEngine.Script {
             }
             List<String> all = pieces(text);
             int most = body.path("max_tokens").asInt(Integer.MAX_VALUE);
-            int calls = reply.calls().stream().mapToInt(call -> pieces(call.arguments()).size()).sum();
+            int calls = reply.calls().stream()
+                    .mapToInt(call -> pieces(call.arguments()).size())
+                    .sum();
             this.pieces = all.subList(0, Math.min(most, all.size()));
             if (all.size() >= most) {
                 finishReason = "length";
@@ -108,7 +111,8 @@ final class FakeLlamaServer implements ScriptedEngine.Script {
         }
 
         ObjectNode whole() {
-            ObjectNode message = JSON.createObjectNode().put("role", "assistant").put("content", String.join("", pieces));
+            ObjectNode message =
+                    JSON.createObjectNode().put("role", "assistant").put("content", String.join("", pieces));
             if (!reply.thinking().isEmpty()) {
                 message.put("reasoning_content", reply.thinking());
             }
@@ -268,7 +272,8 @@ final class FakeLlamaServer implements ScriptedEngine.Script {
 
     /** Scores a document by the words it shares with the query; best first, as llama-server does. */
     private static ObjectNode rerank(JsonNode body) {
-        List<String> query = List.of(body.path("query").asText().toLowerCase(java.util.Locale.ROOT).split("\\W+"));
+        List<String> query = List.of(
+                body.path("query").asText().toLowerCase(java.util.Locale.ROOT).split("\\W+"));
         List<ObjectNode> results = new ArrayList<>();
         int tokens = 0;
         for (JsonNode document : body.path("documents")) {

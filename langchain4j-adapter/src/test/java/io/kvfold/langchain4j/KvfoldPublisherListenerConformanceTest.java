@@ -12,8 +12,8 @@ import io.kvfold.ScriptedEngine.Step;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
-import org.junit.jupiter.api.AfterEach;
 import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.AfterEach;
 
 /** LangChain4j's suite for the listeners of a publisher. Nothing is switched off. */
 class KvfoldPublisherListenerConformanceTest extends AbstractStreamingChatModelPublisherListenerTest {
@@ -46,13 +46,14 @@ class KvfoldPublisherListenerConformanceTest extends AbstractStreamingChatModelP
         }
         for (int i = 0; i < scenario.contentChunks(); i++) {
             steps.add(pause(Duration.ofMillis(scenario.spreadOverMillis() / scenario.contentChunks())));
-            steps.add(chunk(
-                    """
+            steps.add(chunk("""
                     {"id": "chatcmpl-1", "choices": [{"index": 0, "finish_reason": null, "delta": {"content": "word "}}]}"""));
         }
-        steps.add(chunk("{\"id\": \"chatcmpl-1\", \"choices\": [{\"index\": 0, \"finish_reason\": \"stop\", \"delta\": {}}]}"));
         steps.add(chunk(
-                "{\"id\": \"chatcmpl-1\", \"choices\": [], \"usage\": {\"prompt_tokens\": 3, \"completion_tokens\": 4}}"));
+                "{\"id\": \"chatcmpl-1\", \"choices\": [{\"index\": 0, \"finish_reason\": \"stop\", \"delta\": {}}]}"));
+        steps.add(
+                chunk(
+                        "{\"id\": \"chatcmpl-1\", \"choices\": [], \"usage\": {\"prompt_tokens\": 3, \"completion_tokens\": 4}}"));
         return steps;
     }
 }

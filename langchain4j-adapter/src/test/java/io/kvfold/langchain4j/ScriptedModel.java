@@ -25,7 +25,12 @@ final class ScriptedModel {
     record Call(String name, String arguments) {}
 
     /** One answer; {@code slow} takes a few milliseconds per token. */
-    record Reply(String thinking, String text, List<Call> calls, boolean slow, @Nullable String error) {
+    record Reply(
+            String thinking,
+            String text,
+            List<Call> calls,
+            boolean slow,
+            @Nullable String error) {
 
         static Reply text(String text) {
             return new Reply("", text, List.of(), false, null);
@@ -70,7 +75,9 @@ final class ScriptedModel {
                             + " \"billingAddress\": {\"city\": \"New York\"}}"),
             json("Klaus is single", "{\"name\": \"Klaus\", \"maritalStatus\": \"SINGLE\"}"),
             json("Klaus likes orange and green", "{\"name\": \"Klaus\", \"favouriteColors\": [\"orange\", \"green\"]}"),
-            json("Klaus has 2 pets", "{\"name\": \"Klaus\", \"pets\": [{\"name\": \"Peanut\"}, {\"name\": \"Muffin\"}]}"),
+            json(
+                    "Klaus has 2 pets",
+                    "{\"name\": \"Klaus\", \"pets\": [{\"name\": \"Peanut\"}, {\"name\": \"Muffin\"}]}"),
             json("groups A and C", "{\"name\": \"Klaus\", \"groups\": [\"A\", \"C\"]}"),
             json(
                     "Klaus was born at 14:43",
@@ -87,7 +94,9 @@ final class ScriptedModel {
             json("567b229a", "{\"name\": \"Klaus\", \"id\": \"567b229a-6b0a-4f1e-9006-448cd9dfbfda\"}"),
             json("coldest month", "{\"value\": -0.5}"),
             json("Berlin was sunny and windy", "{\"values\": [\"SUNNY\", \"WINDY\", \"RAINY\", \"CLOUDY\"]}"),
-            json("Rex is a Labrador dog", "{\"value\": {\"type\": \"Dog\", \"name\": \"Rex\", \"breed\": \"Labrador\"}}"),
+            json(
+                    "Rex is a Labrador dog",
+                    "{\"value\": {\"type\": \"Dog\", \"name\": \"Rex\", \"breed\": \"Labrador\"}}"),
             json(
                     "Rex is a Labrador. Whiskers",
                     "{\"values\": [{\"type\": \"Dog\", \"name\": \"Rex\", \"breed\": \"Labrador\"},"
@@ -120,7 +129,9 @@ final class ScriptedModel {
             plan("integers: 37, 73", round(use("processNumbers", List.of(37, 73)))),
             plan("names: Klaus and Franny", round(use("processNames", List.of("Klaus", "Franny")))),
             plan("colors: RED and GREEN", round(use("process", List.of("RED", "GREEN")))),
-            plan("people: Klaus and Franny", round(use("process", tree("[{\"name\":\"Klaus\"},{\"name\":\"Franny\"}]")))),
+            plan(
+                    "people: Klaus and Franny",
+                    round(use("process", tree("[{\"name\":\"Klaus\"},{\"name\":\"Franny\"}]")))),
             plan("Klaus is 42 years old", round(use("process", tree("{\"Klaus\":42,\"Francine\":47}")))),
             plan(
                     "Klaus is 37 years old",
@@ -130,10 +141,11 @@ final class ScriptedModel {
                     round(use("process", tree("{\"name\":\"Klaus\",\"address\":{\"city\":\"Langley Falls\"}}")))),
             plan(
                     "Francine has 2 children",
-                    round(use(
-                            "process",
-                            tree(
-                                    "{\"name\":\"Francine\",\"children\":[{\"name\":\"Steve\",\"children\":[]},{\"name\":\"Hayley\",\"children\":[]}]}")))));
+                    round(
+                            use(
+                                    "process",
+                                    tree(
+                                            "{\"name\":\"Francine\",\"children\":[{\"name\":\"Steve\",\"children\":[]},{\"name\":\"Hayley\",\"children\":[]}]}")))));
 
     Reply reply(JsonNode body) {
         List<JsonNode> messages = new ArrayList<>();
@@ -173,7 +185,8 @@ final class ScriptedModel {
             return Reply.text("The capital of Germany is Berlin, and 2 + 2 equals 4.");
         }
         if (question.contains("capital of Germany")) {
-            return new Reply("The user asks for a capital.", "The capital of Germany is Berlin.", List.of(), false, null);
+            return new Reply(
+                    "The user asks for a capital.", "The capital of Germany is Berlin.", List.of(), false, null);
         }
         if (system.contains("into German") && question.contains("I love you")) {
             return Reply.text("Ich liebe dich");
@@ -198,7 +211,8 @@ final class ScriptedModel {
     // ---- tools
 
     private static List<Call> calls(JsonNode body, String question, List<JsonNode> since) {
-        if (body.path("tools").isEmpty() || body.path("tool_choice").asText("auto").equals("none")) {
+        if (body.path("tools").isEmpty()
+                || body.path("tool_choice").asText("auto").equals("none")) {
             return List.of();
         }
         int round = (int) since.stream()
