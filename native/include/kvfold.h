@@ -116,7 +116,7 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *   "model"         path of the GGUF file; required
  *   "ctx-size"      tokens in all slots together; 0 = what the model was trained with, times "parallel"
  *   "parallel"      slots, i.e. requests decoded side by side (default 4)
- *   "batch-size"    defaults to "ubatch-size", so that a cancelled prefill stops after one ubatch
+ *   "batch-size"    defaults to "ubatch-size", so that a cancelled prefill stops after one ubatch; at least 2
  *   "fit"           defaults to off: nothing is resized behind the caller's back
  *   "warmup"        defaults to false
  *   "cache-ram"     defaults to 0: no second copy of the KV cache of idle prompts in host memory

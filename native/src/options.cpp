@@ -13,6 +13,9 @@
 
 namespace kvfold {
 
+// The server core decodes 2 tokens to find out what a new context can do.
+static constexpr int32_t min_batch_size = 2;
+
 // Options of llama-server that make no sense inside a library, by the reason that the caller is told.
 struct refusal {
     const char *          why;
@@ -276,7 +279,7 @@ engine_options parse_options(const std::string & text) {
     }
     check_range("ctx-size", params.n_ctx, 0, std::numeric_limits<int>::max());
     check_range("ubatch-size", params.n_ubatch, 1, std::numeric_limits<int>::max());
-    check_range("batch-size", params.n_batch, 1, std::numeric_limits<int>::max());
+    check_range("batch-size", params.n_batch, min_batch_size, std::numeric_limits<int>::max());
     if (params.n_parallel >= 0) {
         check_range("parallel", params.n_parallel, 1, (int64_t) llama_max_parallel_sequences());
     }
@@ -322,7 +325,7 @@ void complete_options(engine_options & options, uint64_t context_length_train) {
     params.cache_idle_slots = params.cache_idle_slots && params.cache_ram_mib != 0;
 
     if (!options.batch_size_given) {
-        params.n_batch = params.n_ubatch;
+        params.n_batch = std::max(params.n_ubatch, min_batch_size);
     }
     if (params.embedding && params.n_batch > params.n_ubatch) {
         params.n_batch = params.n_ubatch; // embeddings need all tokens of an input in one ubatch
