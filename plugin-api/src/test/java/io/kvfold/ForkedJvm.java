@@ -1,0 +1,97 @@
+package io.kvfold;
+
+import java.io.File;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+
+/** Runs a main class in a JVM of its own, for what would harm, or could not be seen in, the JVM of the tests. */
+public final class ForkedJvm {
+
+    /** How it ended; {@code exit} is -1 if it had to be killed. */
+    public record Result(int exit, String output) {
+        /** Standard output and error, if it ended well. */
+        public String outputOfSuccess() {
+            if (exit != 0) {
+                throw new AssertionError("the JVM ended with " + exit + ":\n" + output);
+            }
+            return output;
+        }
+    }
+
+    private final List<String> command = new ArrayList<>();
+    private final Map<String, String> environment = new HashMap<>();
+    private String classPath = System.getProperty("java.class.path");
+    private Duration limit = Duration.ofSeconds(60);
+
+    public ForkedJvm() {
+        command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
+        if (Runtime.version().feature() >= 24) {
+            command.add("--enable-native-access=ALL-UNNAMED");
+        }
+    }
+
+    public ForkedJvm with(String jvmArgument) {
+        command.add(jvmArgument);
+        return this;
+    }
+
+    /** Runs on the library that the tests run on. */
+    public ForkedJvm withRealLibrary() {
+        String path = System.getProperty("kvfold.library.path");
+        return path == null ? this : with("-Dkvfold.library.path=" + path);
+    }
+
+    public ForkedJvm withEnvironment(String name, String value) {
+        environment.put(name, value);
+        return this;
+    }
+
+    public ForkedJvm withFirstOnClassPath(Path directory) {
+        classPath = directory + File.pathSeparator + classPath;
+        return this;
+    }
+
+    public ForkedJvm within(Duration limit) {
+        this.limit = limit;
+        return this;
+    }
+
+    public Result run(Class<?> main, String... arguments) {
+        List<String> all = new ArrayList<>(command);
+        all.addAll(List.of("-cp", classPath, main.getName()));
+        all.addAll(List.of(arguments));
+        try {
+            Path output = Files.createTempFile("forked", ".log");
+            try {
+                ProcessBuilder builder =
+                        new ProcessBuilder(all).redirectErrorStream(true).redirectOutput(output.toFile());
+                builder.environment().putAll(environment);
+                Process process = builder.start();
+                boolean ended = process.waitFor(limit.toMillis(), TimeUnit.MILLISECONDS);
+                if (!ended) {
+                    process.destroyForcibly().waitFor();
+                }
+                return new Result(
+                        ended ? process.exitValue() : -1,
+                        new String(Files.readAllBytes(output), StandardCharsets.UTF_8)
+                                + (ended ? "" : "\nkilled after " + limit));
+            } finally {
+                Files.delete(output);
+            }
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+            throw new AssertionError("interrupted", e);
+        }
+    }
+}

@@ -1,0 +1,4 @@
+@NullMarked
+package io.kvfold.internal.jna;
+
+import org.jspecify.annotations.NullMarked;
