@@ -56,7 +56,8 @@ public record EngineInfo(Model model, Context context, Offload offload, KvCacheS
      * @param batchSize tokens handed to a decode at most
      * @param ubatchSize tokens computed at once; a cancelled prefill stops after one ubatch
      * @param kvUnified whether the slots share one KV buffer
-     * @param kvPlan which layer reads whose keys and values, in the grammar of {@link KvPlan}
+     * @param kvPlan which layer reads whose keys and values, in the grammar of {@link KvPlan}; empty if every layer reads
+     *     its own
      */
     public record Context(
             int size,
@@ -110,14 +111,14 @@ public record EngineInfo(Model model, Context context, Offload offload, KvCacheS
                 context.flashAttention ? "on" : "off"));
         report.append(String.format(
                 Locale.ROOT,
-                "KV cache: %s/%s, %d of %d layers with storage, %d bytes per token, %s, plan %s%n",
+                "KV cache: %s/%s, %d of %d layers with storage, %d bytes per token, %s%s%n",
                 context.kvTypeK.text(),
                 context.kvTypeV.text(),
                 kv.layersWithStorage(),
                 kv.layers(),
                 kv.bytesPerToken(),
                 bytes(kv.bytesAllocated()),
-                context.kvPlan));
+                context.kvPlan.isEmpty() ? "" : ", plan " + context.kvPlan));
         report.append(String.format(
                 Locale.ROOT, "devices: %d of %d layers offloaded", offload.layersOffloaded, offload.layers));
         for (Buffers device : offload.buffers) {

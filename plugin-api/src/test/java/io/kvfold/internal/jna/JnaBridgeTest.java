@@ -43,7 +43,8 @@ class JnaBridgeTest {
                 .with("-Dsun.jnu.encoding=UTF-8") // for the name of the model on a machine without a UTF-8 locale
                 .run(Main.class)
                 .outputOfSuccess();
-        assertThat(output).contains("all as expected")
+        assertThat(output)
+                .contains("all as expected")
                 .contains(
                         "[kvfold-native", "DEBUG io.kvfold.native", "INFO io.kvfold.native", "ERROR io.kvfold.native");
     }
@@ -60,7 +61,9 @@ class JnaBridgeTest {
                 .run(Main.class)
                 .outputOfSuccess();
         assertThat(stub).exists();
-        assertThat(output).contains("ERROR io.kvfold.native - größer als \ud83d\ude00").doesNotContain("WARN io.kvfold.native");
+        assertThat(output)
+                .contains("ERROR io.kvfold.native - größer als \ud83d\ude00")
+                .doesNotContain("WARN io.kvfold.native");
     }
 
     static final class Main {
