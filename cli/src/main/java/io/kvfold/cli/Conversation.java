@@ -57,7 +57,9 @@ final class Conversation {
                 Progress prompt = new Progress("reading", 0, " tokens")) {
             running = generation;
             for (JsonNode chunk = generation.next(); chunk != null; chunk = generation.next()) {
-                prompt.followPrompt(chunk);
+                if (prompt.followPrompt(chunk)) {
+                    continue;
+                }
                 JsonNode choice = chunk.path("choices").path(0);
                 String piece = choice.path("delta").path("content").asText("");
                 if (!piece.isEmpty()) {

@@ -76,8 +76,10 @@ final class GenerateCommand implements Callable<Integer> {
         ArrayNode tokens = JsonNodeFactory.instance.arrayNode();
         JsonNode last = JsonNodeFactory.instance.objectNode();
         for (JsonNode chunk = generation.next(); chunk != null; chunk = generation.next()) {
+            if (progress.followPrompt(chunk)) {
+                continue;
+            }
             last = chunk;
-            progress.followPrompt(chunk);
             chunk.path("tokens").forEach(tokens::add);
             String piece = chunk.path("content").asText("");
             text.append(piece);

@@ -43,13 +43,15 @@ final class Progress implements AutoCloseable {
         }
     }
 
-    /** Takes over how much of the prompt is computed, if this chunk of a streamed answer says so. */
-    void followPrompt(JsonNode chunk) {
+    /** Shows how much of a prompt is computed if that is what a chunk of a streamed answer is about; returns whether. */
+    boolean followPrompt(JsonNode chunk) {
         JsonNode prompt = chunk.path("prompt_progress");
-        if (prompt.isObject()) {
-            total = prompt.path("total").asLong();
-            stepTo(prompt.path("processed").asLong());
+        if (!prompt.isObject()) {
+            return false;
         }
+        total = prompt.path("total").asLong();
+        stepTo(prompt.path("processed").asLong());
+        return true;
     }
 
     /** Shows a figure behind the bar. */

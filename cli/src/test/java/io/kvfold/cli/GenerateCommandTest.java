@@ -14,7 +14,7 @@ import org.junit.jupiter.api.io.TempDir;
 final class GenerateCommandTest {
 
     private static final String[] CHUNKS = {
-        "{\"content\":\"\",\"tokens\":[],\"prompt_progress\":{\"total\":4,\"processed\":4}}",
+        "{\"content\":\"\",\"tokens\":[0],\"prompt_progress\":{\"total\":4,\"processed\":4}}",
         "{\"content\":\" there\",\"tokens\":[405],\"stop\":false}",
         "{\"content\":\" was\",\"tokens\":[260],\"stop\":false}",
         "{\"content\":\"\",\"tokens\":[],\"stop\":true,\"stop_type\":\"limit\",\"tokens_predicted\":2,\"tokens_evaluated\":4,"
