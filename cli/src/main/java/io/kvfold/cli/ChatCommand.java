@@ -1,6 +1,7 @@
 package io.kvfold.cli;
 
 import io.kvfold.Engine;
+import io.kvfold.EngineInfo;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
@@ -100,6 +101,15 @@ final class ChatCommand implements Callable<Integer> {
             }
             return pipe(conversation, new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8)));
         }
+    }
+
+    private static String greeting(EngineInfo info) {
+        return Values.format(
+                "%s: %s, %d layers, %d tokens of context. /help lists commands, Ctrl-D leaves.",
+                Path.of(info.model().path()).getFileName(),
+                info.model().architecture(),
+                info.model().layers(),
+                info.context().sizePerSlot());
     }
 
     /** Answers each line; the first question that fails ends the chat, because the ones after it may refer to it. */

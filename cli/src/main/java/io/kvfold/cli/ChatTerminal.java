@@ -91,9 +91,10 @@ final class ChatTerminal {
 
     /** Called by the signal thread while an answer runs; at the prompt, Ctrl-C reaches the line reader instead. */
     private void interrupt() {
-        if (++interrupts >= 2 || !conversation.cancel()) {
+        if (++interrupts >= 2) {
             Runtime.getRuntime().halt(ExitCode.CANCELLED);
         }
+        conversation.cancel();
     }
 
     private static void dim(Terminal terminal, String text) {

@@ -87,14 +87,12 @@ final class Conversation {
         return new Answer(cancelled, finishReason, timings);
     }
 
-    /** Ends the running answer; returns whether there was one. */
-    boolean cancel() {
+    /** Ends the running answer, if there is one. */
+    void cancel() {
         Generation generation = running;
-        if (generation == null) {
-            return false;
+        if (generation != null) {
+            generation.cancel();
         }
-        generation.cancel();
-        return true;
     }
 
     /** One line about the answer and the KV cache behind it. */
@@ -114,7 +112,7 @@ final class Conversation {
     private ObjectNode body() {
         ObjectNode body = JsonNodeFactory.instance.objectNode();
         body.set("messages", messages.deepCopy());
-        body.put("stream", true).put("return_progress", true);
+        body.put("stream", true).put("return_progress", true).put("timings_per_token", true);
         sampling.addTo(body);
         return body;
     }

@@ -52,7 +52,7 @@ final class ChatCommandTest {
 
         assertThat(script.requests.get(0).fieldNames())
                 .toIterable()
-                .containsExactlyInAnyOrder("messages", "stream", "return_progress");
+                .containsExactlyInAnyOrder("messages", "stream", "return_progress", "timings_per_token");
     }
 
     @Test

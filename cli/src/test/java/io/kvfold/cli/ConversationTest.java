@@ -87,7 +87,10 @@ final class ConversationTest {
     }
 
     @Test
-    void hasNothingToCancelBetweenAnswers() {
-        assertThat(conversation.cancel()).isFalse();
+    void ignoresACancelBetweenAnswers() {
+        conversation.cancel();
+        script.then(ScriptedEngine.last("stop"));
+
+        assertThat(conversation.ask("Which colour?", pieces::add).cancelled()).isFalse();
     }
 }
