@@ -367,6 +367,7 @@ public final class Engine implements AutoCloseable {
          * @throws InvalidModelException if it is not a GGUF file that llama.cpp can run
          * @throws InvalidPlanException if the model cannot serve the KV plan
          * @throws UnknownOptionException if there is no such option
+         * @throws UnsupportedOperationByModelException if an option is not possible here or with this model
          * @throws InvalidRequestException if no model or an impossible value was set
          * @throws NativeOutOfMemoryException if weights, KV cache or compute buffers do not fit
          * @throws GenerationCancelledException if the listener or an interrupt abandoned the load

@@ -2,8 +2,7 @@ package io.kvfold;
 
 import org.jspecify.annotations.Nullable;
 
-/** An engine option that does not exist or that has no meaning in a process, such as those for HTTP; the message names near
- * matches. */
+/** An engine option that does not exist; the message names near matches. */
 public final class UnknownOptionException extends KvfoldException {
 
     private static final long serialVersionUID = 1L;

@@ -2,8 +2,10 @@ package io.kvfold;
 
 import org.jspecify.annotations.Nullable;
 
-/** A valid request that this model, or the options it was opened with, cannot serve: embeddings of an engine opened without
- * them, for example. */
+/**
+ * Something valid that this model, or the options it was opened with, cannot serve: embeddings of an engine opened without
+ * them, or an option that has no meaning inside a process, such as those for HTTP.
+ */
 public final class UnsupportedOperationByModelException extends KvfoldException {
 
     private static final long serialVersionUID = 1L;
