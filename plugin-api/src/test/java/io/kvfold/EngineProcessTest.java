@@ -146,7 +146,8 @@ class EngineProcessTest {
                 .withRealLibrary()
                 .with("-Xms64m")
                 .with("-Xmx64m")
-                .with("-XX:+AlwaysPreTouch") // the heap's own growth is not what is measured
+                .with("-XX:+AlwaysPreTouch") // neither the heap's growth is measured, nor the compiler's
+                .with("-XX:TieredStopAtLevel=1")
                 .with("-XX:+UseSerialGC")
                 .within(Duration.ofMinutes(5))
                 .run(OpeningAndClosing.class, model.toString())
