@@ -66,7 +66,8 @@ final class EngineOptions {
             names = {"-o", "--option"},
             paramLabel = "NAME=VALUE",
             mapFallbackValue = "true",
-            description = "Any option of llama-server by its long name, such as top-p=0.9 or mlock. Repeatable.")
+            description = "Any other option of llama-server by its long name, such as top-p=0.9 or mlock. Repeatable;"
+                    + " see kvfold options.")
     private final Map<String, String> options = new LinkedHashMap<>();
 
     EngineOptions(Function<Engine.Builder, Engine> opener) {

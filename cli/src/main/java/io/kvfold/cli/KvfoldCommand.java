@@ -32,6 +32,7 @@ import picocli.CommandLine.ScopeType;
             InspectCommand.class,
             LogitsCommand.class,
             PerplexityCommand.class,
+            OptionsCommand.class,
             VersionCommand.class
         })
 final class KvfoldCommand implements Runnable {
