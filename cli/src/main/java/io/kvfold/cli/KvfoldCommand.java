@@ -32,6 +32,8 @@ import picocli.CommandLine.ScopeType;
             InspectCommand.class,
             LogitsCommand.class,
             PerplexityCommand.class,
+            ConvertCommand.class,
+            QuantizeCommand.class,
             OptionsCommand.class,
             VersionCommand.class
         })

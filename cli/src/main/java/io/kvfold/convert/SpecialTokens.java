@@ -68,7 +68,7 @@ final class SpecialTokens {
         template.map(Template::last).ifPresent(last -> special.putIfAbsent("eos", last));
         special.forEach((name, id) -> writer.put("tokenizer.ggml." + NAMES.get(name) + "_token_id", id));
         boolean sentencePiece = vocabulary.model().equals("llama");
-        writeAdd(writer, "bos", special.get("bos"), template.map(Template::first), sentencePiece);
+        writeAdd(writer, "bos", special.get("bos"), template.map(Template::first), template.isEmpty() && sentencePiece);
         writeAdd(writer, "eos", special.get("eos"), template.map(Template::last), false);
         if (!special.containsKey("eos")) {
             warnings.accept(
@@ -110,9 +110,7 @@ final class SpecialTokens {
         JsonNode flag = tokenizerConfig
                 .<JsonNode>map(config -> config.path("add_" + name + "_token"))
                 .orElse(MissingNode.getInstance());
-        boolean add = flag.isBoolean()
-                ? flag.asBoolean()
-                : Files.exists(folder.resolve(Tokenizers.JSON_FILE)) ? fromTemplate.isPresent() : usual;
+        boolean add = flag.isBoolean() ? flag.asBoolean() : fromTemplate.isPresent() || usual;
         if (!flag.isBoolean() && fromTemplate.isPresent() && !fromTemplate.get().equals(id)) {
             warnings.accept(Tokenizers.JSON_FILE + " puts token " + fromTemplate.get() + " at the "
                     + (name.equals("bos") ? "start" : "end") + " of a text, but the " + name + " token is " + id

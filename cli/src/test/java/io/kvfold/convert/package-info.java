@@ -1,0 +1,4 @@
+@NullMarked
+package io.kvfold.convert;
+
+import org.jspecify.annotations.NullMarked;
