@@ -75,7 +75,7 @@ public record EngineInfo(Model model, Context context, Offload offload, KvCacheS
     /**
      * Which device holds what.
      *
-     * @param layers of the model, the output layer included
+     * @param layers of the model
      * @param layersOffloaded those on a device other than the CPU
      */
     public record Offload(int layers, int layersOffloaded, List<Buffers> buffers) {

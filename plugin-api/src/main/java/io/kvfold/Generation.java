@@ -130,7 +130,10 @@ public final class Generation implements AutoCloseable {
             handle.cancel();
             inUse.writeLock().lock();
             try {
-                handle.close();
+                PlatformThreads.call(() -> {
+                    handle.close();
+                    return this;
+                });
             } finally {
                 inUse.writeLock().unlock();
             }

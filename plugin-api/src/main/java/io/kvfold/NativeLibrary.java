@@ -15,6 +15,8 @@ import org.jspecify.annotations.Nullable;
  * unpacked once into {@code kvfold/<sha256>/} below the user's cache directory ({@code $XDG_CACHE_HOME}, {@code ~/.cache},
  * {@code ~/Library/Caches}, {@code %LOCALAPPDATA%}), or into a temporary directory where that is read-only. The system
  * property {@code kvfold.library.path} names another file, or the directory that holds it; then nothing else is tried.
+ * JNA unpacks a library of its own below the same cache directory; where files there may not be executed, its system
+ * property {@code jna.tmpdir} names another place. Java 24 and later want {@code --enable-native-access=ALL-UNNAMED}.
  *
  * <p>Its log goes to the SLF4J logger {@code io.kvfold.native}, whose level is read again whenever an engine opens.
  */
@@ -100,8 +102,8 @@ public final class NativeLibrary {
                 bridge = JnaBridge.load();
             } catch (NativeLibraryException e) {
                 cause = e;
-            } catch (RuntimeException | LinkageError e) { // JNA itself: not unpacked, or native access denied
-                cause = new NativeLibraryException("JNA cannot be used here: " + e.getMessage(), e);
+            } catch (RuntimeException | LinkageError e) {
+                cause = new NativeLibraryException("the native library could not be loaded: " + e, e);
             }
             BRIDGE = bridge;
             CAUSE = cause;

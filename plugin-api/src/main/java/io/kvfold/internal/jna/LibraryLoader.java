@@ -5,6 +5,7 @@ import com.sun.jna.Platform;
 import io.kvfold.NativeLibraryException;
 import java.io.IOException;
 import java.net.URL;
+import java.nio.file.FileSystemException;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
@@ -27,6 +28,7 @@ final class LibraryLoader {
     private LibraryLoader() {}
 
     static Library load() {
+        requireJna();
         LibraryLoader loader = new LibraryLoader();
         String path = System.getProperty(PATH_PROPERTY);
         Library library = path == null ? loader.fromClassPath() : loader.fromPath(Path.of(path));
@@ -34,6 +36,22 @@ final class LibraryLoader {
             throw loader.failure();
         }
         return library;
+    }
+
+    /** JNA unpacks a library of its own. If that fails, it fails again for good, and less clearly. */
+    private static void requireJna() {
+        try {
+            Class.forName("com.sun.jna.Native");
+        } catch (LinkageError | ClassNotFoundException e) {
+            Throwable cause = e;
+            while (cause.getCause() != null) {
+                cause = cause.getCause();
+            }
+            String remedy = cause instanceof UnsatisfiedLinkError
+                    ? "; -Djna.tmpdir names a directory for JNA to use, whose files may be executed"
+                    : "; does Java run with --enable-native-access=ALL-UNNAMED?";
+            throw new NativeLibraryException("JNA cannot be used here: " + cause.getMessage() + remedy, e);
+        }
     }
 
     private @Nullable Library fromPath(Path path) {
@@ -123,13 +141,14 @@ final class LibraryLoader {
     }
 
     private static String reason(Throwable cause) {
-        String message = cause.getMessage();
-        if (cause instanceof java.nio.file.FileSystemException e) {
-            message = e.getReason() == null ? e.getClass().getSimpleName() + " " + e.getFile() : e.getReason();
+        if (cause instanceof FileSystemException e) {
+            return e.getReason() == null ? e.getClass().getSimpleName() + " " + e.getFile() : e.getReason();
         }
-        return message == null
-                ? cause.toString()
-                : message.lines().findFirst().orElse("").strip();
+        String message = String.valueOf(cause.getMessage());
+        // JNA says "Unable to load library '...':" and in the next line why, after the path, twice
+        String why = message.lines().skip(1).findFirst().orElse(message);
+        return why.substring(
+                why.lastIndexOf(FILE_NAME + ": ") < 0 ? 0 : why.lastIndexOf(FILE_NAME + ": ") + FILE_NAME.length() + 2);
     }
 
     private NativeLibraryException failure() {

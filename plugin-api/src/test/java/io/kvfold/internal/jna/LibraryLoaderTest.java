@@ -14,7 +14,9 @@ import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.condition.EnabledForJreRange;
 import org.junit.jupiter.api.condition.EnabledOnOs;
+import org.junit.jupiter.api.condition.JRE;
 import org.junit.jupiter.api.condition.OS;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -143,6 +145,20 @@ class LibraryLoaderTest {
         try (Stream<Path> files = Files.walk(cache.resolve("kvfold"))) {
             assertThat(files.filter(Files::isRegularFile)).containsExactly(unpacked(cache));
         }
+    }
+
+    @Test
+    @EnabledForJreRange(min = JRE.JAVA_24, disabledReason = "before, native access cannot be denied")
+    void saysHowToAllowNativeAccess() {
+        assertThat(report(
+                        new ForkedJvm().with("--illegal-native-access=deny").with("--enable-native-access=java.base")))
+                .contains("available: false", "JNA cannot be used here", "--enable-native-access=ALL-UNNAMED");
+    }
+
+    @Test
+    void saysHowToGiveJnaAnotherDirectory() {
+        assertThat(report(new ForkedJvm().with("-Djna.nounpack=true").with("-Djna.noclasspath=true")))
+                .contains("available: false", "JNA cannot be used here", "-Djna.tmpdir");
     }
 
     private static String report(ForkedJvm jvm) {
