@@ -7,7 +7,7 @@ import io.kvfold.gguf.GgufFile;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.Map;
-import java.util.function.Function;
+import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
@@ -15,7 +15,7 @@ import picocli.CommandLine.Option;
 /** The options of every command that loads a model. */
 final class EngineOptions {
 
-    private final Function<Engine.Builder, Engine> opener;
+    private final Supplier<Engine.Builder> builders;
 
     @Option(
             names = {"-m", "--model"},
@@ -70,8 +70,8 @@ final class EngineOptions {
                     + " see kvfold options.")
     private final Map<String, String> options = new LinkedHashMap<>();
 
-    EngineOptions(Function<Engine.Builder, Engine> opener) {
-        this.opener = opener;
+    EngineOptions(Supplier<Engine.Builder> builders) {
+        this.builders = builders;
     }
 
     @Nullable
@@ -86,7 +86,7 @@ final class EngineOptions {
 
     /** The same with another context size than the one asked for. */
     Engine open(@Nullable Integer contextSize) {
-        Engine.Builder builder = Engine.builder().model(model).slots(slots);
+        Engine.Builder builder = builders.get().model(model).slots(slots);
         if (contextSize != null) {
             builder.contextSize(contextSize);
         }
@@ -118,7 +118,7 @@ final class EngineOptions {
                 progress.stepTo((long) (fraction * 100));
                 return true;
             });
-            return opener.apply(builder);
+            return builder.open();
         }
     }
 }

@@ -6,7 +6,7 @@ import java.io.FileOutputStream;
 import java.io.OutputStreamWriter;
 import java.io.PrintWriter;
 import java.nio.charset.StandardCharsets;
-import java.util.function.Function;
+import java.util.function.Supplier;
 import picocli.CommandLine;
 import picocli.CommandLine.IFactory;
 
@@ -17,7 +17,7 @@ public final class Main {
 
     public static void main(String... arguments) {
         // Models speak UTF-8, whatever the locale says.
-        CommandLine command = commandLine(Engine.Builder::open)
+        CommandLine command = commandLine(Engine::builder)
                 .setOut(new PrintWriter(
                         new OutputStreamWriter(new FileOutputStream(FileDescriptor.out), StandardCharsets.UTF_8)))
                 .setErr(new PrintWriter(
@@ -28,13 +28,13 @@ public final class Main {
         System.exit(exitCode);
     }
 
-    /** The whole command; {@code opener} stands in for the engine in tests. */
-    static CommandLine commandLine(Function<Engine.Builder, Engine> opener) {
+    /** The whole command, on engines of the given builders. */
+    static CommandLine commandLine(Supplier<Engine.Builder> builders) {
         IFactory factory = CommandLine.defaultFactory();
         CommandLine command = new CommandLine(new KvfoldCommand(), new IFactory() {
             @Override
             public <K> K create(Class<K> type) throws Exception {
-                return type == EngineOptions.class ? type.cast(new EngineOptions(opener)) : factory.create(type);
+                return type == EngineOptions.class ? type.cast(new EngineOptions(builders)) : factory.create(type);
             }
         });
         Errors errors = new Errors();

@@ -3,15 +3,15 @@ package io.kvfold.cli;
 import io.kvfold.Engine;
 import java.io.PrintWriter;
 import java.io.StringWriter;
-import java.util.function.Function;
+import java.util.function.Supplier;
 
 /** What one call of the command returned and printed. */
 record CommandRun(int exitCode, String out, String err) {
 
-    static CommandRun of(Function<Engine.Builder, Engine> opener, String... arguments) {
+    static CommandRun of(Supplier<Engine.Builder> builders, String... arguments) {
         StringWriter out = new StringWriter();
         StringWriter err = new StringWriter();
-        int exitCode = Main.commandLine(opener)
+        int exitCode = Main.commandLine(builders)
                 .setOut(new PrintWriter(out))
                 .setErr(new PrintWriter(err, true))
                 .execute(arguments);

@@ -1,24 +1,39 @@
 package io.kvfold.cli;
 
+import static io.kvfold.cli.ChatScript.end;
+import static io.kvfold.cli.ChatScript.piece;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import io.kvfold.ContextExceededException;
-import io.kvfold.GenerationCancelledException;
+import io.kvfold.Engine;
+import io.kvfold.ScriptedEngine;
+import io.kvfold.internal.NativeStatus;
 import java.util.ArrayList;
 import java.util.List;
+import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 
 final class ConversationTest {
 
-    private final ScriptedEngine script = new ScriptedEngine();
-    private final Conversation conversation =
-            new Conversation(script.engine, new SamplingOptions(), "Answer in one word.");
+    private final ChatScript script = new ChatScript();
+    private final ScriptedEngine scripted = new ScriptedEngine(script);
+    private final Engine engine = scripted.open();
+    private final Conversation conversation = new Conversation(engine, new SamplingOptions(), "Answer in one word.");
     private final List<String> pieces = new ArrayList<>();
+
+    @AfterEach
+    void closeEngine() {
+        engine.close();
+    }
+
+    private List<String> messages(int request) {
+        return scripted.requests().get(request).body().path("messages").findValuesAsText("content");
+    }
 
     @Test
     void handsOverThePiecesOfAnAnswerAndItsTimings() {
-        script.then(ScriptedEngine.delta("Bl"), ScriptedEngine.delta("ue"), ScriptedEngine.last("stop"));
+        script.then(piece("Bl"), piece("ue"), end("stop"));
 
         Conversation.Answer answer = conversation.ask("Which colour?", pieces::add);
 
@@ -30,66 +45,64 @@ final class ConversationTest {
 
     @Test
     void sendsEverythingThatWasSaid() {
-        script.then(ScriptedEngine.delta("Blue"), ScriptedEngine.last("stop"))
-                .then(ScriptedEngine.delta("Sky"), ScriptedEngine.last("stop"));
+        script.then(piece("Blue"), end("stop")).then(piece("Sky"), end("stop"));
         conversation.ask("Which colour?", pieces::add);
         conversation.ask("Of what?", pieces::add);
 
-        assertThat(script.requests.get(1).path("messages").findValuesAsText("role"))
+        assertThat(scripted.lastRequest().body().path("messages").findValuesAsText("role"))
                 .containsExactly("system", "user", "assistant", "user");
-        assertThat(script.requests.get(1).path("messages").findValuesAsText("content"))
-                .containsExactly("Answer in one word.", "Which colour?", "Blue", "Of what?");
+        assertThat(messages(1)).containsExactly("Answer in one word.", "Which colour?", "Blue", "Of what?");
     }
 
     @Test
     void keepsThePartOfAnAnswerThatCameBeforeItWasCancelled() {
-        script.then(ScriptedEngine.delta("Bl"), new GenerationCancelledException("cancelled"))
-                .then(ScriptedEngine.last("stop"));
+        script.then(piece("Bl"), ScriptedEngine.hang(), piece("ue")).then(end("stop"));
 
-        assertThat(conversation.ask("Which colour?", pieces::add).cancelled()).isTrue();
+        Conversation.Answer answer = conversation.ask("Which colour?", piece -> {
+            pieces.add(piece);
+            conversation.cancel();
+        });
         conversation.ask("Go on.", pieces::add);
 
-        assertThat(script.requests.get(1).path("messages").findValuesAsText("content"))
-                .containsExactly("Answer in one word.", "Which colour?", "Bl", "Go on.");
+        assertThat(answer.cancelled()).isTrue();
+        assertThat(messages(1)).containsExactly("Answer in one word.", "Which colour?", "Bl", "Go on.");
     }
 
     @Test
     void forgetsAQuestionThatFailed() {
-        script.then(new ContextExceededException("the prompt has 600 tokens but a slot holds 512", 600L, 512L))
-                .then(ScriptedEngine.last("stop"));
+        script.then(ScriptedEngine.fail(NativeStatus.ERROR_CONTEXT_EXCEEDED, "600 tokens, 512 fit", 600, 512))
+                .then(end("stop"));
 
         assertThatThrownBy(() -> conversation.ask("A long one", pieces::add))
                 .isInstanceOf(ContextExceededException.class);
         conversation.ask("A short one", pieces::add);
 
-        assertThat(script.requests.get(1).path("messages").findValuesAsText("content"))
-                .containsExactly("Answer in one word.", "A short one");
+        assertThat(messages(1)).containsExactly("Answer in one word.", "A short one");
     }
 
     @Test
     void forgetsEverythingButTheSystemMessageOnReset() {
-        script.then(ScriptedEngine.delta("Blue"), ScriptedEngine.last("stop")).then(ScriptedEngine.last("stop"));
+        script.then(piece("Blue"), end("stop")).then(end("stop"));
         conversation.ask("Which colour?", pieces::add);
         conversation.reset();
         conversation.ask("Again?", pieces::add);
 
-        assertThat(script.requests.get(1).path("messages").findValuesAsText("content"))
-                .containsExactly("Answer in one word.", "Again?");
+        assertThat(messages(1)).containsExactly("Answer in one word.", "Again?");
     }
 
     @Test
     void reportsSpeedAndTheKvCacheInCellsAndBytes() {
-        script.then(ScriptedEngine.delta("Blue"), ScriptedEngine.last("length"));
+        script.then(piece("Blue"), end("length"));
 
         assertThat(conversation.report(conversation.ask("Which colour?", pieces::add)))
                 .isEqualTo("[cut off; 2 tokens at 20.5 tokens/s, prompt 7 at 70.0;"
-                        + " KV cache 64 of 512 cells, 64.0 KiB of 512 KiB]");
+                        + " KV cache 12 of 512 cells, 3.00 KiB of 128 KiB]");
     }
 
     @Test
     void ignoresACancelBetweenAnswers() {
         conversation.cancel();
-        script.then(ScriptedEngine.last("stop"));
+        script.then(end("stop"));
 
         assertThat(conversation.ask("Which colour?", pieces::add).cancelled()).isFalse();
     }

@@ -7,15 +7,11 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import io.kvfold.Engine;
 import io.kvfold.KvPlan;
-import io.kvfold.gguf.GgufKeys;
 import io.kvfold.gguf.GgufKvPlan;
-import io.kvfold.gguf.GgufType;
-import io.kvfold.gguf.GgufValueType;
 import io.kvfold.gguf.GgufWriter;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.List;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -29,24 +25,10 @@ final class InspectCommandTest {
     @SuppressWarnings("NullAway.Init")
     private Path model;
 
-    /** 4 layers, 2 KV heads of 32 elements: 2 * 2 * 32 * 2 = 256 bytes per token and layer in f16. */
-    private static GgufWriter header(String architecture) {
-        return new GgufWriter()
-                .put(GgufKeys.ARCHITECTURE, architecture)
-                .put(GgufKeys.NAME, "tiny")
-                .put(GgufKeys.blockCount(architecture), GgufValueType.UINT32, 4)
-                .put(GgufKeys.embeddingLength(architecture), GgufValueType.UINT32, 128)
-                .put(GgufKeys.contextLength(architecture), GgufValueType.UINT32, 512)
-                .put(GgufKeys.headCount(architecture), GgufValueType.UINT32, 4)
-                .put(GgufKeys.headCountKv(architecture), GgufValueType.UINT32, 2)
-                .put(GgufKeys.vocabSize(architecture), GgufValueType.UINT32, 256)
-                .tensor("output_norm.weight", GgufType.F32, List.of(128L), out -> out.write(new byte[512]));
-    }
-
     @BeforeEach
     void writeAModel() throws IOException {
         model = directory.resolve("model.gguf");
-        header("llama").write(model);
+        TinyFile.header("llama").write(model);
     }
 
     private static CommandRun inspect(Object... arguments) {
@@ -55,7 +37,7 @@ final class InspectCommandTest {
         for (int i = 0; i < arguments.length; i++) {
             all[i + 1] = arguments[i].toString();
         }
-        return CommandRun.of(Engine.Builder::open, all);
+        return CommandRun.of(Engine::builder, all);
     }
 
     @Test
@@ -81,7 +63,7 @@ final class InspectCommandTest {
 
     @Test
     void showsThePlanOfTheFile() throws IOException, JsonProcessingException {
-        GgufWriter writer = header("llama");
+        GgufWriter writer = TinyFile.header("llama");
         GgufKvPlan.write(writer, "llama", KvPlan.of(0, 0, 2, 2));
         writer.write(model);
 
@@ -97,7 +79,7 @@ final class InspectCommandTest {
 
     @Test
     void saysWhyTheKvCacheOfARecurrentModelCannotBeTold() throws IOException {
-        header("mamba").write(model);
+        TinyFile.header("mamba").write(model);
 
         CommandRun run = inspect(model);
 

@@ -1,70 +1,50 @@
 package io.kvfold.cli;
 
 import static org.assertj.core.api.Assertions.assertThat;
-import static org.mockito.ArgumentMatchers.any;
-import static org.mockito.Mockito.mock;
-import static org.mockito.Mockito.verify;
-import static org.mockito.Mockito.when;
 
-import io.kvfold.Logits;
+import io.kvfold.ScriptedEngine;
 import java.io.IOException;
-import java.nio.FloatBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 final class LogitsCommandTest {
 
-    private final ScriptedEngine script = new ScriptedEngine();
+    private static final int VOCABULARY = 32;
+    private static final int HEADER = 128;
+
+    private final ScriptedEngine scripted = ScriptedEngine.answering();
 
     @TempDir
     @SuppressWarnings("NullAway.Init")
     private Path directory;
 
-    @BeforeEach
-    void giveLogits() {
-        Logits logits = mock(Logits.class);
-        when(logits.tokens()).thenReturn(3);
-        when(logits.vocabularySize()).thenReturn(2);
-        when(logits.row(any(Integer.class))).thenAnswer(call -> {
-            int row = call.getArgument(0);
-            return FloatBuffer.wrap(new float[] {row, row + 0.5f});
-        });
-        when(script.engine.evaluate(any(int[].class))).thenReturn(logits);
+    private CommandRun logits(String tokens, String out) {
+        return CommandRun.of(scripted::builder, "logits", "--model", "m.gguf", "--tokens", tokens, "--out", out);
     }
 
     @Test
-    void writesTheLogitsOfTheGivenTokens() throws IOException {
+    void writesTheLogitsOfTheGivenTokensOnAContextOfTheirLength() throws IOException {
         Path out = directory.resolve("l.npy");
 
-        CommandRun run = script.run("logits", "--model", "m.gguf", "--tokens", "1, 2,3", "--out", out.toString());
+        CommandRun run = logits("1, 2,3", out.toString());
 
-        verify(script.engine).evaluate(1, 2, 3);
-        assertThat(run.out()).isEqualTo("[3, 2] float32 in " + out + System.lineSeparator());
-        assertThat(Files.size(out)).isEqualTo(128 + 3 * 2 * 4);
+        assertThat(run).isEqualTo(new CommandRun(0, "[3, 32] float32 in " + out + System.lineSeparator(), ""));
+        assertThat(Files.size(out)).isEqualTo(HEADER + 3 * VOCABULARY * Float.BYTES);
+        assertThat(scripted.openedWith().get(0).path("ctx-size").asInt()).isEqualTo(3);
     }
 
     @Test
     void readsTokensFromAFile() throws IOException {
-        Path ids = Files.writeString(directory.resolve("ids"), "1,2\n3\n");
+        Path ids = Files.writeString(directory.resolve("ids"), "1,2\n3 4\n");
 
-        script.run(
-                "logits",
-                "--model",
-                "m.gguf",
-                "--tokens",
-                "@" + ids,
-                "--out",
-                directory.resolve("l").toString());
-
-        verify(script.engine).evaluate(1, 2, 3);
+        assertThat(logits("@" + ids, directory.resolve("l").toString()).out()).startsWith("[4, 32]");
     }
 
     @Test
     void rejectsTokensThatAreNoNumbers() {
-        CommandRun run = script.run("logits", "--model", "m.gguf", "--tokens", "1,x", "--out", "l.npy");
+        CommandRun run = logits("1,x", "l.npy");
 
         assertThat(run.exitCode()).isEqualTo(ExitCode.USAGE);
         assertThat(run.err()).contains("--tokens takes whole numbers", "\"x\"");
@@ -72,9 +52,7 @@ final class LogitsCommandTest {
 
     @Test
     void saysThatAFileOfTokensIsMissing() {
-        CommandRun run = script.run("logits", "--model", "m.gguf", "--tokens", "@nowhere.txt", "--out", "l.npy");
-
-        assertThat(run)
+        assertThat(logits("@nowhere.txt", "l.npy"))
                 .isEqualTo(new CommandRun(1, "", "kvfold: there is no file nowhere.txt" + System.lineSeparator()));
     }
 }

@@ -3,14 +3,10 @@ package io.kvfold.cli;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import io.kvfold.Engine;
-import io.kvfold.GenerationCancelledException;
-import io.kvfold.InternalEngineException;
-import io.kvfold.InvalidModelException;
-import io.kvfold.ModelNotFoundException;
-import io.kvfold.UnknownOptionException;
+import io.kvfold.ScriptedEngine;
+import io.kvfold.internal.NativeStatus;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.function.Function;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.junit.jupiter.api.Test;
@@ -20,50 +16,52 @@ final class MainTest {
 
     private static final String[] GENERATE = {"generate", "--model", "m.gguf", "--prompt", "a"};
 
-    private static CommandRun failing(RuntimeException error, String... arguments) {
-        Function<Engine.Builder, Engine> opener = builder -> {
-            throw error;
-        };
-        return CommandRun.of(opener, arguments);
+    private static CommandRun failing(int status, String... arguments) {
+        return CommandRun.of(ScriptedEngine.answering().failingToOpen(status, "no such thing")::builder, arguments);
     }
 
     @Test
     void givesScriptsAnExitCodePerKindOfError() {
-        assertThat(failing(new ModelNotFoundException("m"), GENERATE).exitCode())
+        assertThat(failing(NativeStatus.ERROR_MODEL_NOT_FOUND, GENERATE).exitCode())
                 .isEqualTo(4);
-        assertThat(failing(new InvalidModelException("m"), GENERATE).exitCode()).isEqualTo(4);
-        assertThat(failing(new UnknownOptionException("m"), GENERATE).exitCode())
+        assertThat(failing(NativeStatus.ERROR_MODEL_INVALID, GENERATE).exitCode())
+                .isEqualTo(4);
+        assertThat(failing(NativeStatus.ERROR_UNKNOWN_OPTION, GENERATE).exitCode())
                 .isEqualTo(2);
-        assertThat(failing(new GenerationCancelledException("m"), GENERATE).exitCode())
-                .isEqualTo(130);
-        assertThat(failing(new InternalEngineException("m"), GENERATE).exitCode())
-                .isEqualTo(1);
-        assertThat(CommandRun.of(Engine.Builder::open, "generat").exitCode()).isEqualTo(2);
-        assertThat(CommandRun.of(Engine.Builder::open).exitCode()).isZero();
+        assertThat(failing(NativeStatus.ERROR_CANCELLED, GENERATE).exitCode()).isEqualTo(130);
+        assertThat(failing(NativeStatus.ERROR_INTERNAL, GENERATE).exitCode()).isEqualTo(1);
+        assertThat(CommandRun.of(Engine::builder, "generat").exitCode()).isEqualTo(2);
+        assertThat(CommandRun.of(Engine::builder).exitCode()).isZero();
     }
 
     @Test
     void printsAnErrorInOneLineAndItsTraceOnlyWhenAsked() {
-        RuntimeException error = new ModelNotFoundException("there is no file m.gguf");
-
-        assertThat(failing(error, GENERATE).err())
-                .isEqualTo("kvfold: there is no file m.gguf" + System.lineSeparator());
-        String verbose = failing(error, "generate", "--model", "m.gguf", "--prompt", "a", "--verbose")
-                .err();
-        assertThat(verbose).startsWith("kvfold: there is no file m.gguf").contains("\tat io.kvfold.cli.");
+        assertThat(failing(NativeStatus.ERROR_MODEL_NOT_FOUND, GENERATE).err())
+                .isEqualTo("kvfold: no such thing" + System.lineSeparator());
+        assertThat(failing(
+                                NativeStatus.ERROR_MODEL_NOT_FOUND,
+                                "generate",
+                                "--model",
+                                "m.gguf",
+                                "--prompt",
+                                "a",
+                                "--verbose")
+                        .err())
+                .startsWith("kvfold: no such thing")
+                .contains("\tat io.kvfold.cli.");
     }
 
     @Test
     void suggestsWhatMayHaveBeenMeant() {
-        CommandRun run = CommandRun.of(Engine.Builder::open, "perplexty");
+        CommandRun run = CommandRun.of(Engine::builder, "perplexty");
 
         assertThat(run.err()).contains("perplexty", "Did you mean: kvfold perplexity", "Try 'kvfold --help'.");
     }
 
     @Test
     void reportsABadValueWithTheLibrarysOwnMessage() {
-        CommandRun run = CommandRun.of(
-                Engine.Builder::open, "generate", "--model", "m.gguf", "--prompt", "a", "--kv-type", "f99");
+        CommandRun run =
+                CommandRun.of(Engine::builder, "generate", "--model", "m.gguf", "--prompt", "a", "--kv-type", "f99");
 
         assertThat(run.exitCode()).isEqualTo(ExitCode.USAGE);
         assertThat(run.err()).contains("--kv-type", "no KV cache type is called 'f99'");
@@ -71,7 +69,7 @@ final class MainTest {
 
     @Test
     void givesEveryCommandExamplesThatParseAndTheExitCodes() {
-        CommandLine root = Main.commandLine(Engine.Builder::open);
+        CommandLine root = Main.commandLine(Engine::builder);
         List<CommandLine> all = new ArrayList<>(root.getSubcommands().values());
         all.add(root);
         for (CommandLine command : all) {
@@ -79,7 +77,7 @@ final class MainTest {
             List<String[]> examples = examples(command);
             assertThat(examples).as(command.getCommandName()).isNotEmpty();
             for (String[] example : examples) {
-                Main.commandLine(Engine.Builder::open).parseArgs(example);
+                Main.commandLine(Engine::builder).parseArgs(example);
             }
         }
     }
