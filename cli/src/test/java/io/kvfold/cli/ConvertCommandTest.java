@@ -107,6 +107,6 @@ final class ConvertCommandTest {
         for (int i = 0; i < texts.length; i++) {
             texts[i] = arguments[i].toString();
         }
-        return CommandRun.of(Engine.Builder::open, texts);
+        return CommandRun.of(Engine::builder, texts);
     }
 }
