@@ -13,6 +13,8 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.List;
 import java.util.concurrent.CountDownLatch;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.condition.EnabledOnOs;
@@ -153,9 +155,10 @@ class EngineProcessTest {
                 .run(OpeningAndClosing.class, model.toString())
                 .outputOfSuccess();
         System.out.println(output.strip());
-        String[] numbers = output.strip().lines().reduce((a, b) -> b).orElse("").split(" ");
-        long early = Long.parseLong(numbers[1]);
-        long late = Long.parseLong(numbers[2]);
+        Matcher numbers = Pattern.compile("resident: (\\d+) (\\d+)").matcher(output);
+        assertThat(numbers.find()).as(output).isTrue();
+        long early = Long.parseLong(numbers.group(1));
+        long late = Long.parseLong(numbers.group(2));
         assertThat(late).as("KiB after 200 cycles").isLessThan(early + early / 20);
     }
 

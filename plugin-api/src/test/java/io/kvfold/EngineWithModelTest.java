@@ -17,6 +17,7 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicLong;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -261,23 +262,27 @@ class EngineWithModelTest {
             java.util.Arrays.fill(prompt, 300);
             ObjectNode body = completion("", 1);
             IntStream.of(prompt).forEach(body.putArray("prompt")::add);
+            AtomicLong cancelled = new AtomicLong();
             try (Generation generation = engine.complete(body)) {
                 Thread canceller = new Thread(() -> {
                     while (engine.kvCacheStats().cellsUsed() < 10) {
                         Thread.onSpinWait();
                     }
+                    cancelled.set(System.nanoTime());
                     generation.cancel();
                 });
                 canceller.start();
                 assertThatThrownBy(generation::next).isInstanceOf(GenerationCancelledException.class);
-                long cancelled = System.nanoTime();
+                long thrown = System.nanoTime() - cancelled.get();
                 while (engine.kvCacheStats().slotsBusy() > 0) {
                     Thread.sleep(1);
                 }
-                long waited = System.nanoTime() - cancelled;
+                long free = System.nanoTime() - cancelled.get();
                 long cells = engine.kvCacheStats().cellsUsed();
                 assertThat(cells).as("prompt tokens computed").isLessThan(prompt.length / 2);
-                assertThat(waited).as("ns until the slot was free").isLessThan(TimeUnit.SECONDS.toNanos(2));
+                // an ubatch takes less than a millisecond; the rest is for a machine that does other things
+                assertThat(thrown).as("ns until next() threw").isLessThan(TimeUnit.SECONDS.toNanos(1));
+                assertThat(free).as("ns until the slot was free").isLessThan(TimeUnit.SECONDS.toNanos(2));
                 canceller.join();
             }
             assertThat(engine.call("/completion", completion("next", 2))

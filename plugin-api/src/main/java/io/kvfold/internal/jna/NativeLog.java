@@ -12,12 +12,16 @@ import org.slf4j.event.Level;
 /** The log of llama.cpp and ggml as the SLF4J logger {@code io.kvfold.native}. */
 final class NativeLog implements Library.LogCallback {
 
-    private static final Logger LOG = LoggerFactory.getLogger("io.kvfold.native");
-
     private final Library library;
+    private final Logger logger;
 
     NativeLog(Library library) {
+        this(library, LoggerFactory.getLogger("io.kvfold.native"));
+    }
+
+    NativeLog(Library library, Logger logger) {
         this.library = library;
+        this.logger = logger;
         // Threads of the library stay attached, as daemons: attaching one costs more than writing a line.
         Native.setCallbackThreadInitializer(this, new CallbackThreadInitializer(true, false, "kvfold-native"));
     }
@@ -25,43 +29,46 @@ final class NativeLog implements Library.LogCallback {
     /** Hands this callback over with the level that the logger has now. */
     void connect() {
         for (NativeLevel level : NativeLevel.values()) {
-            if (LOG.isEnabledForLevel(level.level)) {
-                library.kvfold_log_set(this, level.number(), null);
+            if (logger.isEnabledForLevel(level.level)) {
+                library.kvfold_log_set(this, level.number, null);
                 return;
             }
         }
-        library.kvfold_log_set(null, NativeLevel.ERROR.number(), null);
+        library.kvfold_log_set(null, NativeLevel.ERROR.number, null);
     }
 
     @Override
     public void invoke(int level, Pointer line, @Nullable Pointer user) {
         try {
-            LOG.atLevel(NativeLevel.of(level).level).log(new String(JnaBridge.bytes(line), StandardCharsets.UTF_8));
+            logger.atLevel(NativeLevel.of(level).level).log(new String(JnaBridge.bytes(line), StandardCharsets.UTF_8));
         } catch (Throwable e) { // an appender's failure must not unwind into the library
             Thread thread = Thread.currentThread();
             thread.getUncaughtExceptionHandler().uncaughtException(thread, e);
         }
     }
 
-    /** {@code kvfold_log_level}, from 1 on. */
+    /** {@code kvfold_log_level}. */
     enum NativeLevel {
-        DEBUG(Level.DEBUG),
-        INFO(Level.INFO),
-        WARN(Level.WARN),
-        ERROR(Level.ERROR);
+        DEBUG(1, Level.DEBUG),
+        INFO(2, Level.INFO),
+        WARN(3, Level.WARN),
+        ERROR(4, Level.ERROR);
 
+        final int number;
         private final Level level;
 
-        NativeLevel(Level level) {
+        NativeLevel(int number, Level level) {
+            this.number = number;
             this.level = level;
         }
 
-        int number() {
-            return ordinal() + 1;
-        }
-
         static NativeLevel of(int number) {
-            return values()[Math.max(0, Math.min(number - 1, values().length - 1))];
+            for (NativeLevel level : values()) {
+                if (level.number >= number) {
+                    return level;
+                }
+            }
+            return ERROR;
         }
     }
 }

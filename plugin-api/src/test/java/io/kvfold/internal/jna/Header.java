@@ -35,7 +35,7 @@ final class Header {
                 .matcher(text);
         while (matcher.find()) {
             List<String> parameters = new ArrayList<>();
-            for (String parameter : matcher.group(3).split(",")) {
+            for (String parameter : matcher.group(3).split(",", -1)) {
                 if (!parameter.strip().equals("void")) {
                     parameters.add(type(parameter.replaceFirst("\\w+\\s*$", "")));
                 }

@@ -84,7 +84,7 @@ class LibraryTest {
 
         Map<String, Integer> levels = new TreeMap<>();
         for (NativeLog.NativeLevel level : NativeLog.NativeLevel.values()) {
-            levels.put(level.name(), level.number());
+            levels.put(level.name(), level.number);
         }
         assertThat(levels).isEqualTo(header.constants("KVFOLD_LOG_"));
     }
