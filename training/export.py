@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Writes a checkpoint of train.py as a Hugging Face folder, which `./kvfold convert` turns into GGUF.
+
+  python3 training/export.py training/target/lckv --data training/target/data --out training/target/lckv-hf
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from hf_folder import write_folder
+from model import Model, ModelConfig
+from tokenizer import load_tokenizer
+from train import CHECKPOINT
+
+
+def load_checkpoint(folder):
+    saved = torch.load(Path(folder) / CHECKPOINT, map_location="cpu")
+    model = Model(ModelConfig(**saved["config"]))
+    model.load_state_dict(saved["model"])
+    return model.eval()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the --out folder of train.py")
+    parser.add_argument("--data", type=Path, required=True, help="the prepared data, whose tokenizer goes along")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    write_folder(args.out, load_checkpoint(args.run), load_tokenizer(args.data))
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""python3 training/test_training.py: checks of the model and the tools around it, in seconds."""
+
+import contextlib
+import io
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+import train
+from data import VALIDATION_SHARE, in_validation
+from evaluate import exact_losses, losses
+from hf_folder import read_folder, read_safetensors, write_folder
+from model import KvCache, LayerMap, Model, ModelConfig
+from tokenizer import ByteTokenizer, SentencePieceTokenizer
+
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE.parent.parent / "shared" / "golden"
+MAPS = {
+    "standard": "0_1_2_3_4_5_6_7",
+    "cla2": "0_0_2_2_4_4_6_6",
+    "lckv": "0_6_6_6_6_6_6_7",
+    "sandwich-middle": "0_3_3_3_3_3_3_7",
+    "two groups": "0_3_3_3_4_6_6_7",
+    "mutual": "0_2_1_3_5_4_6_6",
+    "windowed": "0s_1s_2s_3s_4_4_4_4",
+    "windowed upward": "0_6s_6_6s_6_6_6_7",
+}
+
+
+def small(layer_types, **options):
+    torch.manual_seed(3)
+    options = {"forward_passes": 3, "sliding_window": 5, **options}
+    model = Model(ModelConfig(256, layer_types, 32, 64, 2, 1, **options)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():  # large enough for attention to matter
+            if weight.dim() > 1:
+                weight.mul_(6)
+    return model
+
+
+def logits(model, tokens, chunk, passes=None):
+    cache = KvCache()
+    with torch.no_grad():
+        return torch.cat([model(part, cache, passes) for part in tokens.split(chunk, dim=1)], dim=1)
+
+
+class LayerMapTest(unittest.TestCase):
+    def test_finds_the_groups_that_are_iterated(self):
+        self.assertEqual(LayerMap(MAPS["lckv"]).groups, [(0, 0, False), (1, 6, True), (7, 7, False)])
+        self.assertEqual(LayerMap(MAPS["sandwich-middle"]).groups, [(0, 0, False), (1, 3, True), (4, 7, False)])
+        self.assertEqual(LayerMap(MAPS["mutual"]).groups,
+                         [(0, 0, False), (1, 2, True), (3, 3, False), (4, 5, True), (6, 7, False)])
+        self.assertEqual(LayerMap(MAPS["cla2"]).groups, [(0, 7, False)])
+
+    def test_refuses_what_is_no_map(self):
+        for text in ("", "0__1", "0_x", "0_2", "-1"):
+            with self.assertRaises(ValueError):
+                LayerMap(text)
+
+
+class ModelTest(unittest.TestCase):
+    tokens = torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(5))
+
+    def test_as_many_passes_as_tokens_are_exact(self):
+        for name, layer_types in MAPS.items():
+            for force_nodiag in (False, True):
+                with self.subTest(name, force_nodiag=force_nodiag):
+                    model = small(layer_types, force_nodiag=force_nodiag)
+                    exact = logits(model, self.tokens, 1)
+                    torch.testing.assert_close(logits(model, self.tokens, 24, 24), exact, rtol=1e-4, atol=1e-4)
+                    torch.testing.assert_close(logits(model, self.tokens, 8, 8), exact, rtol=1e-4, atol=1e-4)
+
+    def test_the_first_tokens_of_a_chunk_are_exact_up_to_the_number_of_passes(self):
+        model = small(MAPS["lckv"])
+        exact, iterated = logits(model, self.tokens, 1), logits(model, self.tokens, 24, 4)
+        torch.testing.assert_close(iterated[:, :4], exact[:, :4], rtol=1e-4, atol=1e-4)
+        self.assertGreater((iterated - exact).abs().max().item(), 1e-2)
+
+    def test_no_position_sees_a_later_one(self):
+        for layer_types in MAPS.values():
+            model = small(layer_types)
+            changed = self.tokens.clone()
+            changed[:, 12:] = 255 - changed[:, 12:]
+            torch.testing.assert_close(logits(model, changed, 24)[:, :12], logits(model, self.tokens, 24)[:, :12])
+
+    def test_passes_without_gradient_do_not_reach_the_weights(self):
+        def gradient(m):
+            model = small(MAPS["lckv"], forward_passes=m)
+            model(self.tokens).square().mean().backward()
+            return model.layers[2].self_attn.q_proj.weight.grad
+
+        # from a converged state on, more passes without gradient change nothing
+        torch.testing.assert_close(gradient(22), gradient(40), rtol=1e-3, atol=1e-5)
+        self.assertFalse(torch.allclose(gradient(0), gradient(22), rtol=1e-3, atol=1e-5))
+
+    def test_agrees_with_the_golden_vectors(self):
+        if not GOLDEN.is_dir():
+            self.skipTest("../shared/golden is not here")
+        chunks = {
+            "logits_exact_sequential": [1] * 40,
+            "logits_prefill32_iter9_then_decode8": [32] + [1] * 8,
+            "logits_prefill16x2_iter9_then_decode8": [16, 16] + [1] * 8,
+        }
+        for folder in sorted(path for path in GOLDEN.iterdir() if path.is_dir()):
+            model, expected = read_folder(folder), read_safetensors(folder / "expected.safetensors")
+            for name, sizes in chunks.items():
+                with self.subTest(folder.name, name=name), torch.no_grad():
+                    cache = KvCache()
+                    parts = expected["input_ids"].long()[None].split(sizes, dim=1)
+                    actual = torch.cat([model(part, cache) for part in parts], dim=1)[0]
+                    torch.testing.assert_close(actual, expected[name], rtol=0, atol=1e-4)
+
+
+class EvaluateTest(unittest.TestCase):
+    def test_chunks_with_enough_passes_score_like_single_tokens(self):
+        model = small(MAPS["lckv"])
+        segments = torch.randint(0, 256, (3, 21), generator=torch.Generator().manual_seed(6))
+        exact = torch.from_numpy(exact_losses(model, segments))
+        torch.testing.assert_close(torch.from_numpy(losses(model, segments, 8, 8)), exact, rtol=1e-4, atol=1e-4)
+        whole = torch.nn.functional.cross_entropy(
+            model(segments, passes=21)[:, :-1].transpose(1, 2), segments[:, 1:], reduction="none").mean(1)
+        torch.testing.assert_close(whole.detach().double(), exact, rtol=1e-4, atol=1e-4)
+
+
+class FolderTest(unittest.TestCase):
+    def test_a_folder_reads_back_as_it_was_written(self):
+        for layer_types, kind in ((MAPS["standard"], "llama"), (MAPS["lckv"], "lckv-llama")):
+            with self.subTest(kind), tempfile.TemporaryDirectory() as folder:
+                model = small(layer_types)
+                write_folder(folder, model, ByteTokenizer())
+                config = json.loads((Path(folder) / "config.json").read_text())
+                self.assertEqual(config["model_type"], kind)
+                read = read_folder(folder)
+                for name, weight in model.state_dict().items():
+                    torch.testing.assert_close(read.state_dict()[name], weight, rtol=0, atol=0)
+                names = read_safetensors(Path(folder) / "model.safetensors")
+                self.assertEqual("model.layers.1.self_attn.k_proj.weight" in names, kind == "llama")
+
+
+class TokenizerTest(unittest.TestCase):
+    text = "Ünïcode: 漢字 🙂,  two spaces\nand\ta tab. 12345\n\n"
+
+    def test_bytes_give_the_text_back(self):
+        tokenizer = ByteTokenizer()
+        self.assertEqual(tokenizer.decode(tokenizer.encode(self.text) + [tokenizer.end_of_text]), self.text)
+
+    def test_bpe_gives_text_back_that_it_was_not_trained_on(self):
+        try:
+            import sentencepiece  # noqa: F401
+        except ImportError:
+            self.skipTest("SentencePiece is not installed")
+        rng = random.Random(0)
+        words = ["".join(rng.choices("aeioumnrst", k=6)) for _ in range(400)]
+        lines = (f"The {i}th line about rivers and {' '.join(rng.choices(words, k=5))}.\n" for i in range(3000))
+        tokenizer = SentencePieceTokenizer.train(lines, 512)
+        self.assertEqual(tokenizer.decode(tokenizer.encode(self.text)), self.text)
+        self.assertLess(len(tokenizer.encode("about rivers")), 6)
+
+
+class TrainingTest(unittest.TestCase):
+    def run_tool(self, name, *arguments):
+        return subprocess.run([sys.executable, str(HERE / name), *map(str, arguments)], check=True, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+
+    def stop_at_step(self, step, *arguments):
+        train_step = train.Trainer.train_step
+
+        def stopping(trainer, *rest):
+            if trainer.step == step:
+                raise KeyboardInterrupt
+            return train_step(trainer, *rest)
+
+        with mock.patch.object(train.Trainer, "train_step", stopping), \
+                mock.patch.object(sys, "argv", ["train.py", *map(str, arguments)]), \
+                contextlib.redirect_stdout(io.StringIO()), self.assertRaises(KeyboardInterrupt):
+            train.main()
+
+    def test_a_resumed_run_ends_where_an_uninterrupted_one_does(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "text").mkdir()
+            lines = [json.dumps({"id": f"d{i}", "text": f"document {i} says {i*i} and {i+7}. " * 5}) for i in range(400)]
+            (folder / "text" / "documents.jsonl").write_text("\n".join(lines))
+            self.run_tool("data.py", folder / "text", "--out", folder / "data", "--tokenizer", "bytes")
+            model = ["--data", folder / "data", "--layer-types", "0_2_2_3", "--hidden-size", 32, "--heads", 2,
+                     "--kv-heads", 1, "--forward-passes", 2, "--context", 32, "--batch-size", 4, "--threads", 1,
+                     "--checkpoint-every", 4, "--evaluate-every", 4, "--device", "cpu"]
+            whole = self.run_tool("train.py", "--out", folder / "whole", "--steps", 12, *model)
+            self.stop_at_step(10, "--out", folder / "parts", "--steps", 12, *model)
+            resumed = self.run_tool("train.py", "--out", folder / "parts", "--steps", 12, *model)
+            self.assertIn("going on from step 8", resumed)
+            self.assertEqual(whole.splitlines()[-1].split(", in")[0], resumed.splitlines()[-1].split(", in")[0])
+            self.assertTrue((folder / "parts" / "log.csv").exists())
+
+    def test_about_one_document_in_a_hundred_is_held_out(self):
+        count = sum(in_validation(f"document {i}") for i in range(20_000))
+        self.assertAlmostEqual(count * VALIDATION_SHARE / 20_000, 1, delta=0.2)
+
+
+if __name__ == "__main__":
+    unittest.main()
