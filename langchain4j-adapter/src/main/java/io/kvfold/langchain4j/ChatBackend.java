@@ -7,7 +7,6 @@ import io.kvfold.Engine;
 import io.kvfold.Generation;
 import io.kvfold.KvfoldException;
 import java.time.Duration;
-import java.util.concurrent.atomic.AtomicReference;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
@@ -18,8 +17,6 @@ final class ChatBackend implements AutoCloseable {
     private final EngineHandle engine;
     private final KvfoldChatRequestParameters defaults;
     private final ChatRequestMapper mapper;
-    private final AtomicReference<@Nullable Boolean> vision = new AtomicReference<>();
-    private final String modelName;
     private final long kvBytesPerToken;
     private final boolean returnThinking;
     private final @Nullable Duration timeout;
@@ -29,10 +26,9 @@ final class ChatBackend implements AutoCloseable {
 
     ChatBackend(ChatModelBuilder<?> builder, Logger log) {
         this.engine = builder.openEngine();
-        this.modelName = engine.modelName();
         this.kvBytesPerToken = engine.engine().info().kv().bytesPerToken();
         this.defaults = builder.parameters();
-        this.mapper = new ChatRequestMapper(modelName, builder.sendThinking, this::acceptsImages);
+        this.mapper = new ChatRequestMapper(engine.model(), builder.sendThinking);
         this.returnThinking = builder.returnThinking;
         this.timeout = builder.timeout;
         this.logRequests = builder.logRequests;
@@ -54,7 +50,10 @@ final class ChatBackend implements AutoCloseable {
     Supplier<ChatCall> calls(ChatRequest request, boolean stream) {
         ObjectNode body = mapper.toBody(request, stream);
         return () -> new ChatCall(
-                () -> start(body), new Answer(modelName, returnThinking, kvBytesPerToken), timeout, this::logResponse);
+                () -> start(body),
+                new Answer(engine.model().name(), returnThinking, kvBytesPerToken),
+                timeout,
+                this::logResponse);
     }
 
     ChatCall call(ChatRequest request, boolean stream) {
@@ -76,29 +75,17 @@ final class ChatBackend implements AutoCloseable {
         } catch (KvfoldException e) {
             prompt = "(none: " + e.getMessage() + ")";
         }
-        log.info("Request to {}: {}\nPrompt:\n{}", modelName, body, prompt);
+        log.info("Request to {}: {}\nPrompt:\n{}", engine.model().name(), body, prompt);
     }
 
     private void logResponse(ChatResponse response) {
         if (logResponses) {
-            log.info("Answer of {}: {}", modelName, response);
+            log.info("Answer of {}: {}", engine.model().name(), response);
         }
     }
 
     Engine engine() {
         return engine.engine();
-    }
-
-    private boolean acceptsImages() {
-        Boolean known = vision.get();
-        if (known == null) {
-            known = engine.call("/props", ChatRequestMapper.JSON_MAPPER.createObjectNode())
-                    .path("modalities")
-                    .path("vision")
-                    .asBoolean();
-            vision.set(known);
-        }
-        return known;
     }
 
     @Override

@@ -19,6 +19,7 @@ import dev.langchain4j.data.message.TextContent;
 import dev.langchain4j.data.message.ToolExecutionResultMessage;
 import dev.langchain4j.data.message.UserMessage;
 import dev.langchain4j.exception.InvalidRequestException;
+import dev.langchain4j.exception.UnsupportedFeatureException;
 import dev.langchain4j.internal.JsonSchemaElementJsonUtils;
 import dev.langchain4j.model.chat.request.ChatRequest;
 import dev.langchain4j.model.chat.request.ChatRequestParameters;
@@ -28,7 +29,6 @@ import dev.langchain4j.model.chat.request.json.JsonSchema;
 import dev.langchain4j.model.chat.request.json.JsonSchemaElement;
 import java.util.List;
 import java.util.Locale;
-import java.util.function.BooleanSupplier;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -40,19 +40,13 @@ final class ChatRequestMapper {
 
     static final ObjectMapper JSON_MAPPER = new ObjectMapper();
 
-    private final String modelName;
+    private final ModelFacts model;
     private final boolean sendThinking;
-    private final BooleanSupplier acceptsImages;
 
-    /**
-     * @param modelName the only model name a request may ask for
-     * @param sendThinking whether the thinking of earlier answers goes back to the model
-     * @param acceptsImages asked when a request holds an image
-     */
-    ChatRequestMapper(String modelName, boolean sendThinking, BooleanSupplier acceptsImages) {
-        this.modelName = modelName;
+    /** @param sendThinking whether the thinking of earlier answers goes back to the model */
+    ChatRequestMapper(ModelFacts model, boolean sendThinking) {
+        this.model = model;
         this.sendThinking = sendThinking;
-        this.acceptsImages = acceptsImages;
     }
 
     ObjectNode toBody(ChatRequest request, boolean stream) {
@@ -72,7 +66,11 @@ final class ChatRequestMapper {
 
     /** Throws for what no request to this model may hold; also asked of a builder's defaults. */
     void validate(ChatRequestParameters parameters) {
-        Errors.checkModelName(parameters.modelName(), modelName);
+        Errors.checkModelName(parameters.modelName(), model.name());
+        if (usesTools(parameters) && !model.tools()) {
+            throw new UnsupportedFeatureException("'toolSpecifications' parameter is not supported by model '"
+                    + model.name() + "': its chat template does not describe tools");
+        }
         checkRange("temperature", parameters.temperature(), 0, Double.MAX_VALUE);
         checkRange("topP", parameters.topP(), 0, 1);
         checkRange("topK", parameters.topK(), 0, Integer.MAX_VALUE);
@@ -273,7 +271,7 @@ final class ChatRequestMapper {
         for (Content content : contents) {
             if (content instanceof TextContent text) {
                 parts.addObject().put("type", "text").put("text", text.text());
-            } else if (content instanceof ImageContent image && acceptsImages.getAsBoolean()) {
+            } else if (content instanceof ImageContent image && model.vision()) {
                 parts.addObject()
                         .put("type", "image_url")
                         .putObject("image_url")

@@ -89,7 +89,7 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
                 throw new IllegalArgumentException("A borrowed engine is already open: remove "
                         + (modelPath != null ? "modelPath " + modelPath : "the engine options " + options.keySet()));
             }
-            return new EngineHandle(engine, false);
+            return EngineHandle.borrow(engine);
         }
         if (modelPath == null) {
             throw new IllegalArgumentException("Set modelPath to a GGUF file, or engine to an open engine");
@@ -99,7 +99,7 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
             builder.option(flag, true);
         }
         options.forEach(builder::option);
-        return new EngineHandle(Errors.translating(builder::open), true);
+        return EngineHandle.open(builder);
     }
 
     @SuppressWarnings("unchecked") // B is the builder's own class

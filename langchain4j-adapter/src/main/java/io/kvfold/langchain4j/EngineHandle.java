@@ -2,25 +2,26 @@ package io.kvfold.langchain4j;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import io.kvfold.Engine;
-import io.kvfold.EngineInfo;
 import io.kvfold.Generation;
 import io.kvfold.KvfoldException;
-import java.nio.file.Path;
 import java.util.Objects;
 import java.util.concurrent.CompletableFuture;
 
-/** An engine and whether the model that uses it is the one to close it. */
-record EngineHandle(Engine engine, boolean owned) implements AutoCloseable {
+/** An engine, what is known about its model, and whether the user of this handle is the one to close it. */
+record EngineHandle(Engine engine, ModelFacts model, boolean owned) implements AutoCloseable {
 
-    /** The GGUF file's {@code general.name}, or its file name without the extension where it has none. */
-    String modelName() {
-        EngineInfo.Model model = engine.info().model();
-        String name = model.name();
-        if (name != null && !name.isBlank()) {
-            return name;
+    static EngineHandle borrow(Engine engine) {
+        return new EngineHandle(engine, Errors.translating(() -> ModelFacts.of(engine)), false);
+    }
+
+    static EngineHandle open(Engine.Builder builder) {
+        Engine engine = Errors.translating(builder::open);
+        try {
+            return new EngineHandle(engine, Errors.translating(() -> ModelFacts.of(engine)), true);
+        } catch (RuntimeException e) {
+            engine.close();
+            throw e;
         }
-        Path file = Path.of(model.path()).getFileName();
-        return file == null ? model.path() : file.toString().replaceFirst("\\.gguf$", "");
     }
 
     /** The single answer of {@code route}. */

@@ -41,7 +41,6 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
     private static final String ROUTE = "/v1/embeddings";
 
     private final EngineHandle engine;
-    private final String modelName;
     private final @Nullable String queryPrefix;
     private final @Nullable String documentPrefix;
     private final List<EmbeddingModelListener> listeners;
@@ -49,7 +48,6 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
     /** Builds a model; opens an engine unless the builder lends one. */
     public KvfoldEmbeddingModel(Builder builder) {
         this.engine = builder.openEngine("embeddings");
-        this.modelName = engine.modelName();
         this.queryPrefix = builder.queryPrefix;
         this.documentPrefix = builder.documentPrefix;
         this.listeners = builder.listeners;
@@ -84,7 +82,7 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
     }
 
     private ObjectNode body(EmbeddingRequest request) {
-        Errors.checkModelName(request.modelName(), modelName);
+        Errors.checkModelName(request.modelName(), engine.model().name());
         String prefix = prefix(request.inputType());
         ObjectNode body = ChatRequestMapper.JSON_MAPPER.createObjectNode();
         ArrayNode inputs = body.putArray("input");
@@ -107,7 +105,7 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
         }
         return EmbeddingResponse.builder()
                 .embeddings(embeddings)
-                .modelName(modelName)
+                .modelName(engine.model().name())
                 .tokenUsage(new TokenUsage(
                         answer.path("usage").path("prompt_tokens").asInt()))
                 .build();
@@ -143,7 +141,7 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
 
     @Override
     public String modelName() {
-        return modelName;
+        return engine.model().name();
     }
 
     /** Closes the engine if this model opened it. Idempotent, from any thread. */

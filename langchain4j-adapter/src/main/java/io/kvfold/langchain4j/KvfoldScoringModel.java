@@ -29,12 +29,10 @@ public class KvfoldScoringModel implements ScoringModel, AutoCloseable {
     private static final String ROUTE = "/v1/rerank";
 
     private final EngineHandle engine;
-    private final String modelName;
 
     /** Builds a model; opens an engine unless the builder lends one. */
     public KvfoldScoringModel(Builder builder) {
         this.engine = builder.openEngine("reranking");
-        this.modelName = engine.modelName();
     }
 
     /** A new builder, or a framework's own. */
@@ -59,7 +57,7 @@ public class KvfoldScoringModel implements ScoringModel, AutoCloseable {
     @Override
     public CompletableFuture<ScoringResponse> doScoreAsync(ScoringRequest request) {
         try {
-            Errors.checkModelName(request.modelName(), modelName);
+            Errors.checkModelName(request.modelName(), engine.model().name());
         } catch (RuntimeException e) {
             return CompletableFuture.failedFuture(e);
         }
@@ -67,7 +65,7 @@ public class KvfoldScoringModel implements ScoringModel, AutoCloseable {
         CompletableFuture<JsonNode> answer = engine.callAsync(ROUTE, body(request.documents(), request.query()));
         CompletableFuture<ScoringResponse> response = answer.thenApply(json -> ScoringResponse.builder()
                 .scores(scores(json, size))
-                .modelName(modelName)
+                .modelName(engine.model().name())
                 .tokenUsage(usage(json))
                 .build());
         propagateCancellation(response, answer);

@@ -21,8 +21,8 @@ public final class KvfoldTokenCountEstimator implements TokenCountEstimator {
 
     /** Counts with {@code engine}'s model; the caller keeps ownership of the engine. */
     public KvfoldTokenCountEstimator(Engine engine) {
-        this.engine = new EngineHandle(engine, false);
-        this.mapper = new ChatRequestMapper(this.engine.modelName(), false, () -> false);
+        this.engine = EngineHandle.borrow(engine);
+        this.mapper = new ChatRequestMapper(this.engine.model(), false);
     }
 
     /** Tokens of a text by itself, without what a vocabulary or a template puts around it. */

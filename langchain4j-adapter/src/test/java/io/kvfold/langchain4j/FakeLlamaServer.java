@@ -32,12 +32,22 @@ final class FakeLlamaServer implements ScriptedEngine.Script {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final Pattern TOKEN = Pattern.compile("\\s*[^\\s\\w]|\\s*\\w{1,6}|\\s+");
     private static final int INVALID_ARGUMENT = -1;
+    private static final String PROPS = """
+            {"model_alias": "scripted", "modalities": {"vision": true, "audio": false},
+             "chat_template_caps": {"supports_tools": true, "supports_tool_calls": true}}""";
 
     private final ScriptedModel model = new ScriptedModel();
     private final AtomicInteger number = new AtomicInteger();
 
+    /** An engine over a server that knows the answers of {@link ScriptedModel}. */
     static Engine engine() {
         return new ScriptedEngine(new FakeLlamaServer()).open();
+    }
+
+    /** A script that answers every request but the one for the model's properties. */
+    static ScriptedEngine scripted(ScriptedEngine.Script script) {
+        return new ScriptedEngine(
+                (route, body) -> route.equals("/props") ? List.of(chunk(PROPS)) : script.answer(route, body));
     }
 
     @Override
@@ -45,7 +55,7 @@ final class FakeLlamaServer implements ScriptedEngine.Script {
         return switch (route) {
             case "/v1/chat/completions" -> chat(body);
             case "/apply-template" -> List.of(chunk(JSON.createObjectNode().put("prompt", prompt(body))));
-            case "/props" -> List.of(chunk("{\"modalities\": {\"vision\": false, \"audio\": false}}"));
+            case "/props" -> List.of(chunk(PROPS));
             case "/tokenize" -> List.of(chunk(tokens(body)));
             case "/v1/chat/completions/input_tokens" -> List.of(chunk(inputTokens(body)));
             case "/v1/embeddings" -> List.of(chunk(embeddings(body)));

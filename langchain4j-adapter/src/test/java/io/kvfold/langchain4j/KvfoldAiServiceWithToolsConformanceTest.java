@@ -4,14 +4,14 @@ import dev.langchain4j.data.image.Image;
 import dev.langchain4j.model.chat.ChatModel;
 import dev.langchain4j.service.common.AbstractAiServiceWithToolsIT;
 import io.kvfold.Engine;
+import java.util.Base64;
 import java.util.List;
 import org.junit.jupiter.api.AfterAll;
 
 /**
  * LangChain4j's suite for AI services with tools, against a scripted llama-server.
  *
- * <p>Switched off: {@code supportsMultimodalToolResults} (off by default), because the scripted model has no image
- * projector; the test that images in tool results are refused runs instead.
+ * <p>Nothing is switched off; {@code supportsRecursion} and {@code supportsMultimodalToolResults}, off by default, are on.
  */
 class KvfoldAiServiceWithToolsConformanceTest extends AbstractAiServiceWithToolsIT {
 
@@ -40,6 +40,14 @@ class KvfoldAiServiceWithToolsConformanceTest extends AbstractAiServiceWithTools
     /** Instead of one from the network. */
     @Override
     protected Image catImage() {
-        return Image.builder().base64Data("AAAA").mimeType("image/png").build();
+        return Image.builder()
+                .base64Data(Base64.getEncoder().encodeToString(ScriptedModel.image("cat")))
+                .mimeType("image/jpeg")
+                .build();
+    }
+
+    @Override
+    protected boolean supportsMultimodalToolResults() {
+        return true;
     }
 }

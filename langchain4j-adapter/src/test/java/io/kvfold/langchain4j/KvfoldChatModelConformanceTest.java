@@ -12,9 +12,9 @@ import org.junit.jupiter.api.AfterAll;
 /**
  * LangChain4j's suite for chat models, against a scripted llama-server.
  *
- * <p>Switched off: {@code supportsModelNameParameter}, because an engine holds one model and accepts its own name only
- * (the tests that another name is refused run instead); images as base64 and by URL, because the scripted model has no
- * image projector (the tests that images are refused run instead).
+ * <p>Switched off: {@code supportsModelNameParameter}, because an engine holds one model and accepts its own name only;
+ * {@code supportsSingleImageInputAsPublicURL}, because an in-process model does not read from the network. The tests that
+ * both are refused run instead.
  */
 class KvfoldChatModelConformanceTest extends AbstractChatModelIT {
 
@@ -62,11 +62,6 @@ class KvfoldChatModelConformanceTest extends AbstractChatModelIT {
 
     @Override
     protected boolean supportsModelNameParameter() {
-        return false;
-    }
-
-    @Override
-    protected boolean supportsSingleImageInputAsBase64EncodedString() {
         return false;
     }
 

@@ -22,7 +22,7 @@ class KvfoldEmbeddingModelConformanceTest extends AbstractEmbeddingModelIT {
 
     private final Engine engine = FakeLlamaServer.engine();
 
-    private final Engine failingEngine = new ScriptedEngine(
+    private final Engine failingEngine = FakeLlamaServer.scripted(
                     (route, body) -> List.of(ScriptedEngine.fail(ERROR_UNSUPPORTED, "embeddings are off")))
             .open();
 

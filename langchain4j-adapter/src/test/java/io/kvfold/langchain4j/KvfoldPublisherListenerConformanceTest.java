@@ -31,7 +31,7 @@ class KvfoldPublisherListenerConformanceTest extends AbstractStreamingChatModelP
 
     @Override
     protected StreamingChatModel createModel(ChatModelListener listener, StreamScenario scenario) {
-        engine = new ScriptedEngine((route, body) -> steps(scenario)).open();
+        engine = FakeLlamaServer.scripted((route, body) -> steps(scenario)).open();
         return KvfoldStreamingChatModel.builder()
                 .engine(engine)
                 .listeners(listener)

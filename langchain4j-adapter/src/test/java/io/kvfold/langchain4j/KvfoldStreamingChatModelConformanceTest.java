@@ -80,11 +80,6 @@ class KvfoldStreamingChatModelConformanceTest extends AbstractStreamingChatModel
     }
 
     @Override
-    protected boolean supportsSingleImageInputAsBase64EncodedString() {
-        return false;
-    }
-
-    @Override
     protected boolean supportsSingleImageInputAsPublicURL() {
         return false;
     }

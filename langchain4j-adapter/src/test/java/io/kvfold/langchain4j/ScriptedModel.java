@@ -6,9 +6,15 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.networknt.schema.JsonSchemaFactory;
 import com.networknt.schema.SpecVersion;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.UncheckedIOException;
 import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Base64;
 import java.util.Iterator;
 import java.util.List;
+import java.util.Objects;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
@@ -123,7 +129,7 @@ final class ScriptedModel {
             plan("37 plus 87", round(use("add", 37, 87))),
             plan("Now add 47", round(use("add", 124, 47))),
             plan("argument '7'", round(use("modify", 7))),
-            plan("Take a photo", round(use("takePhoto"))),
+            plan("takePhoto tool", round(use("takePhoto"))),
             plan("temperature in Munich in celsius", round(use("currentTemperature", "Munich", "CELSIUS"))),
             plan("username with ID", round(use("getUsernameFromId", "62dbcc27-aaf3-449a-b12d-5a904271a57f"))),
             plan("integers: 37, 73", round(use("processNumbers", List.of(37, 73)))),
@@ -194,6 +200,9 @@ final class ScriptedModel {
         if (question.contains("favorite color")) {
             Matcher said = Pattern.compile("color is (\\w+)").matcher(text(messages.get(0)));
             return Reply.text(said.find() ? "Your favorite color is " + said.group(1) + "." : "I do not know it.");
+        }
+        if (question.contains("What do you see")) {
+            return Reply.text("I see " + question.substring(question.indexOf('<')));
         }
         if (question.contains("Say 'Hello World'")) {
             return Reply.text("Hello World");
@@ -307,8 +316,36 @@ final class ScriptedModel {
             return content.asText();
         }
         StringBuilder text = new StringBuilder();
-        content.forEach(part -> text.append(part.path("text").asText()));
+        for (JsonNode part : content) {
+            text.append(
+                    part.path("type").asText().equals("image_url")
+                            ? " " + picture(part.path("image_url").path("url").asText())
+                            : part.path("text").asText());
+        }
         return text.toString();
+    }
+
+    /** What the suites' pictures show; recognised by their bytes. */
+    private static String picture(String dataUrl) {
+        String prefix = "data:image/jpeg;base64,";
+        if (dataUrl.startsWith(prefix)) {
+            byte[] bytes = Base64.getDecoder().decode(dataUrl.substring(prefix.length()));
+            for (String name : List.of("cat", "dice")) {
+                if (Arrays.equals(bytes, image(name))) {
+                    return "<a picture of a " + name + ">";
+                }
+            }
+        }
+        return "<an unknown picture>";
+    }
+
+    /** A picture of LangChain4j's test artifact, as JPEG. */
+    static byte[] image(String name) {
+        try (InputStream in = ScriptedModel.class.getResourceAsStream("/images/" + name + ".jpg")) {
+            return Objects.requireNonNull(in).readAllBytes();
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
     }
 
     // ---- the script
