@@ -1,5 +1,6 @@
 package io.kvfold.langchain4j;
 
+import dev.langchain4j.exception.RateLimitException;
 import dev.langchain4j.model.chat.response.ChatModelStreamingEvent;
 import dev.langchain4j.model.chat.response.CompleteResponse;
 import java.util.Objects;
@@ -31,7 +32,9 @@ final class ChatPublisher implements Publisher<ChatModelStreamingEvent> {
     @Override
     public void subscribe(Subscriber<? super ChatModelStreamingEvent> subscriber) {
         Objects.requireNonNull(subscriber, "subscriber");
-        subscriber.onSubscribe(new ChatSubscription(subscriber, calls.get(), executor));
+        ChatSubscription subscription = new ChatSubscription(subscriber, calls.get(), executor);
+        subscriber.onSubscribe(subscription);
+        subscription.start();
     }
 
     /**
@@ -43,7 +46,7 @@ final class ChatPublisher implements Publisher<ChatModelStreamingEvent> {
         private final ChatCall call;
         private final Executor executor;
         private final AtomicLong demand = new AtomicLong();
-        private final AtomicInteger signals = new AtomicInteger();
+        private final AtomicInteger signals = new AtomicInteger(1); // the subscribing thread's, until start()
         private volatile @Nullable Subscriber<? super ChatModelStreamingEvent> subscriber;
         private volatile boolean invalidDemand;
 
@@ -64,11 +67,22 @@ final class ChatPublisher implements Publisher<ChatModelStreamingEvent> {
                 demand.getAndUpdate(current -> current + n < 0 ? Long.MAX_VALUE : current + n);
             }
             if (!call.isCancelled() && signals.getAndIncrement() == 0) {
-                try {
-                    executor.execute(this::emit);
-                } catch (RejectedExecutionException e) {
-                    fail(e);
-                }
+                execute();
+            }
+        }
+
+        /** Called after {@code onSubscribe}, which no other signal may overlap (Reactive Streams 1.3). */
+        void start() {
+            if (signals.decrementAndGet() > 0) {
+                execute();
+            }
+        }
+
+        private void execute() {
+            try {
+                executor.execute(this::emit);
+            } catch (RejectedExecutionException e) {
+                fail(new RateLimitException("the executor is full", e));
             }
         }
 

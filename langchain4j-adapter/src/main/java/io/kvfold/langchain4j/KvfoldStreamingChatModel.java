@@ -8,6 +8,7 @@ import static dev.langchain4j.internal.InternalStreamingChatResponseHandlerUtils
 import static dev.langchain4j.internal.InternalStreamingChatResponseHandlerUtils.withLoggingExceptions;
 import static dev.langchain4j.spi.ServiceHelper.loadFactories;
 
+import dev.langchain4j.exception.RateLimitException;
 import dev.langchain4j.model.chat.Capability;
 import dev.langchain4j.model.chat.StreamingChatModel;
 import dev.langchain4j.model.chat.listener.ChatModelListener;
@@ -25,6 +26,7 @@ import java.util.List;
 import java.util.Set;
 import java.util.concurrent.Executor;
 import java.util.concurrent.Flow.Publisher;
+import java.util.concurrent.RejectedExecutionException;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -71,7 +73,11 @@ public class KvfoldStreamingChatModel implements StreamingChatModel, AutoCloseab
     @Override
     public void doChat(ChatRequest request, StreamingChatResponseHandler handler) {
         ChatCall call = backend.call(request, true);
-        executor.execute(() -> stream(call, handler));
+        try {
+            executor.execute(() -> stream(call, handler));
+        } catch (RejectedExecutionException e) {
+            withLoggingExceptions(() -> handler.onError(new RateLimitException("the executor is full", e)));
+        }
     }
 
     private static void stream(ChatCall call, StreamingChatResponseHandler handler) {

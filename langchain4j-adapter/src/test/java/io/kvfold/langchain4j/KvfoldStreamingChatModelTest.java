@@ -24,6 +24,7 @@ import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Flow.Subscriber;
 import java.util.concurrent.Flow.Subscription;
+import java.util.concurrent.RejectedExecutionException;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
@@ -77,6 +78,25 @@ class KvfoldStreamingChatModelTest {
                 .open()) {
             Recorder handler = new Recorder();
             KvfoldStreamingChatModel.builder().engine(engine).build().chat(QUESTION, handler);
+
+            assertThat(handler.outcome)
+                    .failsWithin(Duration.ofSeconds(5))
+                    .withThrowableThat()
+                    .withCauseExactlyInstanceOf(RateLimitException.class);
+        }
+    }
+
+    @Test
+    void tellsTheHandlerOfAnExecutorThatIsFull() {
+        try (Engine engine = FakeLlamaServer.engine()) {
+            Recorder handler = new Recorder();
+            KvfoldStreamingChatModel.builder()
+                    .engine(engine)
+                    .executor(task -> {
+                        throw new RejectedExecutionException();
+                    })
+                    .build()
+                    .chat(QUESTION, handler);
 
             assertThat(handler.outcome)
                     .failsWithin(Duration.ofSeconds(5))
