@@ -9,7 +9,7 @@ public final class KvfoldChatResponseMetadata extends ChatResponseMetadata {
 
     private final @Nullable Double inputTokensPerSecond;
     private final @Nullable Double outputTokensPerSecond;
-    private final @Nullable Long kvCacheBytes;
+    private final long kvCacheBytes;
 
     private KvfoldChatResponseMetadata(Builder builder) {
         super(builder);
@@ -30,9 +30,9 @@ public final class KvfoldChatResponseMetadata extends ChatResponseMetadata {
 
     /**
      * Bytes of KV cache that prompt and answer occupy when the answer ends: their tokens times the bytes per token that
-     * the engine's KV plan leaves; null if unknown.
+     * the engine's KV plan leaves.
      */
-    public @Nullable Long kvCacheBytes() {
+    public long kvCacheBytes() {
         return kvCacheBytes;
     }
 
@@ -56,7 +56,7 @@ public final class KvfoldChatResponseMetadata extends ChatResponseMetadata {
                 && other instanceof KvfoldChatResponseMetadata that
                 && Objects.equals(inputTokensPerSecond, that.inputTokensPerSecond)
                 && Objects.equals(outputTokensPerSecond, that.outputTokensPerSecond)
-                && Objects.equals(kvCacheBytes, that.kvCacheBytes);
+                && kvCacheBytes == that.kvCacheBytes;
     }
 
     @Override
@@ -81,7 +81,7 @@ public final class KvfoldChatResponseMetadata extends ChatResponseMetadata {
 
         private @Nullable Double inputTokensPerSecond;
         private @Nullable Double outputTokensPerSecond;
-        private @Nullable Long kvCacheBytes;
+        private long kvCacheBytes;
 
         /** See {@link KvfoldChatResponseMetadata#inputTokensPerSecond()}. */
         public Builder inputTokensPerSecond(@Nullable Double inputTokensPerSecond) {
@@ -96,7 +96,7 @@ public final class KvfoldChatResponseMetadata extends ChatResponseMetadata {
         }
 
         /** See {@link KvfoldChatResponseMetadata#kvCacheBytes()}. */
-        public Builder kvCacheBytes(@Nullable Long kvCacheBytes) {
+        public Builder kvCacheBytes(long kvCacheBytes) {
             this.kvCacheBytes = kvCacheBytes;
             return this;
         }

@@ -1,0 +1,53 @@
+package io.kvfold.examples;
+
+import dev.langchain4j.model.chat.response.ChatResponse;
+import dev.langchain4j.model.chat.response.StreamingChatResponseHandler;
+import io.kvfold.langchain4j.KvfoldChatResponseMetadata;
+import io.kvfold.langchain4j.KvfoldStreamingChatModel;
+import java.util.concurrent.CompletableFuture;
+
+/** Prints an answer while it is generated. Arguments: a GGUF file and a question. */
+public final class ChatExample {
+
+    private ChatExample() {}
+
+    public static void main(String[] args) {
+        if (args.length != 2) {
+            throw new IllegalArgumentException("arguments: <model.gguf> <question>");
+        }
+        try (KvfoldStreamingChatModel model = KvfoldStreamingChatModel.builder()
+                .modelPath(args[0])
+                .contextSize(2048)
+                .slots(1)
+                .maxOutputTokens(256)
+                .build()) {
+            CompletableFuture<ChatResponse> answer = new CompletableFuture<>();
+            model.chat(args[1], new StreamingChatResponseHandler() {
+                @Override
+                public void onPartialResponse(String text) {
+                    System.out.print(text);
+                    System.out.flush();
+                }
+
+                @Override
+                public void onCompleteResponse(ChatResponse response) {
+                    answer.complete(response);
+                }
+
+                @Override
+                public void onError(Throwable error) {
+                    answer.completeExceptionally(error);
+                }
+            });
+
+            KvfoldChatResponseMetadata cost =
+                    (KvfoldChatResponseMetadata) answer.join().metadata();
+            System.out.printf(
+                    "%n[%d tokens in, %d out, %.0f tokens/s, %d KiB of KV cache]%n",
+                    cost.tokenUsage().inputTokenCount(),
+                    cost.tokenUsage().outputTokenCount(),
+                    cost.outputTokensPerSecond(),
+                    cost.kvCacheBytes() / 1024);
+        }
+    }
+}
