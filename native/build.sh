@@ -3,10 +3,10 @@
 # Builds libkvfold: fetches llama.cpp, applies patches/series, compiles it once per combination of source, patches and
 # options into a cache outside the checkout, then compiles native/src and links one self-contained library.
 #
-#   bash native/build.sh [--backend cpu|cuda|metal|vulkan] [--cpu native|x86-64-v3] [--rpc] [--llama-source DIR]
+#   bash native/build.sh [--backend cpu|cuda|metal|vulkan] [--cpu native|x86-64-v3] [--llama-source DIR]
 #                        [--jobs N] [--test] [--print-source]
 #
-#   --backend, --cpu, --rpc   what the library can run on; also KVFOLD_BACKEND, KVFOLD_CPU, KVFOLD_RPC=1
+#   --backend, --cpu          what the library can run on; also KVFOLD_BACKEND, KVFOLD_CPU
 #   --llama-source            a checkout of llama.cpp to use instead of the download; also KVFOLD_LLAMA_SOURCE
 #   --test                    runs ctest afterwards
 #   --print-source            prints the folder of the patched source and stops before compiling anything
@@ -23,7 +23,6 @@ cache_dir=${KVFOLD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvfold}
 
 backend=${KVFOLD_BACKEND:-}
 cpu=${KVFOLD_CPU:-native}
-rpc=${KVFOLD_RPC:-0}
 llama_source=${KVFOLD_LLAMA_SOURCE:-}
 jobs=${KVFOLD_JOBS:-}
 run_tests=0
@@ -36,7 +35,6 @@ while [ $# -gt 0 ]; do
     case $1 in
         --backend)      backend=${2:?--backend needs a value}; shift ;;
         --cpu)          cpu=${2:?--cpu needs a value}; shift ;;
-        --rpc)          rpc=1 ;;
         --llama-source) llama_source=${2:?--llama-source needs a folder}; shift ;;
         --llama-source=*) llama_source=${1#*=} ;;
         --jobs)         jobs=${2:?--jobs needs a value}; shift ;;
@@ -162,6 +160,8 @@ options=(
     # GCC's static libgomp is not position independent, and libgomp keeps one pool of threads per calling thread for
     # ever, which a JVM with many threads must not have. ggml's own thread pool has neither problem.
     -DGGML_OPENMP=OFF
+    # small, and listens to nothing unless asked to: layers on other hosts, and a second device for tests
+    -DGGML_RPC=ON
 )
 case $cpu in
     native)    options+=(-DGGML_NATIVE=ON) ;;
@@ -173,7 +173,6 @@ case $backend in
     metal)  options+=(-DGGML_METAL=ON -DGGML_METAL_EMBED_LIBRARY=ON) ;;
     vulkan) options+=(-DGGML_VULKAN=ON) ;;
 esac
-[ "$rpc" = 0 ] || options+=(-DGGML_RPC=ON)
 [ "$backend" != cuda ] || [ -z "${CUDAARCHS:-}" ] || options+=("-DCMAKE_CUDA_ARCHITECTURES=$CUDAARCHS")
 
 cpu_model() { sed -n 's/^\(model name\|CPU part\|flags\|Features\)[[:space:]]*: //p' /proc/cpuinfo 2> /dev/null | sort -u || sysctl -n machdep.cpu.brand_string; }

@@ -1,5 +1,6 @@
 #include "engine.h"
 
+#include "kv_plan_model.h"
 #include "kvfold_log.h"
 #include "request.h"
 
@@ -76,8 +77,19 @@ static uint64_t device_memory() {
     return total;
 }
 
+static kvfold_plan requested_plan(const model_facts & facts, const common_params & params) {
+    if (params.kv_plan.empty()) {
+        return facts.kv_plan;
+    }
+    try {
+        return kvfold_plan_parse(params.kv_plan, (uint32_t) facts.layers);
+    } catch (const std::invalid_argument & e) {
+        throw error(KVFOLD_ERROR_PLAN_INVALID, e.what()).about_option("kv-plan");
+    }
+}
+
 // Linux hands out more memory than there is and kills the process later, so a size that cannot fit is refused here.
-static void check_memory(const model_facts & facts, const common_params & params) {
+static void check_memory(const model_facts & facts, const common_params & params, const kvfold_plan & plan) {
     const uint64_t limit = host_memory() + device_memory();
     if (limit == 0) {
         return;
@@ -85,7 +97,12 @@ static void check_memory(const model_facts & facts, const common_params & params
     auto bytes_of = [](uint64_t elements, ggml_type type) {
         return (double) elements * (double) ggml_type_size(type) / (double) ggml_blck_size(type);
     };
-    const double per_token = bytes_of(facts.k_elements, params.cache_type_k) + bytes_of(facts.v_elements, params.cache_type_v);
+    double per_token = 0.0;
+    for (size_t il = 0; il < facts.k_elements.size(); il++) {
+        if (plan.is_producer(il) && !plan.in_swa[il]) { // a window-sized cache does not grow with the context
+            per_token += bytes_of(facts.k_elements[il], params.cache_type_k) + bytes_of(facts.v_elements[il], params.cache_type_v);
+        }
+    }
     const double kv_bytes  = per_token * params.n_ctx;
     const double needed    = kv_bytes + (double) facts.bytes;
     if (needed > (double) limit) {
@@ -110,10 +127,7 @@ static error load_error(const error_lines & errors, const std::string & path) {
 }
 
 void engine::load(kvfold_progress_callback progress, void * user) {
-    if (!options.kv_plan.empty()) {
-        throw error(KVFOLD_ERROR_UNSUPPORTED, "this build cannot change the KV plan of a model").about_option("kv-plan");
-    }
-    check_memory(facts, options.params);
+    check_memory(facts, options.params, requested_plan(facts, options.params));
 
     static std::once_flag numa;
     if (options.params.numa != GGML_NUMA_STRATEGY_DISABLED) {
@@ -150,6 +164,9 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     }
     if (abandoned) {
         throw error(KVFOLD_ERROR_CANCELLED, "loading was abandoned");
+    }
+    if (const std::string plan_error = kvfold_take_plan_error(); !plan_error.empty()) {
+        throw error(KVFOLD_ERROR_PLAN_INVALID, "'" + path + "': " + plan_error).about_path(path);
     }
     if (!loaded) {
         throw load_error(errors, path);

@@ -81,6 +81,8 @@ json engine::describe() {
     const llama_model *   model   = llama_get_model(context);
     const common_params & params  = options.params;
     const auto &          cparams = context->get_cparams();
+    const kvfold_plan &   own     = model->hparams.kv_plan;
+    const kvfold_plan     plan    = own.active() ? own : kvfold_plan_parse("standard", model->hparams.n_layer());
     return json({
         { "model",   describe_model(model, params, facts) },
         { "context", { { "size", llama_n_ctx(context) },
@@ -93,7 +95,7 @@ json engine::describe() {
                        { "kv_type_k", ggml_type_name(params.cache_type_k) },
                        { "kv_type_v", ggml_type_name(params.cache_type_v) },
                        { "kv_unified", params.kv_unified },
-                       { "kv_plan", options.kv_plan } } },
+                       { "kv_plan", plan.str() } } },
         { "offload", describe_offload(context, model) },
     });
 }

@@ -11,7 +11,6 @@
 
 #include "kv_plan_model.h"
 
-#include <cstdio>
 #include <stdexcept>
 
 static_assert(KVFOLD_MAX_LAYERS == LLAMA_MAX_LAYERS, "a plan has room for every layer");
@@ -28,94 +27,73 @@ namespace {
     throw std::invalid_argument("KV plan: " + message);
 }
 
-std::string key_for(const char * key, const llama_model_loader & ml) {
-    char name[256];
-    snprintf(name, sizeof(name), key, llm_arch_name(ml.get_arch()));
-    return name;
-}
+struct metadata {
+    const gguf_context * file;
+    std::string          arch;
+
+    std::string key(const char * pattern) const {
+        std::string name = pattern;
+        return name.replace(name.find("%s"), 2, arch);
+    }
+};
 
 // id of the key, or -1; throws if it holds another type
-int64_t find_key(const llama_model_loader & ml, const char * key, gguf_type type, gguf_type array_type = GGUF_TYPE_COUNT) {
-    const std::string name = key_for(key, ml);
-    const int64_t id = gguf_find_key(ml.metadata, name.c_str());
+int64_t find_key(const metadata & meta, const char * key, gguf_type type, gguf_type array_type = GGUF_TYPE_COUNT) {
+    const std::string name = meta.key(key);
+    const int64_t id = gguf_find_key(meta.file, name.c_str());
     if (id < 0) {
         return id;
     }
-    const gguf_type found = gguf_get_kv_type(ml.metadata, id);
+    const gguf_type found = gguf_get_kv_type(meta.file, id);
     if (found != type) {
         fail(name + " has type " + gguf_type_name(found) + ", expected is " + gguf_type_name(type));
     }
-    if (type == GGUF_TYPE_ARRAY && gguf_get_arr_type(ml.metadata, id) != array_type) {
-        fail(name + " is an array of " + gguf_type_name(gguf_get_arr_type(ml.metadata, id)) + ", expected is " + gguf_type_name(array_type));
+    if (type == GGUF_TYPE_ARRAY && gguf_get_arr_type(meta.file, id) != array_type) {
+        fail(name + " is an array of " + gguf_type_name(gguf_get_arr_type(meta.file, id)) + ", expected is " + gguf_type_name(array_type));
     }
     return id;
 }
 
 template <typename T>
-const T * array_data(const llama_model_loader & ml, int64_t id, uint32_t n_layer) {
-    const size_t n = gguf_get_arr_n(ml.metadata, id);
+const T * array_data(const metadata & meta, int64_t id, uint32_t n_layer) {
+    const size_t n = gguf_get_arr_n(meta.file, id);
     if (n != n_layer) {
-        fail(std::string(gguf_get_key(ml.metadata, id)) + " has " + std::to_string(n) + " elements, the model has " +
+        fail(std::string(gguf_get_key(meta.file, id)) + " has " + std::to_string(n) + " elements, the model has " +
              std::to_string(n_layer) + " layers");
     }
-    return (const T *) gguf_get_arr_data(ml.metadata, id);
-}
-
-// The plan that the metadata holds; inactive if it holds none.
-kvfold_plan plan_from_metadata(const llama_model_loader & ml, uint32_t n_layer) {
-    kvfold_plan plan;
-
-    const int64_t id_map    = find_key(ml, KVFOLD_KEY_LAYER_MAP,       GGUF_TYPE_ARRAY, GGUF_TYPE_INT32);
-    const int64_t id_strict = find_key(ml, KVFOLD_KEY_STRICT_DIAGONAL, GGUF_TYPE_BOOL);
-    const int64_t id_passes = find_key(ml, KVFOLD_KEY_PREFILL_PASSES,  GGUF_TYPE_UINT32);
-    const int64_t id_layers = find_key(ml, KVFOLD_KEY_WINDOW_LAYERS,   GGUF_TYPE_ARRAY, GGUF_TYPE_BOOL);
-
-    if (id_map < 0) {
-        for (const int64_t id : { id_strict, id_passes, id_layers }) {
-            if (id >= 0) {
-                fail(std::string(gguf_get_key(ml.metadata, id)) + " is there, but " + key_for(KVFOLD_KEY_LAYER_MAP, ml) + " is missing");
-            }
-        }
-        return plan;
-    }
-
-    const int32_t * map = array_data<int32_t>(ml, id_map, n_layer);
-    plan.n_layer = n_layer;
-    for (uint32_t il = 0; il < n_layer; ++il) {
-        if (map[il] < 0 || map[il] >= (int32_t) n_layer) {
-            fail("layer " + std::to_string(il) + " reads layer " + std::to_string(map[il]) +
-                 ", but the layers are 0 to " + std::to_string(n_layer - 1));
-        }
-        plan.kv[il] = (int16_t) map[il];
-    }
-    if (id_strict >= 0) {
-        plan.strict = gguf_get_val_bool(ml.metadata, id_strict);
-    }
-    if (id_passes >= 0) {
-        plan.n_passes = gguf_get_val_u32(ml.metadata, id_passes);
-        plan.passes_given = true;
-    }
-    if (id_layers >= 0) {
-        const int8_t * window = array_data<int8_t>(ml, id_layers, n_layer);
-        bool any = false;
-        for (uint32_t il = 0; il < n_layer; ++il) {
-            plan.window[il] = window[il] != 0;
-            any |= window[il] != 0;
-        }
-        const int64_t id_window = find_key(ml, KVFOLD_KEY_WINDOW, GGUF_TYPE_UINT32);
-        if (any && id_window < 0) {
-            fail(key_for(KVFOLD_KEY_WINDOW_LAYERS, ml) + " names layers, but " + key_for(KVFOLD_KEY_WINDOW, ml) + " is missing");
-        }
-        if (any) {
-            plan.n_swa = gguf_get_val_u32(ml.metadata, id_window);
-        }
-    }
-    kvfold_plan_derive(plan);
-    return plan;
+    return (const T *) gguf_get_arr_data(meta.file, id);
 }
 
 bool has_tensor(const llama_model_loader & ml, uint32_t il, const char * name) {
     return ml.weights_map.count("blk." + std::to_string(il) + "." + name + ".weight") > 0;
+}
+
+// Architectures whose layers do not come to the plain KV cache through llama.cpp's shared build_qkv() and build_attn().
+bool goes_its_own_way(llm_arch arch) {
+    switch (arch) {
+        case LLM_ARCH_BITNET:
+        case LLM_ARCH_COGVLM:
+        case LLM_ARCH_DEEPSEEK32:
+        case LLM_ARCH_DEEPSEEK4:
+        case LLM_ARCH_DFLASH:
+        case LLM_ARCH_DOTS3NOTE:
+        case LLM_ARCH_EAGLE3:
+        case LLM_ARCH_GEMMA4_ASSISTANT:
+        case LLM_ARCH_GLM_DSA:
+        case LLM_ARCH_GRANITE_SWITCH:
+        case LLM_ARCH_HRM_TEXT:
+        case LLM_ARCH_HY_V4:
+        case LLM_ARCH_MINICPM3:
+        case LLM_ARCH_MINIMAX_M3:
+        case LLM_ARCH_OPENELM:
+        case LLM_ARCH_PLAMO3:
+        case LLM_ARCH_PLM:
+        case LLM_ARCH_T5:
+        case LLM_ARCH_T5ENCODER:
+            return true;
+        default:
+            return false;
+    }
 }
 
 // upward readers need a layer loop that repeats groups of layers: patches/ adds it to these
@@ -129,6 +107,9 @@ void check_against_model(const kvfold_plan & plan, const llama_model_loader & ml
 
     if (llm_arch_is_recurrent(arch) || llm_arch_is_hybrid(arch)) {
         fail("architecture " + name + " is recurrent or hybrid, it has no plain KV cache");
+    }
+    if (goes_its_own_way(arch)) {
+        fail("architecture " + name + " has attention code of its own and cannot share keys and values");
     }
     if (hparams.is_mla()) {
         fail("architecture " + name + " compresses keys and values (MLA), it has no plain KV cache");
@@ -196,10 +177,66 @@ bool is_standard(const kvfold_plan & plan) {
 
 } // namespace
 
+kvfold_plan kvfold_plan_from_metadata(const gguf_context * file, const std::string & arch, uint32_t n_layer) {
+    const metadata meta { file, arch };
+    kvfold_plan plan;
+
+    const int64_t id_map    = find_key(meta, KVFOLD_KEY_LAYER_MAP,       GGUF_TYPE_ARRAY, GGUF_TYPE_INT32);
+    const int64_t id_strict = find_key(meta, KVFOLD_KEY_STRICT_DIAGONAL, GGUF_TYPE_BOOL);
+    const int64_t id_passes = find_key(meta, KVFOLD_KEY_PREFILL_PASSES,  GGUF_TYPE_UINT32);
+    const int64_t id_layers = find_key(meta, KVFOLD_KEY_WINDOW_LAYERS,   GGUF_TYPE_ARRAY, GGUF_TYPE_BOOL);
+
+    if (id_map < 0) {
+        for (const int64_t id : { id_strict, id_passes, id_layers }) {
+            if (id >= 0) {
+                fail(std::string(gguf_get_key(file, id)) + " is there, but " + meta.key(KVFOLD_KEY_LAYER_MAP) + " is missing");
+            }
+        }
+        return plan;
+    }
+
+    if (n_layer > KVFOLD_MAX_LAYERS) {
+        fail("the model has " + std::to_string(n_layer) + " layers, a plan can have " + std::to_string(KVFOLD_MAX_LAYERS));
+    }
+    const int32_t * map = array_data<int32_t>(meta, id_map, n_layer);
+    plan.n_layer = n_layer;
+    for (uint32_t il = 0; il < n_layer; ++il) {
+        if (map[il] < 0 || map[il] >= (int32_t) n_layer) {
+            fail("layer " + std::to_string(il) + " reads layer " + std::to_string(map[il]) +
+                 ", but the layers are 0 to " + std::to_string(n_layer - 1));
+        }
+        plan.kv[il] = (int16_t) map[il];
+    }
+    if (id_strict >= 0) {
+        plan.strict = gguf_get_val_bool(file, id_strict);
+    }
+    if (id_passes >= 0) {
+        plan.n_passes = gguf_get_val_u32(file, id_passes);
+        plan.passes_given = true;
+    }
+    if (id_layers >= 0) {
+        const int8_t * window = array_data<int8_t>(meta, id_layers, n_layer);
+        bool any = false;
+        for (uint32_t il = 0; il < n_layer; ++il) {
+            plan.window[il] = window[il] != 0;
+            any |= window[il] != 0;
+        }
+        const int64_t id_window = find_key(meta, KVFOLD_KEY_WINDOW, GGUF_TYPE_UINT32);
+        if (any && id_window < 0) {
+            fail(meta.key(KVFOLD_KEY_WINDOW_LAYERS) + " names layers, but " + meta.key(KVFOLD_KEY_WINDOW) + " is missing");
+        }
+        if (any) {
+            plan.n_swa = gguf_get_val_u32(file, id_window);
+        }
+    }
+    kvfold_plan_derive(plan);
+    return plan;
+}
+
 void kvfold_load_plan(const llama_model_loader & ml, llama_hparams & hparams, const char * override_text) {
     last_error.clear();
     try {
-        const kvfold_plan trained = plan_from_metadata(ml, hparams.n_layer());
+        const kvfold_plan trained = kvfold_plan_from_metadata(ml.metadata, llm_arch_name(ml.get_arch()), hparams.n_layer());
         kvfold_plan plan = trained;
         if (override_text && *override_text) {
             plan = kvfold_plan_parse(override_text, hparams.n_layer());

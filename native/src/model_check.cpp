@@ -1,6 +1,7 @@
 #include "model_check.h"
 
 #include "error.h"
+#include "kv_plan_model.h"
 #include "kvfold_log.h"
 
 #include "ggml-cpp.h"
@@ -115,8 +116,8 @@ static void count_kv_elements(model_facts & facts, const gguf_context * file) {
     const uint64_t    k_length = read_unsigned(file, prefix + "attention.key_length").value_or(head);
     const uint64_t    v_length = read_unsigned(file, prefix + "attention.value_length").value_or(head);
     for (uint64_t n : heads_kv) {
-        facts.k_elements += n * k_length;
-        facts.v_elements += n * v_length;
+        facts.k_elements.push_back(n * k_length);
+        facts.v_elements.push_back(n * v_length);
     }
 }
 
@@ -165,6 +166,11 @@ model_facts check_model(const std::string & path) {
     facts.context_length     = read_unsigned(file.get(), prefix + "context_length").value_or(0);
     check_shape(facts, file.get(), path);
     count_kv_elements(facts, file.get());
+    try {
+        facts.kv_plan = kvfold_plan_from_metadata(file.get(), facts.architecture, (uint32_t) facts.layers);
+    } catch (const std::invalid_argument & e) {
+        throw error(KVFOLD_ERROR_PLAN_INVALID, "'" + path + "': " + e.what()).about_path(path);
+    }
     return facts;
 }
 

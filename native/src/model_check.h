@@ -1,8 +1,11 @@
 // Looks at a GGUF file before llama.cpp does, so that a broken file is an error and not an abort.
 #pragma once
 
+#include "hooks/kv_plan.h"
+
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace kvfold {
 
@@ -14,12 +17,13 @@ struct model_facts {
     uint64_t    layers         = 0;
     uint64_t    embedding      = 0;
     uint64_t    heads          = 0;
-    // Elements of one token's K row and V row, summed over the layers; 0 for a model without a plain KV cache.
-    uint64_t    k_elements     = 0;
-    uint64_t    v_elements     = 0;
+    // Elements of one token's K row and V row per layer; 0 where the model has no plain KV cache.
+    std::vector<uint64_t> k_elements;
+    std::vector<uint64_t> v_elements;
+    kvfold_plan           kv_plan; // from the metadata
 };
 
-// Throws KVFOLD_ERROR_MODEL_NOT_FOUND or KVFOLD_ERROR_MODEL_INVALID.
+// Throws KVFOLD_ERROR_MODEL_NOT_FOUND, KVFOLD_ERROR_MODEL_INVALID or KVFOLD_ERROR_PLAN_INVALID.
 model_facts check_model(const std::string & path);
 
 } // namespace kvfold

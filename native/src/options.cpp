@@ -55,7 +55,6 @@ static const char * refused_because(const std::string & name) {
 }
 
 static const char * const max_queue_name = "max-queue";
-static const char * const kv_plan_name   = "kv-plan";
 
 struct option_name {
     const common_arg * option;
@@ -115,7 +114,6 @@ static error unknown_option(const std::string & given, const std::map<std::strin
         }
     }
     consider(max_queue_name);
-    consider(kv_plan_name);
     std::sort(near.begin(), near.end());
     std::string message = "unknown option \"" + given + "\"";
     for (size_t i = 0; i < near.size() && i < 3; i++) {
@@ -256,10 +254,6 @@ engine_options parse_options(const std::string & text) {
             options.max_queue = number;
             continue;
         }
-        if (name == kv_plan_name) {
-            options.kv_plan = to_text(name, value);
-            continue;
-        }
         const auto found = names.find(name);
         if (found == names.end()) {
             throw unknown_option(name, names);
@@ -380,7 +374,6 @@ json describe_options() {
                               { "help", help } }));
     };
     add_own(max_queue_name, "N", "requests that may wait for a slot (default: 256)");
-    add_own(kv_plan_name, "PLAN", "which layer reads whose keys and values (default: from model)");
     return list;
 }
 

@@ -12,7 +12,6 @@ namespace kvfold {
 struct engine_options {
     common_params params;
     size_t        max_queue = 256;
-    std::string   kv_plan; // as given; empty = the model's own
     bool          batch_size_given = false;
 };
 

@@ -1,7 +1,9 @@
 // The KV plan of a model: which layer reads whose keys and values. Included by patched llama.cpp (llama-hparams.h), so it
 // stays free of llama.cpp's types. Semantics: LCKV (arXiv 2405.10637), the systematic study of cross-layer sharing
 // (arXiv 2410.14442), CLA (arXiv 2405.12981).
-#pragma once
+// an include guard and not #pragma once: the build copies this header next to the patched source, and both copies are seen
+#ifndef KVFOLD_KV_PLAN_H
+#define KVFOLD_KV_PLAN_H
 
 #include <array>
 #include <cstddef>
@@ -91,3 +93,5 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer);
 
 // Fills in what follows from kv, window and n_swa; throws std::invalid_argument if they contradict each other.
 void kvfold_plan_derive(kvfold_plan & plan);
+
+#endif

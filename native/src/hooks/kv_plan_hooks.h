@@ -1,5 +1,6 @@
 // What the patches in patches/ call. Declarations only: the code is in native/src, linked into the same library.
-#pragma once
+#ifndef KVFOLD_KV_PLAN_HOOKS_H
+#define KVFOLD_KV_PLAN_HOOKS_H
 
 #include "kv_plan.h"
 
@@ -105,3 +106,5 @@ void kvfold_state_read (const llama_hparams & hparams, llama_io_read_i  & io);
 
 // How many tokens of its prompt a slot may put into the next batch when `n_waiting` slots have one.
 int32_t kvfold_prompt_share(const llama_model * model, int32_t n_batch, int32_t n_waiting);
+
+#endif
