@@ -42,7 +42,10 @@ record HfConfig(
 
     // Say how a model was made, saved or is to be sampled from, not what it computes.
     private static final Set<String> HARMLESS = Set.of(
+            "_commit_hash",
+            "_flash_attn_2_enabled",
             "_name_or_path",
+            "transformers.js_config",
             "_attn_implementation",
             "_attn_implementation_autoset",
             "architectures",

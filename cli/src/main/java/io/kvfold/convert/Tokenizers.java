@@ -116,9 +116,7 @@ final class Tokenizers {
             for (Map.Entry<String, JsonNode> entry : plain.get().properties()) {
                 added.put(
                         id(folder.resolve("added_tokens.json"), entry.getKey(), entry.getValue()),
-                        entry.getValue().isIntegralNumber()
-                                ? JsonNodeFactory.instance.objectNode().put("content", entry.getKey())
-                                : entry.getValue());
+                        JsonNodeFactory.instance.objectNode().put("content", entry.getKey()));
             }
         }
         if (json.isPresent()) {
