@@ -11,6 +11,7 @@ import io.kvfold.gguf.GgufFile;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Set;
 import java.util.concurrent.Callable;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
@@ -23,6 +24,8 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** The engine on the built library. */
 @Timeout(120)
@@ -185,17 +188,26 @@ class EngineWithModelTest {
                 .orElseThrow();
     }
 
-    @Test
-    void servesSixteenChatsThroughFourSlotsAsIfEachWereAlone() throws Exception {
-        try (Engine engine =
-                builder().slots(4).kvCacheTypes(KvType.F32, KvType.F32).open()) {
+    /**
+     * In F32 without flash attention. With F16, llama.cpp's default, the last bits of a key depend on what else is in the
+     * batch, rounding makes more of it, and one answer in thirty takes another turn where two tokens are as good.
+     */
+    @ParameterizedTest
+    @ValueSource(strings = {"random", "trained"})
+    void servesSixteenChatsThroughFourSlotsAsIfEachWereAlone(String weights) throws Exception {
+        try (Engine engine = builder()
+                .model(weights.equals("random") ? model : TinyModel.stories())
+                .slots(4)
+                .kvCacheTypes(KvType.F32, KvType.F32)
+                .flashAttention(FlashAttention.OFF)
+                .open()) {
             List<ObjectNode> bodies = IntStream.range(0, 16)
                     .mapToObj(i -> chat("question number " + i + " of someone " + "x".repeat(i), 30))
                     .toList();
             List<String> alone = bodies.stream()
                     .map(body -> text(engine.call("/v1/chat/completions", body)))
                     .toList();
-            assertThat(alone).doesNotHaveDuplicates();
+            assertThat(Set.copyOf(alone)).as("different answers").hasSizeGreaterThan(4);
             assertThat(atOnce(bodies.stream()
                             .<Callable<String>>map(body -> () -> text(engine.call("/v1/chat/completions", body)))
                             .toList()))
