@@ -6,6 +6,7 @@ import io.kvfold.Generation;
 import io.kvfold.KvfoldException;
 import java.util.Objects;
 import java.util.concurrent.CompletableFuture;
+import java.util.function.Supplier;
 
 /** An engine, what is known about its model, and whether the user of this handle is the one to close it. */
 record EngineHandle(Engine engine, ModelFacts model, boolean owned) implements AutoCloseable {
@@ -37,20 +38,12 @@ record EngineHandle(Engine engine, ModelFacts model, boolean owned) implements A
         } catch (KvfoldException e) {
             return CompletableFuture.failedFuture(Errors.translate(e));
         }
-        CompletableFuture<JsonNode> future = new CompletableFuture<>();
-        future.whenComplete((answer, error) -> {
-            if (future.isCancelled()) {
-                request.cancel();
-            }
-        });
-        Threads.REQUESTS.execute(() -> {
+        Supplier<JsonNode> answer = () -> {
             try (request) {
-                future.complete(Objects.requireNonNull(request.next()));
-            } catch (RuntimeException e) {
-                future.completeExceptionally(Errors.translate(e));
+                return Objects.requireNonNull(request.next());
             }
-        });
-        return future;
+        };
+        return Threads.supply(() -> Errors.translating(answer), request::cancel);
     }
 
     @Override

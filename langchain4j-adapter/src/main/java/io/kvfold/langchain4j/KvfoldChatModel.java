@@ -12,6 +12,7 @@ import io.kvfold.langchain4j.spi.KvfoldChatModelBuilderFactory;
 import java.util.List;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
+import java.util.function.Supplier;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -74,20 +75,12 @@ public class KvfoldChatModel implements ChatModel, AutoCloseable {
         } catch (RuntimeException e) {
             return CompletableFuture.failedFuture(e);
         }
-        CompletableFuture<ChatResponse> future = new CompletableFuture<>();
-        future.whenComplete((response, error) -> {
-            if (future.isCancelled()) {
-                call.cancel();
-            }
-        });
-        Threads.REQUESTS.execute(() -> {
+        Supplier<ChatResponse> answer = () -> {
             try (call) {
-                future.complete(call.await());
-            } catch (Throwable e) {
-                future.completeExceptionally(e);
+                return call.await();
             }
-        });
-        return future;
+        };
+        return Threads.supply(answer, call::cancel);
     }
 
     @Override

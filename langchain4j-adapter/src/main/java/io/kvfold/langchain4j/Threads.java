@@ -1,5 +1,6 @@
 package io.kvfold.langchain4j;
 
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Executor;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.SynchronousQueue;
@@ -7,6 +8,7 @@ import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Supplier;
 
 /**
  * The threads that wait for the engine. Platform threads, because a call into native code would pin the carrier of a
@@ -23,6 +25,30 @@ final class Threads {
     static final ScheduledThreadPoolExecutor DEADLINES = deadlines();
 
     private Threads() {}
+
+    /**
+     * Runs {@code work} on one of {@link #REQUESTS}.
+     *
+     * @param cancel what else cancelling the future does
+     */
+    static <T> CompletableFuture<T> supply(Supplier<T> work, Runnable cancel) {
+        CompletableFuture<T> future = new CompletableFuture<>() {
+            @Override
+            public boolean cancel(boolean mayInterruptIfRunning) {
+                boolean cancelled = super.cancel(mayInterruptIfRunning);
+                cancel.run();
+                return cancelled;
+            }
+        };
+        REQUESTS.execute(() -> {
+            try {
+                future.complete(work.get());
+            } catch (Throwable e) {
+                future.completeExceptionally(e);
+            }
+        });
+        return future;
+    }
 
     private static ScheduledThreadPoolExecutor deadlines() {
         ScheduledThreadPoolExecutor executor = new ScheduledThreadPoolExecutor(1, daemons("kvfold-deadline-"));

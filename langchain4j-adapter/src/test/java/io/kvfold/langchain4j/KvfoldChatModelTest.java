@@ -144,6 +144,23 @@ class KvfoldChatModelTest {
     }
 
     @Test
+    void logsTheRenderedPromptOnlyWhenAsked() {
+        ScriptedEngine scripted = new ScriptedEngine(new FakeLlamaServer());
+        try (Engine engine = scripted.open()) {
+            KvfoldChatModel.builder().engine(engine).build().chat(QUESTION);
+            assertThat(scripted.requests()).noneMatch(request -> request.route().equals("/apply-template"));
+
+            KvfoldChatModel.builder()
+                    .engine(engine)
+                    .logRequests(true)
+                    .logResponses(true)
+                    .build()
+                    .chat(QUESTION);
+            assertThat(scripted.requests()).anyMatch(request -> request.route().equals("/apply-template"));
+        }
+    }
+
+    @Test
     void endsARequestThatTakesTooLong() {
         try (Engine engine =
                 FakeLlamaServer.scripted((route, body) -> List.of(hang())).open()) {

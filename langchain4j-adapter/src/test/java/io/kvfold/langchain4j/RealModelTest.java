@@ -26,6 +26,7 @@ import dev.langchain4j.model.chat.response.PartialResponseContext;
 import dev.langchain4j.model.chat.response.StreamingChatResponseHandler;
 import dev.langchain4j.model.output.FinishReason;
 import io.kvfold.Engine;
+import io.kvfold.KvPlan;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -320,6 +321,25 @@ class RealModelTest {
                 length += x * x;
             }
             assertThat(length).isCloseTo(1, Offset.offset(1e-4));
+        }
+    }
+
+    @Test
+    void foldsTheKvCacheAsThePlanSays() {
+        int layers = engine.info().model().layers();
+        try (KvfoldChatModel folded = KvfoldChatModel.builder()
+                .modelPath(StoriesModel.path())
+                .contextSize(512)
+                .slots(1)
+                .threads(1)
+                .kvPlan(KvPlan.crossLayerAttention(layers, 2))
+                .maxOutputTokens(10)
+                .build()) {
+            ChatResponse response = folded.chat(UserMessage.from(QUESTION));
+
+            long bytesPerToken = engine.kvCacheStats().bytesPerToken() / layers * ((layers + 1) / 2);
+            assertThat(((KvfoldChatResponseMetadata) response.metadata()).kvCacheBytes())
+                    .isEqualTo(response.tokenUsage().totalTokenCount() * bytesPerToken);
         }
     }
 
