@@ -109,13 +109,14 @@ class TokenFile:
         starts = rng.integers(0, len(self) - length + 1, size=batch)
         return np.stack([self.tokens[s : s + length] for s in starts]).astype(np.int64)
 
-    def segments(self, count, length):
-        """int64 [at most count, length] of evenly spread places that do not overlap."""
-        count = min(count, len(self) // length)
-        if count == 0:
-            raise SystemExit(f"the data has {len(self)} tokens, a segment takes {length}")
-        step = len(self) // count
-        return np.stack([self.tokens[i * step : i * step + length] for i in range(count)]).astype(np.int64)
+
+def spread(tokens, count, length):
+    """int64 [at most count, length]: evenly spread parts of tokens that do not overlap."""
+    count = min(count, len(tokens) // length)
+    if count == 0:
+        raise SystemExit(f"the text has {len(tokens)} tokens, a segment takes {length}")
+    step = len(tokens) // count
+    return np.stack([tokens[i * step : i * step + length] for i in range(count)]).astype(np.int64)
 
 
 def main():

@@ -3,19 +3,20 @@
 
   python3 training/evaluate.py HF_FOLDER --text FILE                                    exact
   python3 training/evaluate.py HF_FOLDER --text FILE --passes 1,2,3,4 --chunks 16,64    a table, compared with exact
+  python3 training/evaluate.py HF_FOLDER --data DATA_FOLDER ...                         on its held-out documents
 
 The text is cut into segments of --context tokens; every token but a segment's first is scored. Differences of
 perplexity are relative to exact, paired by segment; the figure after ± is their standard error over segments.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from data import TokenFile, spread
 from hf_folder import read_folder
 from model import KvCache
 from tokenizer import load_tokenizer
@@ -74,7 +75,9 @@ def numbers(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Hugging Face folder with a tokenizer")
-    parser.add_argument("--text", type=Path, required=True, help="UTF-8")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", type=Path, help="UTF-8")
+    source.add_argument("--data", type=Path, help="a folder of data.py, whose held-out documents are taken")
     parser.add_argument("--context", type=int, default=256, help="tokens per segment; default %(default)s")
     parser.add_argument("--segments", type=int, default=64, help="at most, evenly spread; default %(default)s")
     parser.add_argument("--passes", type=numbers, help="comma-separated")
@@ -86,13 +89,12 @@ def main():
         torch.set_num_threads(args.threads)
 
     model = read_folder(args.folder).to(args.device)
-    tokens = np.array(load_tokenizer(args.folder).encode(args.text.read_text(encoding="utf-8")), dtype=np.int64)
-    count = min(args.segments, len(tokens) // args.context)
-    if count == 0:
-        raise SystemExit(f"{args.text} has {len(tokens)} tokens, a segment takes {args.context}")
-    step = len(tokens) // count
-    segments = np.stack([tokens[i * step : i * step + args.context] for i in range(count)])
-    segments = torch.from_numpy(segments).to(args.device)
+    if args.data:
+        tokens = TokenFile(args.data, "validation").tokens
+    else:
+        tokens = np.array(load_tokenizer(args.folder).encode(args.text.read_text(encoding="utf-8")))
+    segments = torch.from_numpy(spread(tokens, args.segments, args.context)).to(args.device)
+    count = len(segments)
 
     exact = exact_losses(model, segments)
     error = exact.std(ddof=1) / np.sqrt(count) if count > 1 else float("nan")
@@ -104,4 +106,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

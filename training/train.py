@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data import TokenFile
+from data import TokenFile, spread
 from model import Model, ModelConfig
 
 CHECKPOINT = "checkpoint.pt"
@@ -92,8 +92,8 @@ class Trainer:
     def __init__(self, args):
         self.args = args
         self.data = TokenFile(args.data, "train")
-        validation = TokenFile(args.data, "validation")
-        self.held_out = torch.from_numpy(validation.segments(16, args.context + 1)).to(args.device)
+        held_out = spread(TokenFile(args.data, "validation").tokens, 16, args.context + 1)
+        self.held_out = torch.from_numpy(held_out).to(args.device)
         torch.manual_seed(args.seed)
         self.config = model_config(args, self.data.meta["vocab_size"])
         self.model = Model(self.config).to(args.device)
