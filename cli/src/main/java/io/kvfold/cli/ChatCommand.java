@@ -33,8 +33,8 @@ import picocli.CommandLine.Spec;
         footerHeading = "%nExamples:%n",
         footer = {
             "  kvfold chat --model model.gguf --ctx-size 8192",
-            "  kvfold chat --model model.gguf --system \"Answer in one sentence.\" --temperature 0",
-            "  kvfold chat --model model.gguf --kv-type q8_0 --option top-p=0.9",
+            "  kvfold chat --model model.gguf --system \"Answer in one sentence.\"",
+            "  kvfold chat --model model.gguf --temperature 0.2 --option top-p=0.9",
             "  echo \"Why is the sky blue?\" | kvfold chat --model model.gguf 2>/dev/null"
         })
 final class ChatCommand implements Callable<Integer> {

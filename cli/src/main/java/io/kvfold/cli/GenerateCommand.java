@@ -33,9 +33,9 @@ import picocli.CommandLine.Spec;
         },
         footerHeading = "%nExamples:%n",
         footer = {
-            "  kvfold generate --model model.gguf --prompt \"Once upon a time\" --max-tokens 200 --temperature 0",
-            "  kvfold generate --model model.gguf --prompt-file question.txt --seed 1 > answer.txt",
-            "  kvfold generate --model model.gguf --prompt \"1, 2, 3,\" -n 8 --json | jq .timings"
+            "  kvfold generate -m model.gguf -p \"Once upon a time\" -n 200 --temperature 0",
+            "  kvfold generate -m model.gguf --prompt-file story.txt --seed 1 > more.txt",
+            "  kvfold generate -m model.gguf -p \"1, 2, 3,\" -n 8 --json | jq .timings"
         })
 final class GenerateCommand implements Callable<Integer> {
 

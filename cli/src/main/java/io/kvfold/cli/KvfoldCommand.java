@@ -22,7 +22,7 @@ import picocli.CommandLine.ScopeType;
         footer = {
             "  kvfold chat --model model.gguf",
             "  kvfold inspect model.gguf --ctx 32768",
-            "  kvfold generate --model model.gguf --prompt \"Once upon a time\" --max-tokens 50",
+            "  kvfold generate -m model.gguf -p \"Once upon a time\" --max-tokens 50",
             "  kvfold perplexity --help"
         },
         versionProvider = VersionCommand.class,

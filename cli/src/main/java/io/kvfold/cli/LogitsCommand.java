@@ -30,7 +30,7 @@ import picocli.CommandLine.Spec;
         footerHeading = "%nExamples:%n",
         footer = {
             "  kvfold logits --model model.gguf --tokens 1,403,407 --out logits.npy",
-            "  kvfold logits --model model.gguf --tokens @ids.txt --ubatch 1 --kv-type f32 --flash-attn off --out l.npy",
+            "  kvfold logits -m model.gguf --tokens @ids -ub 1 --kv-type f32 --out l.npy",
             "  python3 -c \"import numpy; print(numpy.load('logits.npy').argmax(-1))\""
         })
 final class LogitsCommand implements Callable<Integer> {

@@ -30,7 +30,7 @@ import picocli.CommandLine.Spec;
         footerHeading = "%nExamples:%n",
         footer = {
             "  kvfold perplexity --model model.gguf --text wiki.test.raw",
-            "  kvfold perplexity --model model.gguf --text wiki.test.raw --ctx 2048 --kv-type q4_0 --flash-attn on",
+            "  kvfold perplexity -m model.gguf --text wiki.test.raw --kv-type q4_0 -fa on",
             "  kvfold perplexity --model model.gguf --text wiki.test.raw --chunks 20"
         })
 final class PerplexityCommand implements Callable<Integer> {

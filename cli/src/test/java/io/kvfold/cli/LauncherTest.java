@@ -160,6 +160,14 @@ final class LauncherTest {
     }
 
     @Test
+    void letsJavaReadArgumentsAsUtf8() throws IOException, InterruptedException {
+        fake("java", "[ \"$1\" = -version ] && { echo 'openjdk version \"17.0.1\"' >&2; exit; }; echo \"$LC_ALL\"");
+
+        assertThat(launch(Map.of("LC_ALL", "C"), "version").output()).endsWith("C.UTF-8\n");
+        assertThat(launch(Map.of("LC_ALL", "C.utf8"), "version").output()).endsWith("C.utf8\n");
+    }
+
+    @Test
     void showsTheEndOfTheLogWhenTheBuildFails() throws IOException, InterruptedException {
         fake("mvn", "echo '[INFO] fine'; echo '[ERROR] no space left'; exit 1");
 

@@ -74,6 +74,7 @@ final class MainTest {
         all.add(root);
         for (CommandLine command : all) {
             assertThat(command.getUsageMessage()).contains("Exit codes:", "130");
+            assertThat(command.getCommandSpec().usageMessage().footer()).allMatch(line -> line.length() < 80);
             List<String[]> examples = examples(command);
             assertThat(examples).as(command.getCommandName()).isNotEmpty();
             for (String[] example : examples) {
