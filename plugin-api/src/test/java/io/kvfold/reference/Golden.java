@@ -52,4 +52,14 @@ record Golden(Shape shape, Map<String, float[]> weights, Map<String, float[]> ex
         }
         return values;
     }
+
+    /** Logits [tokens, vocabulary]. */
+    double[][] expectedRows(String name) {
+        float[] values = expected(name);
+        double[][] rows = new double[values.length / shape.vocabulary()][shape.vocabulary()];
+        for (int k = 0; k < values.length; k++) {
+            rows[k / shape.vocabulary()][k % shape.vocabulary()] = values[k];
+        }
+        return rows;
+    }
 }

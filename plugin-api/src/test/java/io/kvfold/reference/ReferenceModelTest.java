@@ -8,6 +8,7 @@ import io.kvfold.reference.Shape.Architecture;
 import java.util.Arrays;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** Properties that the papers prove of the method, so that the reference is trusted beyond the golden cases. */
@@ -16,7 +17,7 @@ final class ReferenceModelTest {
         "0_1_2_3_4_5", "0_4x4_5", "0_2_2_2_4_5", "5x6", "0_3_1_5_2_4", "0_4x4_5;strict", "0s_4s_4_4s_4_5;window=3"
     };
 
-    private final RandomModel random = RandomModel.forAnyPlan(Shape.tiny(Architecture.LLAMA), 6, 1);
+    private final ComparedModel random = ComparedModel.forAnyPlan(Shape.tiny(Architecture.LLAMA), 6, 1);
     private final int[] tokens = random.tokens(12, 2);
 
     /** Lemma 1 of LCKV. */
@@ -56,7 +57,7 @@ final class ReferenceModelTest {
     void nothingVisibleContributesNothing() {
         // At the first position an upward reader's attention adds zero, whatever its query and output weights are.
         KvPlan plan = KvPlan.of(1, 1);
-        RandomModel one = RandomModel.forAnyPlan(Shape.tiny(Architecture.LLAMA), 2, 3);
+        ComparedModel one = ComparedModel.forAnyPlan(Shape.tiny(Architecture.LLAMA), 2, 3);
         double[][] first = one.reference(plan.withStrictDiagonal(true)).sequential(7);
         double[][] narrow =
                 one.reference(plan.withStrictDiagonal(true).withWindow(1, 0, 1)).sequential(7, 7);
@@ -76,6 +77,28 @@ final class ReferenceModelTest {
         assertThat(difference(expected, actual)).isGreaterThan(1e-4);
     }
 
+    /** So that the tolerances of the comparisons with the engine are meaningful. */
+    @ParameterizedTest
+    @CsvSource({
+        "0_0_2_2_4_4, 0_0_2_2_4_5",
+        "0_0_2_2_4_4, 0_0_2_2_4_4;strict",
+        "0_4x4_5, 0_4x4_5;strict",
+        "0_4x4_5, 0_3x3_4_5",
+        "0_2_1_5_4_3, 0_2_1_5_4_5",
+        "0s_1s_1s_3_3_3;window=4, 0s_1s_1s_3_3_3;window=5",
+        "0s_4_4s_4_4_5;window=4, 0s_4_4s_4_4s_5;window=4",
+        "0_4x4_5;passes=3, 0_4x4_5;passes=4",
+    })
+    void aSlightlyDifferentPlanGivesLogitsFarAway(String text, String other) {
+        KvPlan one = KvPlan.parse(text);
+        KvPlan two = KvPlan.parse(other);
+        double[][] expected =
+                random.reference(one).chunked(tokens, 12, one.prefillPasses().orElse(12));
+        double[][] actual =
+                random.reference(two).chunked(tokens, 12, two.prefillPasses().orElse(12));
+        assertThat(difference(expected, actual)).isGreaterThan(0.3);
+    }
+
     @Test
     void sequencesDoNotSeeEachOther() {
         ReferenceModel model = random.reference(KvPlan.parse("0_4x4_5"));
@@ -92,7 +115,7 @@ final class ReferenceModelTest {
     @ParameterizedTest
     @ValueSource(strings = {"LLAMA", "QWEN2", "QWEN3"})
     void logitsSpreadOverSeveralUnits(String architecture) {
-        RandomModel model = RandomModel.forAnyPlan(Shape.tiny(Architecture.valueOf(architecture)), 8, 4);
+        ComparedModel model = ComparedModel.forAnyPlan(Shape.tiny(Architecture.valueOf(architecture)), 8, 4);
         double[] last = model.reference(KvPlan.standard(8)).sequential(tokens)[11];
         assertThat(Arrays.stream(last).max().orElseThrow()).isBetween(1.5, 20.0);
     }

@@ -30,12 +30,15 @@ record Shape(
         /** Biases on the query, key and value projections. */
         QWEN2,
         /** RMS norms of each query and key head, before rotation. */
-        QWEN3
+        QWEN3,
+        /** Bare projections; llama.cpp runs it, as most of its architectures, with downward plans only. */
+        EXAONE
     }
 
-    /** A small one in which every width differs from every other, so that none can stand in for another unnoticed. */
+    /** A small one in which widths differ from each other where they can, so that none stands in for another unnoticed. */
     static Shape tiny(Architecture architecture) {
-        return new Shape(architecture, 96, 48, 80, 4, 2, 32, 1e-5, 10000);
+        int hidden = architecture == Architecture.QWEN2 ? 128 : 48; // llama.cpp wants Qwen2's as wide as its queries
+        return new Shape(architecture, 96, hidden, 80, 4, 2, 32, 1e-5, 10000);
     }
 
     int queryWidth() {

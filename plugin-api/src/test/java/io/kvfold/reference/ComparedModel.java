@@ -2,6 +2,7 @@ package io.kvfold.reference;
 
 import io.kvfold.KvPlan;
 import io.kvfold.gguf.GgufKeys;
+import io.kvfold.gguf.GgufKvPlan;
 import io.kvfold.gguf.GgufType;
 import io.kvfold.gguf.GgufValueType;
 import io.kvfold.gguf.GgufWriter;
@@ -10,6 +11,7 @@ import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -18,29 +20,35 @@ import java.util.Map;
 import java.util.Random;
 
 /**
- * A decoder with seeded random weights, for the reference and as a GGUF file without a tokenizer.
+ * A small decoder for both sides: the reference, and the engine as a GGUF file.
  *
- * <p>Weights are as large as a trained model's, so that attention is neither uniform nor a single key, every layer
- * matters, and logits spread over several units: a wrong mask or a wrong layer shows.
+ * <p>Random weights are seeded and scaled so that activations have unit size: attention is neither uniform nor a single
+ * key, every layer matters and logits spread over several units, while the float16 of flash attention moves them by less
+ * than a hundredth.
  */
-final class RandomModel {
+final class ComparedModel {
     private final Shape shape;
     private final int layers;
     private final Map<String, float[]> weights;
 
-    private RandomModel(Shape shape, int layers, Map<String, float[]> weights) {
+    private ComparedModel(Shape shape, int layers, Map<String, float[]> weights) {
         this.shape = shape;
         this.layers = layers;
         this.weights = weights;
     }
 
-    /** A model in which every layer has key and value projections, so that it can serve any plan. */
-    static RandomModel forAnyPlan(Shape shape, int layers, long seed) {
+    /** A model with the given weights, by their Hugging Face names. */
+    static ComparedModel of(Shape shape, int layers, Map<String, float[]> weights) {
+        return new ComparedModel(shape, layers, weights);
+    }
+
+    /** A model with random weights in which every layer has key and value projections, so that it can serve any plan. */
+    static ComparedModel forAnyPlan(Shape shape, int layers, long seed) {
         return forPlan(shape, KvPlan.standard(layers), seed);
     }
 
-    /** A model in which only the producers of a plan have key and value projections. */
-    static RandomModel forPlan(Shape shape, KvPlan plan, long seed) {
+    /** A model with random weights in which only the producers of a plan have key and value projections. */
+    static ComparedModel forPlan(Shape shape, KvPlan plan, long seed) {
         Random random = new Random(seed);
         int hidden = shape.hidden();
         Map<String, float[]> weights = new LinkedHashMap<>();
@@ -50,9 +58,9 @@ final class RandomModel {
         for (int i = 0; i < plan.layers(); i++) {
             String layer = "model.layers." + i + ".";
             weights.put(layer + "input_layernorm.weight", around1(random, hidden));
-            projection(weights, shape, layer + "self_attn.q", shape.queryWidth(), 1.5, random);
+            projection(weights, shape, layer + "self_attn.q", shape.queryWidth(), 1, random);
             if (plan.isProducer(i)) {
-                projection(weights, shape, layer + "self_attn.k", shape.kvWidth(), 1.5, random);
+                projection(weights, shape, layer + "self_attn.k", shape.kvWidth(), 1, random);
                 projection(weights, shape, layer + "self_attn.v", shape.kvWidth(), 1, random);
             }
             weights.put(
@@ -65,7 +73,7 @@ final class RandomModel {
                         normal(random, shape.feedForward() * hidden, 1 / Math.sqrt(hidden)));
             }
         }
-        return new RandomModel(shape, plan.layers(), weights);
+        return new ComparedModel(shape, plan.layers(), weights);
     }
 
     ReferenceModel reference(KvPlan plan) {
@@ -78,39 +86,44 @@ final class RandomModel {
     }
 
     /** Writes the model without a plan in its metadata. */
-    void write(Path file) throws IOException {
-        writer().write(file);
+    Path write(Path file) throws IOException {
+        writer().put("tokenizer.ggml.model", "none").write(file);
+        return file;
     }
 
     /** Writes the model with a plan in its metadata. */
-    void write(Path file, KvPlan plan) throws IOException {
-        String architecture = architecture();
-        GgufWriter writer = writer();
-        writer.put(
-                GgufKeys.kvLayerMap(architecture),
-                GgufValueType.INT32,
-                Arrays.stream(plan.kvLayers()).asLongStream().toArray());
-        writer.put(GgufKeys.kvStrictDiagonal(architecture), plan.strictDiagonal());
-        if (plan.prefillPasses().isPresent()) {
-            writer.put(
-                    GgufKeys.kvPrefillPasses(architecture), plan.prefillPasses().getAsInt());
-        }
-        if (plan.window().isPresent()) {
-            boolean[] windowed = new boolean[layers];
-            for (int i = 0; i < layers; i++) {
-                windowed[i] = plan.usesWindow(i);
-            }
-            writer.put(GgufKeys.slidingWindow(architecture), plan.window().getAsInt());
-            writer.put(GgufKeys.kvWindowLayers(architecture), windowed);
-        }
+    Path write(Path file, KvPlan plan) throws IOException {
+        GgufWriter writer = writer().put("tokenizer.ggml.model", "none");
+        GgufKvPlan.write(writer, architecture(), plan);
         writer.write(file);
+        return file;
+    }
+
+    /** Writes the model with a plan and a tokenizer of one character per token, for requests that answer with text. */
+    Path writeForText(Path file, KvPlan plan) throws IOException {
+        List<String> tokens = new ArrayList<>(List.of("<unk>", "<s>", "</s>"));
+        long[] types = new long[shape.vocabulary()]; // llama_token_type: 1 normal, 2 unknown, 3 control
+        Arrays.fill(types, 1);
+        types[0] = 2;
+        types[1] = 3;
+        types[2] = 3;
+        while (tokens.size() < shape.vocabulary()) {
+            tokens.add(String.valueOf((char) ('!' + tokens.size() - 3)));
+        }
+        GgufWriter writer = writer().put("tokenizer.ggml.model", "llama")
+                .put("tokenizer.ggml.tokens", tokens)
+                .put("tokenizer.ggml.scores", new float[shape.vocabulary()])
+                .put("tokenizer.ggml.token_type", GgufValueType.INT32, types);
+        GgufKvPlan.write(writer, architecture(), plan);
+        writer.write(file);
+        return file;
     }
 
     String architecture() {
         return shape.architecture().name().toLowerCase(Locale.ROOT);
     }
 
-    /** Everything but a plan. */
+    /** Everything but a tokenizer and a plan. */
     GgufWriter writer() {
         String architecture = architecture();
         GgufWriter writer = new GgufWriter()
@@ -127,8 +140,7 @@ final class RandomModel {
                 .put(GgufKeys.vocabSize(architecture), shape.vocabulary())
                 .put(architecture + ".rope.dimension_count", shape.headSize())
                 .put(architecture + ".rope.freq_base", (float) shape.ropeTheta())
-                .put(architecture + ".attention.layer_norm_rms_epsilon", (float) shape.epsilon())
-                .put("tokenizer.ggml.model", "none");
+                .put(architecture + ".attention.layer_norm_rms_epsilon", (float) shape.epsilon());
         weights.forEach((name, values) -> {
             float[] data = isRotated(name) && shape.architecture() == Architecture.LLAMA ? paired(values) : values;
             writer.tensor(ggufName(name), GgufType.F32, dimensions(name, data.length), out -> {
