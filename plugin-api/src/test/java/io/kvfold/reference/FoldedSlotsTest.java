@@ -1,0 +1,202 @@
+package io.kvfold.reference;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.Engine;
+import io.kvfold.FlashAttention;
+import io.kvfold.Generation;
+import io.kvfold.KvPlan;
+import io.kvfold.KvType;
+import io.kvfold.RealLibrary;
+import io.kvfold.reference.Shape.Architecture;
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Objects;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/**
+ * Requests side by side in the slots of one engine, so that ubatches hold tokens of several sequences: the probability
+ * of every token at every generated position, against the reference for the same text alone.
+ */
+final class FoldedSlotsTest {
+    private static final int GENERATED = 8;
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    @TempDir
+    private static Path folder;
+
+    @BeforeAll
+    static void needsTheLibrary() {
+        RealLibrary.require();
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "0_1_2_3_4_5, OFF, false",
+        "0_0_2_2_4_4, OFF, true",
+        "0_4x4_5;exact, OFF, false",
+        "0_4x4_5;exact, OFF, true",
+        "0_4x4_5;exact, ON, false",
+        "0_4x4_5;exact, ON, true",
+        "0_2_2_2_4_5;strict;exact, OFF, true",
+        "0_2_1_5_4_3;exact, OFF, false",
+        "0s_1s_2s_3_3_3;window=6, OFF, false",
+        "0s_1s_2s_3_3_3;window=6, ON, true",
+        "0_4s_4_4s_4_5;window=6;exact, OFF, false",
+    })
+    void requestsSideBySideAreAnsweredAsIfAlone(String text, FlashAttention flash, boolean unified) throws IOException {
+        KvPlan plan = KvPlan.parse(text);
+        ComparedModel model = ComparedModel.forPlan(Shape.tiny(Architecture.LLAMA), plan, text.hashCode());
+        Path file = model.writeForText(folder.resolve("slots.gguf"), plan);
+        try (Engine engine = engine(file, 4, flash, unified)) {
+            List<int[]> prompts = new ArrayList<>();
+            for (int length : new int[] {3, 30, 9, 17, 1, 12}) { // two of them wait for a slot
+                prompts.add(model.tokens(length, 10 + length));
+            }
+            compare(engine, model, plan, prompts, flash);
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "0_4x4_5;passes=9, fixed",
+        "0_2_1_5_4_3;strict;passes=9, fixed",
+        "0_4x4_5;passes=2, exact",
+        "0_2_1_5_4_3;strict, exact",
+    })
+    void asManyPassesAsAPromptHasTokensAreExactWhateverRunsBesideIt(String text, String prefill) throws IOException {
+        KvPlan plan = KvPlan.parse(text);
+        ComparedModel model = ComparedModel.forPlan(Shape.tiny(Architecture.LLAMA), plan, text.hashCode());
+        Path file = model.writeForText(folder.resolve("passes.gguf"), plan);
+        try (Engine engine = builder(file, 4, FlashAttention.OFF, true)
+                .option("kv-prefill", prefill)
+                .open()) {
+            List<int[]> prompts = new ArrayList<>();
+            for (int length : new int[] {9, 8, 2, 5, 7, 9, 1, 4}) {
+                prompts.add(model.tokens(length, 20 + length));
+            }
+            compare(engine, model, plan, prompts, FlashAttention.OFF);
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"0_0_2_2_4_4", "0_4x4_5;exact", "0s_1s_2s_3_3_3;window=6", "0_4s_4_4s_4_5;window=6;exact"})
+    void aSecondTurnGoesOnFromTheKeysAndValuesOfTheFirst(String text) throws IOException {
+        KvPlan plan = KvPlan.parse(text);
+        ComparedModel model = ComparedModel.forPlan(Shape.tiny(Architecture.LLAMA), plan, text.hashCode());
+        Path file = model.writeForText(folder.resolve("turns.gguf"), plan);
+        try (Engine engine = engine(file, 1, FlashAttention.OFF, false)) {
+            int[] first = model.tokens(20, 30);
+            int[] answer = compare(engine, model, plan, List.of(first), FlashAttention.OFF)
+                    .get(0);
+            int[] second = concat(concat(first, answer), model.tokens(11, 31));
+            compare(engine, model, plan, List.of(second), FlashAttention.OFF);
+            int[] shorter = concat(Arrays.copyOf(first, 13), model.tokens(6, 32)); // back into the first prompt
+            compare(engine, model, plan, List.of(shorter), FlashAttention.OFF);
+        }
+    }
+
+    @Test
+    void theSlotsOfAFoldedCacheAreUsedAgain() throws IOException {
+        KvPlan plan = KvPlan.parse("0_4x4_5;exact");
+        ComparedModel model = ComparedModel.forPlan(Shape.tiny(Architecture.LLAMA), plan, 1);
+        Path file = model.writeForText(folder.resolve("again.gguf"), plan);
+        try (Engine engine = engine(file, 2, FlashAttention.OFF, true)) {
+            for (int round = 0; round < 4; round++) {
+                List<int[]> prompts =
+                        List.of(model.tokens(25, round), model.tokens(6, -round), model.tokens(14, round));
+                compare(engine, model, plan, prompts, FlashAttention.OFF);
+            }
+        }
+    }
+
+    private static Engine engine(Path file, int slots, FlashAttention flash, boolean unified) {
+        return builder(file, slots, flash, unified).open();
+    }
+
+    private static Engine.Builder builder(Path file, int slots, FlashAttention flash, boolean unified) {
+        return Engine.builder()
+                .model(file)
+                .slots(slots)
+                .contextSize(256 * slots)
+                .threads(1)
+                .ubatchSize(16)
+                .flashAttention(flash)
+                .kvCacheTypes(KvType.F32, KvType.F32)
+                .option("kv-unified", unified);
+    }
+
+    /** Completes all prompts side by side, compares every distribution, and returns what was generated. */
+    private static List<int[]> compare(
+            Engine engine, ComparedModel model, KvPlan plan, List<int[]> prompts, FlashAttention flash) {
+        List<Generation> running = new ArrayList<>();
+        List<int[]> answers = new ArrayList<>();
+        try {
+            for (int[] prompt : prompts) {
+                running.add(engine.complete(body(prompt)));
+            }
+            for (int p = 0; p < prompts.size(); p++) {
+                JsonNode answer = Objects.requireNonNull(running.get(p).next());
+                JsonNode steps = answer.get("completion_probabilities");
+                int[] generated = new int[steps.size()];
+                Arrays.setAll(generated, step -> steps.get(step).get("id").intValue());
+                assertThat(generated).hasSize(GENERATED);
+                double[][] expected = model.reference(plan).sequential(concat(prompts.get(p), generated));
+                for (int step = 0; step < GENERATED; step++) {
+                    double[] logits = expected[prompts.get(p).length - 1 + step];
+                    assertThat(difference(logits, steps.get(step).get("top_logprobs")))
+                            .as("plan %s, prompt %d of %d tokens, step %d", plan, p, prompts.get(p).length, step)
+                            .isLessThanOrEqualTo(flash == FlashAttention.ON ? 3e-2 : 1e-3);
+                }
+                answers.add(generated);
+            }
+        } finally {
+            running.forEach(Generation::close);
+        }
+        return answers;
+    }
+
+    private static ObjectNode body(int[] prompt) {
+        ObjectNode body = JSON.createObjectNode();
+        ArrayNode ids = body.putArray("prompt");
+        for (int id : prompt) {
+            ids.add(id);
+        }
+        return body.put("n_predict", GENERATED)
+                .put("n_probs", 96)
+                .put("temperature", 0)
+                .put("ignore_eos", true)
+                .put("stream", false);
+    }
+
+    /** The greatest difference between log-probabilities: those of the logits and those listed by token id. */
+    private static double difference(double[] logits, JsonNode listed) {
+        double max = Arrays.stream(logits).max().orElseThrow();
+        double total = Arrays.stream(logits).map(v -> Math.exp(v - max)).sum();
+        double greatest = listed.size() == logits.length ? 0 : Double.POSITIVE_INFINITY;
+        for (JsonNode token : listed) {
+            double expected = logits[token.get("id").intValue()] - max - Math.log(total);
+            double difference = Math.abs(expected - token.get("logprob").doubleValue());
+            greatest = Double.isNaN(difference) ? Double.POSITIVE_INFINITY : Math.max(greatest, difference);
+        }
+        return greatest;
+    }
+
+    private static int[] concat(int[] a, int[] b) {
+        int[] both = Arrays.copyOf(a, a.length + b.length);
+        System.arraycopy(b, 0, both, a.length, b.length);
+        return both;
+    }
+}
