@@ -70,7 +70,7 @@ final class JsonTokenizer {
             }
             merges.add(merge[0] + " " + merge[1]);
         }
-        return new Vocabulary("gpt2", name, table.texts(), table.types(), null, merges, null, Map.of());
+        return new Vocabulary("gpt2", name, table.texts(), table.types(), null, merges, null);
     }
 
     private void checkByteLevelNormalizer(JsonNode normalizer) {
@@ -116,8 +116,7 @@ final class JsonTokenizer {
             }
         }
         warnOfDifferences(ids, pairs, merges, lastRank, spaces);
-        return new Vocabulary(
-                "llama", "default", table.texts(), table.types(), scores, null, spaces.prefix(), Map.of());
+        return new Vocabulary("llama", "default", table.texts(), table.types(), scores, null, spaces.prefix());
     }
 
     private void warnOfDifferences(
@@ -193,10 +192,6 @@ final class JsonTokenizer {
                 String scheme = part.path("prepend_scheme")
                         .asText(part.path("add_prefix_space").asBoolean(true) ? "always" : "never");
                 prefix |= !scheme.equals("never");
-                if (scheme.equals("first")) {
-                    tokenizer.warnings.accept("only the start of a text should get a space in front; llama.cpp puts one"
-                            + " after every special token too");
-                }
                 replaced = true;
                 splits = part.path("split").asBoolean(true);
             }

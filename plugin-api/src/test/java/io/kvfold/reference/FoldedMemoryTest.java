@@ -1,0 +1,155 @@
+package io.kvfold.reference;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.within;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import io.kvfold.Engine;
+import io.kvfold.FlashAttention;
+import io.kvfold.KvCacheStats;
+import io.kvfold.KvPlan;
+import io.kvfold.KvType;
+import io.kvfold.RealLibrary;
+import io.kvfold.gguf.GgufFile;
+import io.kvfold.gguf.GgufType;
+import io.kvfold.gguf.MemoryEstimate;
+import io.kvfold.reference.Shape.Architecture;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+/** How large a folded cache is: as the estimate says, and l / L of the standard one. */
+final class FoldedMemoryTest {
+    private static final int LAYERS = 8;
+    private static final int UBATCH = 32;
+
+    @TempDir
+    private static Path folder;
+
+    @BeforeAll
+    static void needsTheLibrary() {
+        RealLibrary.require();
+    }
+
+    private final ComparedModel model = ComparedModel.forAnyPlan(Shape.tiny(Architecture.LLAMA), LAYERS, 1);
+
+    @ParameterizedTest
+    @CsvSource({
+        "cla:2, F16",
+        "cla:3, F32",
+        "lckv:2, F16",
+        "lckv:2, Q8_0",
+        "lckv:2, Q4_0",
+        "lckv:0, F32",
+        "sandwich-middle:3, BF16",
+        "mlkv:2, Q8_0",
+        "0_2_1_3_5_4_6_6, F16",
+    })
+    void aCacheTakesItsShareToTheByte(String text, KvType type) throws IOException {
+        KvPlan plan = KvPlan.parse(text, LAYERS);
+        Path file = model.write(folder.resolve("share.gguf"));
+        KvCacheStats standard = stats(file, KvPlan.standard(LAYERS), type, 1024, 2, false);
+        KvCacheStats folded = stats(file, plan, type, 1024, 2, false);
+
+        assertThat(folded.layers()).isEqualTo(LAYERS);
+        assertThat(folded.layersWithStorage()).isEqualTo(plan.kvLayerCount());
+        assertThat(folded.cells()).isEqualTo(standard.cells());
+        assertThat(folded.bytesAllocated() * LAYERS).isEqualTo(standard.bytesAllocated() * plan.kvLayerCount());
+        assertThat(folded.bytesPerToken() * LAYERS).isEqualTo(standard.bytesPerToken() * plan.kvLayerCount());
+        assertThat(folded.bytesAllocated()).isEqualTo(folded.cells() * folded.bytesPerToken());
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "standard, F16, 1, false",
+        "cla:2, F16, 4, false",
+        "cla:2, F16, 4, true",
+        "lckv:2, Q8_0, 1, false",
+        "lckv:2, Q4_0, 3, true",
+        "yoco:40, F16, 1, false",
+        "yoco:40, F32, 4, false",
+        "yoco:40, F32, 4, true",
+        "0s_1s_1s_3s_3s_3s_0_7s;window=100, F16, 2, false",
+        "0sx8;window=100, F16, 2, true",
+        "7sx8;window=2000, F16, 1, true",
+    })
+    void theEstimateFromTheHeaderIsWhatIsAllocated(String text, KvType type, int slots, boolean unified)
+            throws IOException {
+        KvPlan plan = KvPlan.parse(text, LAYERS);
+        Path file = model.write(folder.resolve("estimate.gguf"), plan);
+        GgufType stored = GgufType.ofLabel(type.text()).orElseThrow();
+        MemoryEstimate estimate = MemoryEstimate.of(GgufFile.open(file), null, stored, stored);
+        int context = 1024 * slots;
+
+        KvCacheStats stats = stats(file, null, type, context, slots, unified);
+
+        assertThat(estimate.exact()).as(estimate.note()).isTrue();
+        assertThat(stats.bytesAllocated()).isEqualTo(estimate.kvBytes(context, slots, unified, UBATCH));
+        assertThat(stats.bytesPerToken()).isEqualTo(estimate.kvBytesPerToken());
+    }
+
+    @Test
+    void theSameMemoryHoldsMoreContext() throws IOException {
+        Path file = model.write(folder.resolve("context.gguf"));
+        KvCacheStats standard = stats(file, KvPlan.standard(LAYERS), KvType.F16, 4096, 1, false);
+        KvCacheStats folded = stats(file, KvPlan.parse("mlkv:2", LAYERS), KvType.F16, 4 * 4096, 1, false);
+        assertThat(folded.bytesAllocated()).isEqualTo(standard.bytesAllocated());
+        assertThat(folded.cells()).isEqualTo(4 * standard.cells());
+    }
+
+    @ParameterizedTest
+    @CsvSource({"standard", "lckv:2", "cla:2"})
+    void theProcessGrowsByTheBytesThatAreReported(String text) throws IOException {
+        assumeTrue(Files.isReadable(Path.of("/proc/self/statm")), "resident memory NOT compared: no /proc/self/statm");
+        KvPlan plan = KvPlan.parse(text, LAYERS);
+        Shape realistic = new Shape(Architecture.LLAMA, 96, 48, 80, 8, 8, 128, 1e-5, 10000); // in its rows of keys
+        Path file = ComparedModel.forAnyPlan(realistic, LAYERS, 1).write(folder.resolve("resident.gguf"));
+        growth(file, plan, 256); // what only the first engine of a process takes
+        Growth small = growth(file, plan, 1 << 13); // too large for malloc to keep when it is freed
+        Growth large = growth(file, plan, 1 << 14);
+        long allocated = large.allocated - small.allocated;
+        long grown = large.resident - small.resident;
+        System.out.printf("%s: %d bytes allocated, process grew by %d%n", text, allocated, grown);
+        assertThat((double) grown).isCloseTo(allocated, within(0.02 * allocated));
+    }
+
+    private record Growth(long allocated, long resident) {}
+
+    private static Growth growth(Path file, KvPlan plan, int context) throws IOException {
+        long before = residentBytes();
+        try (Engine engine = open(file, plan, KvType.F32, context, 1, false)) {
+            return new Growth(engine.kvCacheStats().bytesAllocated(), residentBytes() - before);
+        }
+    }
+
+    private static KvCacheStats stats(
+            Path file, @Nullable KvPlan plan, KvType type, int context, int slots, boolean unified) {
+        try (Engine engine = open(file, plan, type, context, slots, unified)) {
+            assertThat(engine.info().kv()).isEqualTo(engine.kvCacheStats());
+            return engine.kvCacheStats();
+        }
+    }
+
+    private static Engine open(Path file, @Nullable KvPlan plan, KvType type, int context, int slots, boolean unified) {
+        Engine.Builder builder = Engine.builder()
+                .model(file)
+                .contextSize(context)
+                .slots(slots)
+                .threads(1)
+                .ubatchSize(UBATCH)
+                .flashAttention(FlashAttention.ON)
+                .kvCacheTypes(type, type)
+                .option("kv-unified", unified);
+        return plan == null ? builder.open() : builder.kvPlan(plan).open();
+    }
+
+    private static long residentBytes() throws IOException {
+        return Long.parseLong(Files.readString(Path.of("/proc/self/statm")).split(" ")[1]) * 4096;
+    }
+}
