@@ -12,6 +12,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
 import java.nio.file.Path;
+import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -105,7 +106,7 @@ public final class Engine implements AutoCloseable {
     public Generation start(String route, JsonNode body) {
         if (!body.isObject()) {
             throw new InvalidRequestException("the body of a request is a JSON object, not "
-                    + body.getNodeType().name().toLowerCase(java.util.Locale.ROOT));
+                    + body.getNodeType().name().toLowerCase(Locale.ROOT));
         }
         byte[] json = Json.write(body);
         return new Generation(this, use(engine -> engine.open(route, json)));

@@ -1,6 +1,7 @@
 package io.kvfold;
 
 import com.fasterxml.jackson.annotation.JsonValue;
+import java.util.Arrays;
 import java.util.Locale;
 
 /** How the keys or the values of the KV cache are stored; the types of llama-server's option {@code cache-type-k}. */
@@ -33,6 +34,6 @@ public enum KvType {
             }
         }
         throw new InvalidRequestException("no KV cache type is called '" + text + "'; there are "
-                + java.util.Arrays.stream(values()).map(KvType::text).toList());
+                + Arrays.stream(values()).map(KvType::text).toList());
     }
 }

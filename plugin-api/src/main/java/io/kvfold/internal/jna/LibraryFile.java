@@ -2,6 +2,7 @@ package io.kvfold.internal.jna;
 
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.OutputStream;
 import java.net.URL;
 import java.net.URLConnection;
 import java.nio.file.Files;
@@ -75,7 +76,7 @@ record LibraryFile(URL resource, String name, String sha256) {
         } catch (NoSuchAlgorithmException e) {
             throw new AssertionError(e); // every Java has it
         }
-        new DigestInputStream(in, digest).transferTo(java.io.OutputStream.nullOutputStream());
+        new DigestInputStream(in, digest).transferTo(OutputStream.nullOutputStream());
         return HexFormat.of().formatHex(digest.digest());
     }
 }

@@ -147,8 +147,8 @@ final class LibraryLoader {
         String message = String.valueOf(cause.getMessage());
         // JNA says "Unable to load library '...':" and in the next line why, after the path, twice
         String why = message.lines().skip(1).findFirst().orElse(message);
-        return why.substring(
-                why.lastIndexOf(FILE_NAME + ": ") < 0 ? 0 : why.lastIndexOf(FILE_NAME + ": ") + FILE_NAME.length() + 2);
+        int path = why.lastIndexOf(FILE_NAME + ": ");
+        return path < 0 ? why : why.substring(path + FILE_NAME.length() + 2);
     }
 
     private NativeLibraryException failure() {
