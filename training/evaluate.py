@@ -5,8 +5,9 @@
   python3 training/evaluate.py HF_FOLDER --text FILE --passes 1,2,3,4 --chunks 16,64    a table, compared with exact
   python3 training/evaluate.py HF_FOLDER --data DATA_FOLDER ...                         on its held-out documents
 
-The text is cut into segments of --context tokens; every token but a segment's first is scored. Differences of
-perplexity are relative to exact, paired by segment; the figure after ± is their standard error over segments.
+The text is cut into segments of --context tokens; every token but a segment's first is scored. A cell of the table is
+the difference of the perplexity from exact in percent, paired by segment, ± its standard error over segments, and in
+parentheses in how many percent of the positions the most likely next token is the one of exact.
 """
 
 import argparse
@@ -24,36 +25,54 @@ from tokenizer import load_tokenizer
 BATCH = 16
 
 
+class Score:
+    """losses: nats per scored token, one figure per segment; best: the most likely next token of each scored position."""
+
+    def __init__(self, losses, best):
+        self.losses, self.best = losses, best
+
+    @property
+    def loss(self):
+        return float(self.losses.mean())
+
+    @property
+    def standard_error(self):
+        return standard_error(self.losses)
+
+    def compare(self, exact):
+        """(perplexity / exact perplexity - 1, its standard error over segments, share of equal best tokens)"""
+        difference = self.losses - exact.losses
+        ratio = float(np.exp(difference.mean()))
+        return ratio - 1, ratio * standard_error(difference), float((self.best == exact.best).mean())
+
+
+def standard_error(values):
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
 @torch.no_grad()
-def losses(model, segments, chunk, passes):
-    """Nats per scored token, one figure per segment. segments: int64 [n, context]"""
-    result = []
+def score(model, segments, chunk, passes, unscored=0):
+    """Segments int64 [n, context] in chunks with a number of passes; predictions of the first `unscored` positions of a
+    segment do not count."""
+    losses, best = [], []
     for batch in segments.split(BATCH):
-        cache, total = KvCache(), 0.0
+        cache, logits = KvCache(), []
         for start in range(0, batch.shape[1], chunk):
-            tokens = batch[:, start : start + chunk]
-            targets = batch[:, start + 1 : start + chunk + 1]
-            logits = model(tokens, cache, passes)[:, : targets.shape[1]]
-            total += F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none").sum(1)
-        result.append(total / (batch.shape[1] - 1))
-    return torch.cat(result).double().cpu().numpy()
+            logits.append(model(batch[:, start : start + chunk], cache, passes).float())
+        logits = torch.cat(logits, dim=1)[:, unscored:-1]
+        targets = batch[:, unscored + 1 :]
+        losses.append(F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").double().mean(1))
+        best.append(logits.argmax(-1))
+    return Score(torch.cat(losses).cpu().numpy(), torch.cat(best).cpu().numpy())
 
 
-def exact_losses(model, segments):
-    """As losses(), one token at a time where that makes a difference."""
+def score_exactly(model, segments, unscored=0):
+    """One token at a time where that makes a difference."""
     upward = any(model.map.upward(i) for i in range(len(model.map)))
-    return losses(model, segments, 1 if upward else segments.shape[1], 1)
+    return score(model, segments, 1 if upward else segments.shape[1], 1, unscored)
 
 
-def relative_difference(approximate, exact):
-    """(perplexity / exact perplexity - 1, its standard error over segments)"""
-    difference = approximate - exact
-    ratio = float(np.exp(difference.mean()))
-    error = ratio * difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else float("nan")
-    return ratio - 1, float(error)
-
-
-def table(model, segments, exact, chunks, passes):
+def table(model, segments, exact, chunks, passes, unscored=0):
     """Markdown, one row per chunk size."""
     yield "| tokens per chunk | " + " | ".join(f"{p} passes" if p > 1 else "1 pass" for p in passes) + " |"
     yield "|---" * (len(passes) + 1) + "|"
@@ -63,8 +82,8 @@ def table(model, segments, exact, chunks, passes):
             if p >= chunk:
                 row.append("exact")
                 continue
-            difference, error = relative_difference(losses(model, segments, chunk, p), exact)
-            row.append(f"{100*difference:+.3f}% ± {100*error:.3f}")
+            difference, error, same = score(model, segments, chunk, p, unscored).compare(exact)
+            row.append(f"{100*difference:+.2f} ± {100*error:.2f} ({100*same:.1f})")
         yield f"| {chunk} | " + " | ".join(row) + " |"
 
 
@@ -82,6 +101,8 @@ def main():
     parser.add_argument("--segments", type=int, default=64, help="at most, evenly spread; default %(default)s")
     parser.add_argument("--passes", type=numbers, help="comma-separated")
     parser.add_argument("--chunks", type=numbers, default=[256], help="comma-separated; default 256")
+    parser.add_argument("--second-half", action="store_true",
+                        help="score only the second half of a segment, as kvfold perplexity does")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -96,12 +117,12 @@ def main():
     segments = torch.from_numpy(spread(tokens, args.segments, args.context)).to(args.device)
     count = len(segments)
 
-    exact = exact_losses(model, segments)
-    error = exact.std(ddof=1) / np.sqrt(count) if count > 1 else float("nan")
-    print(f"exact: perplexity {np.exp(exact.mean()):.4f}, {exact.mean():.4f} ± {error:.4f} nats per token,"
-          f" {count * (args.context - 1)} tokens scored in {count} segments of {args.context}", flush=True)
+    unscored = args.context // 2 if args.second_half else 0
+    exact = score_exactly(model, segments, unscored)
+    print(f"exact: perplexity {np.exp(exact.loss):.4f}, {exact.loss:.4f} ± {exact.standard_error:.4f} nats per token,"
+          f" {count * (args.context - 1 - unscored)} tokens scored in {count} segments of {args.context}", flush=True)
     if args.passes:
-        for line in table(model, segments, exact, args.chunks, args.passes):
+        for line in table(model, segments, exact, args.chunks, args.passes, unscored):
             print(line, flush=True)
 
 

@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# Trains a tiny LCKV model for about a minute, exports it, converts it and lets it speak. Fails if one of these does.
+# Trains a tiny LCKV model for about a minute, exports it, converts it and lets it speak. Fails if one of these does; exit
+# code 3 says that PyTorch is not there.
 #
 #   training/smoke.sh [FOLDER]     keeps the files in FOLDER; otherwise they go away
 #
-#   PYTHON       default: python3
+#   PYTHON       default: the first of python3 and /usr/bin/python3 that has PyTorch
 #   KVFOLD       the kvfold command; default: ./kvfold of this checkout, which is built if necessary
 #   SMOKE_STEPS  default: 120
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-python=${PYTHON:-python3}
 kvfold=${KVFOLD:-$here/../kvfold}
-"$python" -c 'import numpy, torch' || {
+python=""
+for candidate in ${PYTHON:-python3 /usr/bin/python3}; do
+    "$candidate" -c 'import numpy, torch' 2>/dev/null && python=$candidate && break
+done
+[ -n "$python" ] || {
     echo "training needs PyTorch and NumPy: apt-get install python3-torch libopenblas0-pthread python3-numpy" >&2
     exit 3
 }

@@ -12,11 +12,12 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import torch
 
 import train
 from data import VALIDATION_SHARE, in_validation
-from evaluate import exact_losses, losses
+from evaluate import score, score_exactly
 from hf_folder import read_folder, read_safetensors, write_folder
 from model import KvCache, LayerMap, Model, ModelConfig
 from tokenizer import ByteTokenizer, SentencePieceTokenizer
@@ -123,11 +124,15 @@ class EvaluateTest(unittest.TestCase):
     def test_chunks_with_enough_passes_score_like_single_tokens(self):
         model = small(MAPS["lckv"])
         segments = torch.randint(0, 256, (3, 21), generator=torch.Generator().manual_seed(6))
-        exact = torch.from_numpy(exact_losses(model, segments))
-        torch.testing.assert_close(torch.from_numpy(losses(model, segments, 8, 8)), exact, rtol=1e-4, atol=1e-4)
-        whole = torch.nn.functional.cross_entropy(
-            model(segments, passes=21)[:, :-1].transpose(1, 2), segments[:, 1:], reduction="none").mean(1)
-        torch.testing.assert_close(whole.detach().double(), exact, rtol=1e-4, atol=1e-4)
+        exact = score_exactly(model, segments)
+        np.testing.assert_allclose(score(model, segments, 8, 8).losses, exact.losses, rtol=1e-4)
+        with torch.no_grad():
+            logits = model(segments, passes=21)[:, :-1]
+        whole = torch.nn.functional.cross_entropy(logits.transpose(1, 2), segments[:, 1:], reduction="none")
+        np.testing.assert_allclose(whole.mean(1).numpy(), exact.losses, rtol=1e-4)
+        second_half = score_exactly(model, segments, unscored=10)
+        np.testing.assert_allclose(whole[:, 10:].mean(1).numpy(), second_half.losses, rtol=1e-4)
+        np.testing.assert_array_equal(second_half.best, exact.best[:, 10:])
 
 
 class FolderTest(unittest.TestCase):

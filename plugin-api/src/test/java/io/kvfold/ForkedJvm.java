@@ -30,13 +30,17 @@ public final class ForkedJvm {
     private final List<String> command = new ArrayList<>();
     private final Map<String, String> environment = new HashMap<>();
     private String classPath = System.getProperty("java.class.path");
+    private String nativeAccess = "--enable-native-access=ALL-UNNAMED";
     private Duration limit = Duration.ofSeconds(60);
 
     public ForkedJvm() {
         command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
-        if (Runtime.version().feature() >= 24) {
-            command.add("--enable-native-access=ALL-UNNAMED");
-        }
+    }
+
+    /** Java 24 and later then refuse to load any native library. */
+    public ForkedJvm denyingNativeAccess() {
+        nativeAccess = "--illegal-native-access=deny";
+        return this;
     }
 
     public ForkedJvm with(String jvmArgument) {
@@ -67,6 +71,9 @@ public final class ForkedJvm {
 
     public Result run(Class<?> main, String... arguments) {
         List<String> all = new ArrayList<>(command);
+        if (Runtime.version().feature() >= 24) {
+            all.add(nativeAccess);
+        }
         all.addAll(List.of("-cp", classPath, main.getName()));
         all.addAll(List.of(arguments));
         try {

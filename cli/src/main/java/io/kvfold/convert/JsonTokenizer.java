@@ -70,7 +70,7 @@ final class JsonTokenizer {
             }
             merges.add(merge[0] + " " + merge[1]);
         }
-        return new Vocabulary("gpt2", name, table.texts(), table.types(), null, merges, null);
+        return new Vocabulary("gpt2", name, table.texts(), table.types(), null, merges, null, Map.of());
     }
 
     private void checkByteLevelNormalizer(JsonNode normalizer) {
@@ -116,7 +116,8 @@ final class JsonTokenizer {
             }
         }
         warnOfDifferences(ids, pairs, merges, lastRank, spaces);
-        return new Vocabulary("llama", "default", table.texts(), table.types(), scores, null, spaces.prefix());
+        return new Vocabulary(
+                "llama", "default", table.texts(), table.types(), scores, null, spaces.prefix(), Map.of());
     }
 
     private void warnOfDifferences(
@@ -192,6 +193,10 @@ final class JsonTokenizer {
                 String scheme = part.path("prepend_scheme")
                         .asText(part.path("add_prefix_space").asBoolean(true) ? "always" : "never");
                 prefix |= !scheme.equals("never");
+                if (scheme.equals("first")) {
+                    tokenizer.warnings.accept("only the start of a text should get a space in front; llama.cpp puts one"
+                            + " after every special token too");
+                }
                 replaced = true;
                 splits = part.path("split").asBoolean(true);
             }

@@ -66,6 +66,7 @@ final class SpecialTokens {
         Optional<Template> template = template(ids);
         template.map(Template::first).ifPresent(first -> special.putIfAbsent("bos", first));
         template.map(Template::last).ifPresent(last -> special.putIfAbsent("eos", last));
+        vocabulary.special().forEach(special::putIfAbsent);
         special.forEach((name, id) -> writer.put("tokenizer.ggml." + NAMES.get(name) + "_token_id", id));
         boolean sentencePiece = vocabulary.model().equals("llama");
         writeAdd(writer, "bos", special.get("bos"), template.map(Template::first), template.isEmpty() && sentencePiece);

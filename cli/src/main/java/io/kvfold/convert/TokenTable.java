@@ -74,16 +74,16 @@ final class TokenTable {
         tokens.forEach(this::add);
     }
 
+    int size() {
+        return types.length;
+    }
+
     String text(int id) {
         return texts.get(id);
     }
 
     int type(int id) {
         return types[id];
-    }
-
-    float score(int id) {
-        return scores[id];
     }
 
     List<String> texts() {

@@ -104,7 +104,19 @@ final class Tokenizers {
         boolean prefix = config.filter(node -> node.path("add_prefix_space").isBoolean())
                 .map(node -> node.path("add_prefix_space").asBoolean())
                 .orElse(model.addDummyPrefix());
-        return new Vocabulary("llama", "default", table.texts(), table.types(), table.scores(), null, prefix);
+        Map<String, Integer> special = new TreeMap<>();
+        if (isControl(table, model.bos())) {
+            special.put("bos", model.bos());
+        }
+        if (isControl(table, model.eos())) {
+            special.put("eos", model.eos());
+        }
+        return new Vocabulary(
+                "llama", "default", table.texts(), table.types(), table.scores(), null, prefix, Map.copyOf(special));
+    }
+
+    private static boolean isControl(TokenTable table, int id) {
+        return id >= 0 && id < table.size() && table.type(id) == TokenType.CONTROL;
     }
 
     /** Tokens added after training, by id. The file that is most specific wins. */

@@ -20,6 +20,7 @@ import org.jspecify.annotations.Nullable;
  * @param scores by id; null for "gpt2"
  * @param merges in the order of their rank, two parts joined by a space; null for "llama"
  * @param addSpacePrefix whether a text gets a space in front; null where the kind of vocabulary has no such thing
+ * @param special ids of "bos" and "eos" as the vocabulary itself has them, for folders that say nothing else
  */
 record Vocabulary(
         String model,
@@ -28,9 +29,10 @@ record Vocabulary(
         int[] types,
         float @Nullable [] scores,
         @Nullable List<String> merges,
-        @Nullable Boolean addSpacePrefix) {
+        @Nullable Boolean addSpacePrefix,
+        Map<String, Integer> special) {
 
-    static final Vocabulary NONE = new Vocabulary("none", "", List.of(), new int[0], null, null, null);
+    static final Vocabulary NONE = new Vocabulary("none", "", List.of(), new int[0], null, null, null, Map.of());
 
     /** {@code llama_token_type}; SentencePiece numbers its types alike. */
     static final class TokenType {

@@ -140,7 +140,8 @@ class TokenizersTest {
 
         GgufFile file = convert(model.write(), warnings);
 
-        assertThat(warnings).isEmpty();
+        assertThat(warnings)
+                .allMatch(warning -> style.equals("metaspace") && warning.contains("after every special token"));
         assertThat(file.string("tokenizer.ggml.model")).contains("llama");
         assertThat(file.bool("tokenizer.ggml.add_space_prefix")).contains(true);
         assertThat(file.integer("tokenizer.ggml.unknown_token_id")).hasValue(0);
@@ -208,6 +209,22 @@ class TokenizersTest {
             }
             assertThat(engine.tokenize("[tool]", true, false)).containsExactly(1, toy.ids.size() + 1);
         }
+    }
+
+    @Test
+    void takesStartAndEndFromASentencePieceModelThatStandsAlone() throws IOException {
+        ToyTokenizer toy = ToyTokenizer.overCharacters(TEXT, 10);
+        ModelFolder model = ModelFolder.of(folder, "llama", toy.ids.size());
+        Files.write(folder.resolve("tokenizer.model"), sentencePiece(toy, 2));
+        List<String> warnings = new ArrayList<>();
+
+        GgufFile file = convert(model.write(), warnings);
+
+        assertThat(warnings).isEmpty();
+        assertThat(file.integer("tokenizer.ggml.bos_token_id")).hasValue(1);
+        assertThat(file.integer("tokenizer.ggml.eos_token_id")).hasValue(2);
+        assertThat(file.bool("tokenizer.ggml.add_bos_token")).contains(true);
+        assertThat(file.bool("tokenizer.ggml.add_eos_token")).contains(false);
     }
 
     @Test
@@ -376,7 +393,12 @@ class TokenizersTest {
         assumeThat(NativeLibrary.isAvailable())
                 .as("the native library: %s", NativeLibrary.unavailabilityCause())
                 .isTrue();
-        return Engine.builder().model(file.path()).contextSize(256).slots(1).open();
+        return Engine.builder()
+                .model(file.path())
+                .contextSize(256)
+                .slots(1)
+                .threads(1)
+                .open();
     }
 
     private GgufFile convert(Path source, List<String> warnings) throws IOException {

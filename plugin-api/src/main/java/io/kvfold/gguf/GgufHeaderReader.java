@@ -251,9 +251,7 @@ final class GgufHeaderReader {
         long fits = Math.min((in.limit() - position) / minBytesEach, limit);
         if (count < 0 || count > fits) {
             throw outOfLimits(
-                    what + " is " + Long.toUnsignedString(count) + ", the file has room for at most " + fits,
-                    count,
-                    fits);
+                    what + " is " + Long.toUnsignedString(count) + ", possible are 0 to " + fits, count, fits);
         }
         return (int) count;
     }

@@ -150,8 +150,7 @@ class LibraryLoaderTest {
     @Test
     @EnabledForJreRange(min = JRE.JAVA_24, disabledReason = "before, native access cannot be denied")
     void saysHowToAllowNativeAccess() {
-        assertThat(report(
-                        new ForkedJvm().with("--illegal-native-access=deny").with("--enable-native-access=java.base")))
+        assertThat(report(new ForkedJvm().denyingNativeAccess()))
                 .contains("available: false", "JNA cannot be used here", "--enable-native-access=ALL-UNNAMED");
     }
 
