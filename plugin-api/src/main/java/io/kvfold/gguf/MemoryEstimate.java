@@ -1,6 +1,7 @@
 package io.kvfold.gguf;
 
 import io.kvfold.InvalidModelException;
+import io.kvfold.InvalidPlanException;
 import io.kvfold.KvPlan;
 import io.kvfold.UnsupportedOperationByModelException;
 import java.util.ArrayList;
@@ -115,6 +116,8 @@ public record MemoryEstimate(
      * @param keys what keys are stored in
      * @param values what values are stored in
      * @throws InvalidModelException if the metadata lacks a number that is needed, or is absurd
+     * @throws InvalidPlanException if the plan has another number of layers than the model, or the model's cache has a
+     *     pattern of its own
      * @throws UnsupportedOperationByModelException if the model keeps a recurrent state or a cache of another kind, which
      *     cannot be told from the header, or if heads do not divide into blocks of {@code keys} or {@code values}
      */
@@ -130,7 +133,21 @@ public record MemoryEstimate(
             return new MemoryEstimate(file.tensorBytes(), header.layers, List.of(), 0, true, "");
         }
         Optional<KvPlan> folded = plan == null ? GgufKvPlan.read(file) : Optional.of(plan);
-        Windows windows = folded.isPresent() ? Windows.of(folded.get(), header) : Windows.of(header);
+        if (folded.isPresent() && folded.get().layers() != header.layers) {
+            throw new InvalidPlanException(
+                    "the KV plan has " + folded.get().layers() + " layers, " + file.path() + " has " + header.layers,
+                    (long) folded.get().layers(),
+                    (long) header.layers);
+        }
+        folded = folded.filter(other -> !other.isStandard());
+        Windows windows = Windows.of(header);
+        if (folded.isPresent()) {
+            if (header.isLatent() || header.storingLayers() < header.layers || windows.any()) {
+                throw new InvalidPlanException("architecture " + architecture
+                        + " has a KV cache of its own pattern, which a KV plan cannot replace");
+            }
+            windows = Windows.of(folded.get());
+        }
         List<Storage> storage = new ArrayList<>();
         for (int layer = 0; layer < header.layers; layer++) {
             boolean stores = folded.isPresent() ? folded.get().isProducer(layer) : layer < header.storingLayers();
@@ -196,13 +213,11 @@ public record MemoryEstimate(
     /** Which layers are windowed; the note is empty if that is certain. */
     private record Windows(boolean[] windowed, int width, String note) {
 
-        static Windows of(KvPlan plan, Header header) {
-            if (plan.layers() != header.layers) {
-                throw new InvalidModelException(
-                        "the KV plan has " + plan.layers() + " layers, " + header.file.path() + " has " + header.layers,
-                        (long) plan.layers(),
-                        (long) header.layers);
-            }
+        boolean any() {
+            return width > 0 || !note.isEmpty();
+        }
+
+        static Windows of(KvPlan plan) {
             boolean[] windowed = new boolean[plan.layers()];
             for (int i = 0; i < windowed.length; i++) {
                 windowed[i] = plan.keepsOnlyWindow(i);
@@ -283,6 +298,11 @@ public record MemoryEstimate(
             };
         }
 
+        /** Multi-head latent attention: one compressed row per token in place of keys and values. */
+        boolean isLatent() {
+            return file.type(architecture + ".attention.key_length_mla").isPresent();
+        }
+
         Storage storage(int layer, boolean windowed, GgufType keys, GgufType values) {
             long heads = perLayer(GgufKeys.headCountKv(architecture), layer)
                     .or(() -> perLayer(GgufKeys.headCount(architecture), layer))
@@ -293,7 +313,7 @@ public record MemoryEstimate(
             String suffix = windowed ? "_swa" : "";
             long keyBytes = row("key", keys, heads, width(GgufKeys.keyLength(architecture), suffix));
             long valueBytes =
-                    latent ? 0 : row("value", values, heads, width(GgufKeys.valueLength(architecture), suffix));
+                    isLatent() ? 0 : row("value", values, heads, width(GgufKeys.valueLength(architecture), suffix));
             return new Storage(layer, keyBytes, valueBytes, windowed);
         }
 

@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assumptions.assumeThat;
 
 import io.kvfold.InvalidModelException;
+import io.kvfold.InvalidPlanException;
 import io.kvfold.KvPlan;
 import io.kvfold.UnsupportedOperationByModelException;
 import java.io.IOException;
@@ -121,6 +122,21 @@ class MemoryEstimateTest {
         assertThatThrownBy(() -> MemoryEstimate.of(file))
                 .isInstanceOf(UnsupportedOperationByModelException.class)
                 .hasMessageContaining(architecture);
+    }
+
+    @Test
+    void refusesAPlanThatTheModelCannotHave() throws IOException {
+        GgufFile llama = open(model("llama", 4, 64, 1));
+        assertThatThrownBy(() -> MemoryEstimate.of(llama, KvPlan.standard(5), GgufType.F16, GgufType.F16))
+                .isInstanceOf(InvalidPlanException.class)
+                .hasMessageContaining("the KV plan has 5 layers");
+
+        GgufFile gemma = open(model("gemma3", 4, 64, 1).put("gemma3.attention.sliding_window", 512));
+        assertThatThrownBy(() -> MemoryEstimate.of(gemma, KvPlan.parse("0_0_2_2"), GgufType.F16, GgufType.F16))
+                .isInstanceOf(InvalidPlanException.class)
+                .hasMessageContaining("architecture gemma3 has a KV cache of its own pattern");
+        assertThat(MemoryEstimate.of(gemma, KvPlan.standard(4), GgufType.F16, GgufType.F16))
+                .isEqualTo(MemoryEstimate.of(gemma));
     }
 
     @Test
