@@ -28,6 +28,10 @@ import org.slf4j.LoggerFactory;
  * <p>Thread-safe; requests run side by side in the engine's slots, and wait for one where all are taken. A model that
  * opened its engine closes it with {@link #close()}.
  *
+ * <p>Messages are rendered with the chat template in the GGUF file. A file without one gets llama.cpp's default, ChatML. A
+ * template that does not describe tools makes the model refuse requests with tools; one that knows no switch for thinking
+ * ignores {@link Builder#enableThinking}.
+ *
  * <p>Throws LangChain4j's exceptions: {@code ModelNotFoundException} from {@link Builder#build()} for a file that is
  * missing or no usable GGUF file, {@code InvalidRequestException} for a prompt that is longer than a slot and for a
  * grammar, a schema or messages the model cannot take, {@code UnsupportedFeatureException} for what no request to this

@@ -39,8 +39,8 @@ import org.slf4j.LoggerFactory;
  * from any thread, stops the request during prefill as well as decode; a callback that runs meanwhile on the other
  * thread ends, and none follows.
  *
- * <p>The publisher starts to generate with the first demand and takes no further chunk from the engine while there is
- * none.
+ * <p>The publisher starts to generate with the first demand, takes no further chunk from the engine while there is none, and
+ * holds no thread meanwhile. The engine decodes ahead of a slow subscriber, at most to the end of its slot.
  *
  * <p>Exceptions are those of {@link KvfoldChatModel}.
  */
