@@ -12,9 +12,11 @@ import java.io.UncheckedIOException;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Base64;
+import java.util.HashSet;
 import java.util.Iterator;
 import java.util.List;
 import java.util.Objects;
+import java.util.Set;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
@@ -163,6 +165,9 @@ final class ScriptedModel {
         if (question.contains("will fail")) {
             return Reply.error("the template refuses it");
         }
+        if (!matchesItsCalls(since)) {
+            return Reply.error("a tool result that no call asked for: " + since);
+        }
         List<Call> calls = calls(body, question, since);
         if (!calls.isEmpty()) {
             return Reply.calls(calls);
@@ -224,6 +229,9 @@ final class ScriptedModel {
                 || body.path("tool_choice").asText("auto").equals("none")) {
             return List.of();
         }
+        if (question.contains("I live in") && !body.path("tool_choice").asText().equals("required")) {
+            return List.of();
+        }
         int round = (int) since.stream()
                 .filter(message -> message.path("role").asText().equals("assistant"))
                 .count();
@@ -237,6 +245,19 @@ final class ScriptedModel {
             }
         }
         return List.of();
+    }
+
+    /** Whether every tool result names a call of the message before. */
+    private static boolean matchesItsCalls(List<JsonNode> messages) {
+        Set<String> asked = new HashSet<>();
+        for (JsonNode message : messages) {
+            message.path("tool_calls").forEach(call -> asked.add(call.path("id").asText()));
+            if (message.path("role").asText().equals("tool")
+                    && !asked.remove(message.path("tool_call_id").asText("none"))) {
+                return false;
+            }
+        }
+        return true;
     }
 
     private static Call call(ToolUse use, JsonNode body) {
