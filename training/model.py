@@ -249,6 +249,8 @@ class Model(nn.Module):
             for _ in range(n - config.backward_passes):
                 with torch.no_grad():
                     self._run(first, last, h, rows, cache, rotary, final=False)
+            # autocast keeps the weights that it cast without gradient, and would give them no gradient ever after
+            torch.clear_autocast_cache()
             for _ in range(min(n, config.backward_passes) - 1):
                 self._run(first, last, h, rows, cache, rotary, final=False)
             h = self._run(first, last, h, rows, cache, rotary, final=True)

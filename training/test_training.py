@@ -8,12 +8,14 @@ import random
 import subprocess
 import sys
 import tempfile
+import types
 import unittest
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import train
 from data import VALIDATION_SHARE, in_validation
@@ -102,6 +104,30 @@ class ModelTest(unittest.TestCase):
         torch.testing.assert_close(gradient(22), gradient(40), rtol=1e-3, atol=1e-5)
         self.assertFalse(torch.allclose(gradient(0), gradient(22), rtol=1e-3, atol=1e-5))
 
+    def test_every_weight_learns_in_mixed_precision_too(self):
+        model = small(MAPS["lckv"])
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(self.tokens)
+        logits.float().square().mean().backward()
+        self.assertEqual([name for name, weight in model.named_parameters() if weight.grad is None], [])
+
+    def test_the_fused_attention_of_current_pytorch_gives_the_same(self):
+        def fused(q, k, v, attn_mask=None, is_causal=False):  # as its documentation defines it
+            if is_causal:
+                attn_mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+            scores = q @ k.transpose(2, 3) / q.shape[3] ** 0.5
+            return scores.masked_fill(~attn_mask, -torch.inf).softmax(-1) @ v
+
+        fused = getattr(F, "scaled_dot_product_attention", fused)
+        for name, layer_types in MAPS.items():
+            with self.subTest(name):
+                model = small(layer_types)
+                with mock.patch("torch.nn.functional.scaled_dot_product_attention", fused, create=True):
+                    actual = logits(model, self.tokens, 8)
+                with mock.patch("model.F", types.SimpleNamespace(pad=F.pad, silu=F.silu)):
+                    expected = logits(model, self.tokens, 8)
+                torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
     def test_agrees_with_the_golden_vectors(self):
         if not GOLDEN.is_dir():
             self.skipTest("../shared/golden is not here")
@@ -128,7 +154,7 @@ class EvaluateTest(unittest.TestCase):
         np.testing.assert_allclose(score(model, segments, 8, 8).losses, exact.losses, rtol=1e-4)
         with torch.no_grad():
             logits = model(segments, passes=21)[:, :-1]
-        whole = torch.nn.functional.cross_entropy(logits.transpose(1, 2), segments[:, 1:], reduction="none")
+        whole = F.cross_entropy(logits.transpose(1, 2), segments[:, 1:], reduction="none")
         np.testing.assert_allclose(whole.mean(1).numpy(), exact.losses, rtol=1e-4)
         second_half = score_exactly(model, segments, unscored=10)
         np.testing.assert_allclose(whole[:, 10:].mean(1).numpy(), second_half.losses, rtol=1e-4)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 SENTENCE_PIECE_FILE = "tokenizer.model"
 JSON_FILE = "tokenizer.json"
-TRAINING_CHARACTERS = 30_000_000  # enough for 8K tokens, and takes less than a minute
+TRAINING_CHARACTERS = 30_000_000  # more hardly changes the first 8K tokens
 
 
 class ByteTokenizer:
@@ -23,7 +23,7 @@ class ByteTokenizer:
         return bytes(i for i in ids if i).decode(errors="replace")
 
     def save(self, folder):
-        tokens = ["<|endoftext|>"] + [character for character in byte_alphabet()[1:]]
+        tokens = ["<|endoftext|>", *byte_alphabet()[1:]]
         end = {"id": 0, "content": tokens[0], "single_word": False, "lstrip": False, "rstrip": False,
                "normalized": False, "special": True}
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -42,12 +42,8 @@ class SentencePieceTokenizer:
     """BPE of the kind that Llama 2 has. Text is taken as it is: no normalisation, no space put in front."""
 
     def __init__(self, model):
-        try:
-            import sentencepiece
-        except ImportError:
-            raise SystemExit("the bpe tokenizer needs SentencePiece: apt-get install python3-sentencepiece, or take bytes")
         self.model = model
-        self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.processor = import_sentencepiece().SentencePieceProcessor(model_proto=model)
         self.vocab_size = self.processor.vocab_size()
         self.end_of_text = self.processor.eos_id()
 
@@ -55,12 +51,8 @@ class SentencePieceTokenizer:
     def train(cls, texts, vocab_size):
         if not 512 <= vocab_size <= 65536:
             raise SystemExit(f"--vocab-size {vocab_size} is not in [512, 65536]")
-        try:
-            import sentencepiece
-        except ImportError:
-            raise SystemExit("the bpe tokenizer needs SentencePiece: apt-get install python3-sentencepiece, or take bytes")
         model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
+        import_sentencepiece().SentencePieceTrainer.train(
             sentence_iterator=iter(sample_lines(texts)), model_writer=model, model_type="bpe", vocab_size=vocab_size,
             byte_fallback=True, split_digits=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
             add_dummy_prefix=False, allow_whitespace_only_pieces=True, character_coverage=0.9999, minloglevel=1,
@@ -80,9 +72,23 @@ class SentencePieceTokenizer:
                     "add_eos_token": False, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
 
 
+def import_sentencepiece():
+    try:
+        import sentencepiece
+    except ImportError:
+        raise SystemExit("the bpe tokenizer needs SentencePiece: apt-get install python3-sentencepiece, or take bytes")
+    return sentencepiece
+
+
 def load_tokenizer(folder):
-    model = Path(folder) / SENTENCE_PIECE_FILE
-    return SentencePieceTokenizer(model.read_bytes()) if model.exists() else ByteTokenizer()
+    """That of a prepared or Hugging Face folder."""
+    folder = Path(folder)
+    if (folder / SENTENCE_PIECE_FILE).exists():
+        return SentencePieceTokenizer((folder / SENTENCE_PIECE_FILE).read_bytes())
+    path = folder / JSON_FILE
+    if path.exists() and not json.loads(path.read_text(encoding="utf-8"))["model"]["merges"]:
+        return ByteTokenizer()
+    raise SystemExit(f"{folder} has neither {SENTENCE_PIECE_FILE} nor the {JSON_FILE} of a byte tokenizer")
 
 
 def byte_alphabet():
