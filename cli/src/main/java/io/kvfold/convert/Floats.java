@@ -21,7 +21,7 @@ final class Floats {
             float magnitude = mantissa * 0x1p-24f;
             return sign == 0 ? magnitude : -magnitude;
         }
-        return Float.intBitsToFloat(sign | exponent + 112 << 23 | mantissa << 13);
+        return Float.intBitsToFloat(sign | (exponent + 112) << 23 | mantissa << 13);
     }
 
     /** Rounds to nearest, ties to even; what is too large becomes infinite. */
@@ -54,7 +54,7 @@ final class Floats {
         if ((bits & 0x7fffffff) > 0x7f800000) {
             return (short) (bits >>> 16 | 64);
         }
-        return (short) (bits + 0x7fff + (bits >>> 16 & 1) >>> 16);
+        return (short) ((bits + 0x7fff + (bits >>> 16 & 1)) >>> 16);
     }
 
     /** {@code quantize_row_q8_0_ref}: appends one block per 32 values of {@code row} to {@code out}. */

@@ -107,10 +107,10 @@ final class JsonTokenizer {
             lastRank.put(result, rank);
             pairs.add(merge[0] + " " + merge[1]);
         }
-        float[] scores = new float[size];
+        List<Float> scores = new ArrayList<>(size);
         Map<String, Integer> ids = new HashMap<>();
         for (int id = 0; id < size; id++) {
-            scores[id] = -(float) firstRank.getOrDefault(table.text(id), merges.size() + id);
+            scores.add(-(float) firstRank.getOrDefault(table.text(id), merges.size() + id));
             if (table.type(id) == TokenType.NORMAL) {
                 ids.put(table.text(id), id);
             }

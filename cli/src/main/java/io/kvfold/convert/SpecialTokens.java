@@ -58,8 +58,8 @@ final class SpecialTokens {
         for (String name : NAMES.keySet()) {
             id(name, ids, vocabulary.texts().size()).ifPresent(id -> special.put(name, id));
         }
-        for (int id = 0; id < vocabulary.types().length; id++) {
-            if (vocabulary.types()[id] == TokenType.UNKNOWN) {
+        for (int id = 0; id < vocabulary.types().size(); id++) {
+            if (vocabulary.types().get(id) == TokenType.UNKNOWN) {
                 special.putIfAbsent("unk", id);
             }
         }

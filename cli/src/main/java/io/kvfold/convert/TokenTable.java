@@ -90,12 +90,16 @@ final class TokenTable {
         return List.copyOf(texts);
     }
 
-    int[] types() {
-        return types.clone();
+    List<Integer> types() {
+        return Arrays.stream(types).boxed().toList();
     }
 
-    float[] scores() {
-        return scores.clone();
+    List<Float> scores() {
+        List<Float> list = new ArrayList<>(scores.length);
+        for (float score : scores) {
+            list.add(score);
+        }
+        return list;
     }
 
     private static boolean looksSpecial(String text) {

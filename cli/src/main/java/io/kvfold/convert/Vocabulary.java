@@ -3,7 +3,6 @@ package io.kvfold.convert;
 import io.kvfold.InvalidModelException;
 import io.kvfold.gguf.GgufValueType;
 import io.kvfold.gguf.GgufWriter;
-import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -26,13 +25,13 @@ record Vocabulary(
         String model,
         String preTokenizer,
         List<String> texts,
-        int[] types,
-        float @Nullable [] scores,
+        List<Integer> types,
+        @Nullable List<Float> scores,
         @Nullable List<String> merges,
         @Nullable Boolean addSpacePrefix,
         Map<String, Integer> special) {
 
-    static final Vocabulary NONE = new Vocabulary("none", "", List.of(), new int[0], null, null, null, Map.of());
+    static final Vocabulary NONE = new Vocabulary("none", "", List.of(), List.of(), null, null, null, Map.of());
 
     /** {@code llama_token_type}; SentencePiece numbers its types alike. */
     static final class TokenType {
@@ -71,12 +70,16 @@ record Vocabulary(
         writer.put("tokenizer.ggml.pre", preTokenizer);
         writer.put("tokenizer.ggml.tokens", texts);
         if (scores != null) {
-            writer.put("tokenizer.ggml.scores", scores);
+            float[] values = new float[scores.size()];
+            for (int id = 0; id < values.length; id++) {
+                values[id] = scores.get(id);
+            }
+            writer.put("tokenizer.ggml.scores", values);
         }
         writer.put(
                 "tokenizer.ggml.token_type",
                 GgufValueType.INT32,
-                Arrays.stream(types).asLongStream().toArray());
+                types.stream().mapToLong(Integer::longValue).toArray());
         if (merges != null) {
             writer.put("tokenizer.ggml.merges", merges);
         }

@@ -129,11 +129,12 @@ final class Weights {
         writer.tensor(name, GgufType.F32, List.of(elements), out -> {
             float[] values = new float[(int) elements];
             new Safetensors.Rows(tensor).read(0, values);
-            ByteBuffer bytes = buffer(GgufType.F32, values.length);
+            byte[] encoded = new byte[4 * values.length];
+            ByteBuffer bytes = little(encoded);
             for (int i = 0; i < values.length; i++) {
                 bytes.putFloat(values[(int) sourceRow(i, values.length, permutedHeads)]);
             }
-            out.write(bytes.array());
+            out.write(encoded);
         });
     }
 
@@ -146,11 +147,12 @@ final class Weights {
     private void declareFrequencyFactors(float[] factors) {
         declared++;
         writer.tensor("rope_freqs.weight", GgufType.F32, List.of((long) factors.length), out -> {
-            ByteBuffer bytes = buffer(GgufType.F32, factors.length);
+            byte[] encoded = new byte[4 * factors.length];
+            ByteBuffer bytes = little(encoded);
             for (float factor : factors) {
                 bytes.putFloat(factor);
             }
-            out.write(bytes.array());
+            out.write(encoded);
         });
     }
 
@@ -204,7 +206,8 @@ final class Weights {
             throws IOException {
         Safetensors.Rows source = new Safetensors.Rows(tensor);
         float[] row = new float[(int) tensor.columns()];
-        ByteBuffer bytes = buffer(type, row.length);
+        byte[] encoded = new byte[(int) type.bytes(row.length)];
+        ByteBuffer bytes = little(encoded);
         for (long i = 0; i < tensor.rows(); i++) {
             source.read(sourceRow(i, tensor.rows(), permutedHeads), row);
             bytes.clear();
@@ -231,7 +234,7 @@ final class Weights {
                 case Q8_0 -> Floats.putQ8Row(row, bytes);
                 default -> throw new IllegalArgumentException(type.name());
             }
-            out.write(bytes.array());
+            out.write(encoded);
         }
     }
 
@@ -249,7 +252,7 @@ final class Weights {
         return head * headSize + inHead % 2 * (headSize / 2) + inHead / 2;
     }
 
-    private static ByteBuffer buffer(GgufType type, int elements) {
-        return ByteBuffer.allocate((int) type.bytes(elements)).order(ByteOrder.LITTLE_ENDIAN);
+    private static ByteBuffer little(byte[] bytes) {
+        return ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN);
     }
 }

@@ -490,7 +490,7 @@ class TokenizersTest {
             ByteArrayOutputStream piece = new ByteArrayOutputStream();
             byte[] utf8 = text.getBytes(StandardCharsets.UTF_8);
             field(piece, 1, utf8);
-            piece.write(2 << 3 | 5);
+            piece.write((2 << 3) | 5);
             piece.writeBytes(ByteBuffer.allocate(4)
                     .order(ByteOrder.LITTLE_ENDIAN)
                     .putFloat(-id)
@@ -501,16 +501,16 @@ class TokenizersTest {
             }
             field(out, 1, piece.toByteArray());
         });
-        field(out, 2, new byte[] {3 << 3, (byte) modelType, (byte) (35 << 3 & 0x7f | 0x80), 2, 1});
+        field(out, 2, new byte[] {3 << 3, (byte) modelType, (byte) ((35 << 3) & 0x7f | 0x80), 2, 1});
         field(out, 3, new byte[] {3 << 3, 1, 4 << 3, 0});
         return out.toByteArray();
     }
 
     private static void field(ByteArrayOutputStream out, int number, byte[] bytes) {
-        out.write(number << 3 | 2);
+        out.write((number << 3) | 2);
         int length = bytes.length;
         while (length > 0x7f) {
-            out.write(length & 0x7f | 0x80);
+            out.write((length & 0x7f) | 0x80);
             length >>>= 7;
         }
         out.write(length);

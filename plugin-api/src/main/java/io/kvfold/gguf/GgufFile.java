@@ -231,7 +231,7 @@ public final class GgufFile {
         if (!value.type().isInteger()) {
             throw wrongType(key, value, "a number");
         }
-        return OptionalDouble.of(integerAt(key, value.type(), value.position()));
+        return OptionalDouble.of((double) integerAt(key, value.type(), value.position()));
     }
 
     /** An array of strings, decoded now. */

@@ -290,7 +290,7 @@ final class GgufHeaderReader {
     }
 
     private void require(String what, long bytes) {
-        long left = in.limit() - position;
+        int left = in.limit() - position;
         if (bytes > left) {
             throw outOfLimits(
                     "truncated at byte " + position + ", " + what + " needs " + bytes + " bytes but " + left
@@ -299,7 +299,7 @@ final class GgufHeaderReader {
                                     ? " of the " + MAX_HEADER_BYTES + " a header may have"
                                     : ""),
                     bytes,
-                    left);
+                    (long) left);
         }
     }
 

@@ -264,11 +264,10 @@ public final class GgufWriter {
     }
 
     private void writeHeader(OutputStream out) throws IOException {
-        out.write(le(24).putInt(GgufHeaderReader.MAGIC)
+        out.write(contents(le(24).putInt(GgufHeaderReader.MAGIC)
                 .putInt(VERSION)
                 .putLong(tensors.size())
-                .putLong(metadata.size())
-                .array());
+                .putLong(metadata.size())));
         for (Map.Entry<String, byte[]> entry : metadata.entrySet()) {
             writeString(out, entry.getKey());
             out.write(entry.getValue());
@@ -279,14 +278,14 @@ public final class GgufWriter {
             ByteBuffer info = le(4 + 8 * tensor.shape().size() + 12);
             info.putInt(tensor.shape().size());
             tensor.shape().forEach(info::putLong);
-            out.write(info.putInt(tensor.type().id()).putLong(offset).array());
+            out.write(contents(info.putInt(tensor.type().id()).putLong(offset)));
             offset = GgufHeaderReader.align(offset + tensor.bytes(), alignment);
         }
     }
 
     private static void writeString(OutputStream out, String text) throws IOException {
         byte[] utf8 = text.getBytes(StandardCharsets.UTF_8);
-        out.write(le(8).putLong(utf8.length).array());
+        out.write(contents(le(8).putLong(utf8.length)));
         out.write(utf8);
     }
 
@@ -304,7 +303,7 @@ public final class GgufWriter {
             throw new IllegalArgumentException(
                     "a metadata key has 1 to " + GgufHeaderReader.MAX_KEY_BYTES + " bytes, this one has " + keyBytes);
         }
-        if (metadata.putIfAbsent(key, value.array()) != null) {
+        if (metadata.putIfAbsent(key, contents(value)) != null) {
             throw new IllegalArgumentException("metadata key " + key + " is set twice");
         }
         return this;
@@ -316,6 +315,12 @@ public final class GgufWriter {
 
     private static ByteBuffer array(GgufValueType elementType, int count, long bytes) {
         return value(GgufValueType.ARRAY, 12 + bytes).putInt(elementType.id()).putLong(count);
+    }
+
+    private static byte[] contents(ByteBuffer written) {
+        byte[] bytes = new byte[written.flip().remaining()];
+        written.get(bytes);
+        return bytes;
     }
 
     private static ByteBuffer le(int bytes) {

@@ -5,11 +5,13 @@ import io.kvfold.InvalidPlanException;
 import io.kvfold.KvPlan;
 import io.kvfold.UnsupportedOperationByModelException;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
+import java.util.function.IntPredicate;
+import java.util.stream.Collectors;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -112,6 +114,8 @@ public record MemoryEstimate(
     }
 
     /**
+     * For a plan and types of one's own.
+     *
      * @param plan which layer reads whose keys and values; null for the plan in the file's metadata, or none
      * @param keys what keys are stored in
      * @param values what values are stored in
@@ -152,7 +156,7 @@ public record MemoryEstimate(
         for (int layer = 0; layer < header.layers; layer++) {
             boolean stores = folded.isPresent() ? folded.get().isProducer(layer) : layer < header.storingLayers();
             if (stores) {
-                storage.add(header.storage(layer, windows.windowed()[layer], keys, values));
+                storage.add(header.storage(layer, windows.layers().contains(layer), keys, values));
             }
         }
         return new MemoryEstimate(
@@ -211,40 +215,40 @@ public record MemoryEstimate(
     }
 
     /** Which layers are windowed; the note is empty if that is certain. */
-    private record Windows(boolean[] windowed, int width, String note) {
+    private record Windows(Set<Integer> layers, int width, String note) {
+
+        private static Set<Integer> select(int layers, IntPredicate windowed) {
+            return IntStream.range(0, layers).filter(windowed).boxed().collect(Collectors.toUnmodifiableSet());
+        }
 
         boolean any() {
             return width > 0 || !note.isEmpty();
         }
 
         static Windows of(KvPlan plan) {
-            boolean[] windowed = new boolean[plan.layers()];
-            for (int i = 0; i < windowed.length; i++) {
-                windowed[i] = plan.keepsOnlyWindow(i);
-            }
-            return new Windows(windowed, plan.window().orElse(0), "");
+            return new Windows(
+                    select(plan.layers(), plan::keepsOnlyWindow), plan.window().orElse(0), "");
         }
 
         static Windows of(Header header) {
             String architecture = header.architecture;
             String patternKey = GgufKeys.slidingWindowPattern(architecture);
-            boolean[] windowed = new boolean[header.layers];
             int width = (int) header.number(GgufKeys.slidingWindow(architecture), 0);
             if (architecture.equals("gemma2") && width == 0) {
                 width = 4096; // llama_model_gemma2::load_arch_hparams
             }
             if (width == 0) {
-                return new Windows(windowed, 0, "");
+                return new Windows(Set.of(), 0, "");
             }
             if (WINDOW_OF_ANOTHER_SHAPE.contains(architecture)) {
                 return new Windows(
-                        windowed,
+                        Set.of(),
                         0,
                         "upper bound: the sliding windows of " + architecture + " are counted as full contexts");
             }
             boolean byPeriod = WINDOW_PERIOD.containsKey(architecture);
             if (!byPeriod && !WINDOW_BY_LAYER.contains(architecture)) {
-                return new Windows(windowed, 0, ""); // llama.cpp does not use the key for this architecture
+                return new Windows(Set.of(), 0, ""); // llama.cpp does not use the key for this architecture
             }
             if (header.file.type(patternKey).filter(GgufValueType.ARRAY::equals).isPresent()) {
                 boolean[] pattern = header.file.bools(patternKey).orElseThrow();
@@ -255,16 +259,13 @@ public record MemoryEstimate(
                             (long) pattern.length,
                             (long) header.layers);
                 }
-                return new Windows(Arrays.copyOf(pattern, header.layers), width, "");
+                return new Windows(select(header.layers, layer -> pattern[layer]), width, "");
             }
             if (!byPeriod) {
                 throw new InvalidModelException(header.file.path() + ": no " + patternKey);
             }
             long period = header.number(patternKey, WINDOW_PERIOD.getOrDefault(architecture, 0));
-            for (int i = 0; i < windowed.length; i++) {
-                windowed[i] = period == 0 || i % period < period - 1;
-            }
-            return new Windows(windowed, width, "");
+            return new Windows(select(header.layers, layer -> period == 0 || layer % period < period - 1), width, "");
         }
     }
 
@@ -308,8 +309,6 @@ public record MemoryEstimate(
                     .or(() -> perLayer(GgufKeys.headCount(architecture), layer))
                     .orElseThrow(
                             () -> new InvalidModelException(file.path() + ": no " + GgufKeys.headCount(architecture)));
-            boolean latent =
-                    file.type(architecture + ".attention.key_length_mla").isPresent();
             String suffix = windowed ? "_swa" : "";
             long keyBytes = row("key", keys, heads, width(GgufKeys.keyLength(architecture), suffix));
             long valueBytes =

@@ -274,7 +274,7 @@ class GgufFileTest {
                     long extreme =
                             new long[] {-1, Long.MIN_VALUE, Long.MAX_VALUE, 1L << 31, 1L << 32, 0}[random.nextInt(6)];
                     for (int b = 0; b < 8 && at + b < headerBytes; b++) {
-                        bytes[at + b] = (byte) (extreme >>> 8 * b);
+                        bytes[at + b] = (byte) (extreme >>> (8 * b));
                     }
                 }
                 default -> {
