@@ -96,8 +96,7 @@ final class ChatCommand implements Callable<Integer> {
             Conversation conversation = new Conversation(engine, sampling, system);
             if (Console.isInteractive()) {
                 return new ChatTerminal(conversation, history != null ? history : defaultHistory())
-                        .run("Talking to " + engine.info().model().description()
-                                + ". /help lists commands, Ctrl-D leaves.");
+                        .run(greeting(engine.info()));
             }
             return pipe(conversation, new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8)));
         }
