@@ -41,3 +41,10 @@ if(APPLE)
 elseif(WIN32)
     target_link_libraries(kvfold_llama INTERFACE ws2_32 crypt32)
 endif()
+
+# ggml alone, for tools that write files: it contains no call into this library.
+add_library(kvfold_ggml INTERFACE)
+target_include_directories(kvfold_ggml SYSTEM INTERFACE ${KVFOLD_LLAMA_SOURCE}/ggml/include)
+target_link_libraries(kvfold_ggml INTERFACE
+    ${KVFOLD_LLAMA_BUILD}/ggml/src/${CMAKE_STATIC_LIBRARY_PREFIX}ggml-base${CMAKE_STATIC_LIBRARY_SUFFIX}
+    Threads::Threads ${CMAKE_DL_LIBS})
