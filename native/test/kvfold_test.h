@@ -5,9 +5,11 @@
 
 #include <nlohmann/json.hpp>
 
+
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <string>
 #include <utility>

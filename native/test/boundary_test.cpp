@@ -1,0 +1,282 @@
+// What the interface promises about arguments, options, facts and errors.
+
+#include "kvfold_test.h"
+
+#include <mutex>
+#include <set>
+
+using namespace kvfold_test;
+
+static json small() {
+    return { { "model", tiny_model() }, { "ctx-size", 128 }, { "parallel", 2 }, { "threads", 1 } };
+}
+
+static json with(json options, const std::string & name, const json & value) {
+    options[name] = value;
+    return options;
+}
+
+static void names_the_version_of_the_interface() {
+    CHECK_EQUAL(kvfold_abi_version(), KVFOLD_ABI_VERSION);
+}
+
+static void describes_what_was_built() {
+    const json info = call([](char ** out) { return kvfold_build_info(out); }).object();
+    CHECK_EQUAL(info.value("llama_cpp", "").substr(0, 1), std::string("v"));
+    CHECK(!info.value("version", "").empty());
+    CHECK(!info.value("compiler", "").empty());
+    CHECK(!info.at("patches").empty());
+    CHECK(!info.at("backends").empty());
+    CHECK(info.at("cpu_features").is_object());
+    CHECK(info.at("devices").at(0).at("memory_total").get<int64_t>() > 0);
+}
+
+static void lists_options_that_it_accepts() {
+    const json            options = call([](char ** out) { return kvfold_options(out); }).object();
+    std::set<std::string> names;
+    for (const auto & option : options) {
+        CHECK(!option.at("help").get<std::string>().empty());
+        for (const auto & name : option.at("names")) {
+            names.insert(name.get<std::string>());
+        }
+    }
+    for (const char * known : { "model", "ctx-size", "parallel", "ubatch-size", "cache-type-k", "flash-attn", "max-queue", "kv-plan" }) {
+        CHECK(names.count(known) == 1);
+    }
+    for (const char * refused : { "help", "version", "port", "hf-repo", "log-file" }) {
+        CHECK(names.count(refused) == 0);
+    }
+}
+
+static void rejects_null_arguments() {
+    kvfold_engine *  engine_handle  = nullptr;
+    kvfold_request * request_handle = nullptr;
+    CHECK_EQUAL(kvfold_open(nullptr, nullptr, nullptr, &engine_handle, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(kvfold_open("{}", nullptr, nullptr, nullptr, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(kvfold_engine_info(nullptr, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(kvfold_kv_stats(nullptr, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(kvfold_request_open(nullptr, "/completion", "{}", &request_handle, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(kvfold_request_next(nullptr, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(kvfold_evaluate(nullptr, nullptr, 0, nullptr, 0, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(kvfold_quantize(nullptr, "", "{}", nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    kvfold_request_cancel(nullptr);
+    kvfold_request_close(nullptr);
+    kvfold_close(nullptr);
+    kvfold_free(nullptr);
+}
+
+static void rejects_what_is_no_options_object() {
+    for (const char * text : { "", "nonsense", "[]", "3", "{\"model\": ", "{\"model\": \"a\"" }) {
+        kvfold_engine * handle = nullptr;
+        const answer    a      = call([&](char ** out) { return kvfold_open(text, nullptr, nullptr, &handle, out); });
+        CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+        CHECK(handle == nullptr);
+    }
+    CHECK_EQUAL(engine(json::object()).opened.object().value("option", ""), std::string("model"));
+}
+
+static void rejects_unknown_options_with_a_hint() {
+    const answer a = engine(with(small(), "ctx-sise", 128)).opened;
+    CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_UNKNOWN_OPTION);
+    CHECK(a.message().find("\"ctx-size\"") != std::string::npos);
+    CHECK_EQUAL(a.object().value("option", ""), std::string("ctx-sise"));
+    CHECK_EQUAL(engine(with(small(), "no such thing at all", 1)).opened.status, (int) KVFOLD_ERROR_UNKNOWN_OPTION);
+}
+
+static void refuses_options_that_print_exit_listen_or_download() {
+    for (const char * name : { "help", "version", "list-devices", "cache-list", "port", "host", "api-key", "hf-repo", "model-url", "log-file",
+                               "log-disable", "verbose", "sleep-idle-seconds" }) {
+        const answer a = engine(with(small(), name, "1")).opened;
+        CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_UNSUPPORTED);
+        CHECK_EQUAL(a.object().value("option", ""), std::string(name));
+    }
+}
+
+static void rejects_values_out_of_range() {
+    const std::pair<const char *, json> bad[] = {
+        { "ctx-size", -1 },        { "ctx-size", "many" },       { "ctx-size", 1.5 },  { "ctx-size", 5000000000 }, { "ctx-size", true },
+        { "ubatch-size", 0 },      { "batch-size", -5 },         { "parallel", 0 },    { "parallel", 100000 },     { "max-queue", -1 },
+        { "cache-type-k", "q9" },  { "flash-attn", "perhaps" },  { "warmup", "maybe" },
+    };
+    for (const auto & [name, value] : bad) {
+        const answer a = engine(with(small(), name, value)).opened;
+        CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+        CHECK_EQUAL(a.object().value("option", ""), std::string(name));
+    }
+    const answer slots = engine(with(small(), "parallel", 100000)).opened;
+    CHECK_EQUAL(slots.object().value("value", 0), 100000);
+    CHECK(slots.object().value("limit", 0) >= 1);
+}
+
+static void takes_an_option_in_every_form() {
+    json options               = small();
+    options["ctx_size"]        = "256";
+    options["warmup"]          = false;
+    options["no-warmup"]       = true;
+    options["flash-attn"]      = false;
+    options["temp"]            = 0.5;
+    options["samplers"]        = nullptr;
+    options["lora"]            = json::array();
+    options.erase("ctx-size");
+    const engine e(options);
+    CHECK(e.ok());
+    const json context = e.opened.object().value("context", json());
+    CHECK_EQUAL(context.value("size", 0), 512); // llama.cpp rounds the cells of a slot up to a multiple of 256
+    CHECK_EQUAL(context.value("flash_attention", true), false);
+}
+
+static void refuses_a_cache_that_cannot_fit() {
+    const answer a = engine(with(small(), "ctx-size", 2147483647)).opened;
+    CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_OUT_OF_MEMORY);
+    CHECK(a.object().value("value", (int64_t) 0) > a.object().value("limit", (int64_t) 0));
+}
+
+static void says_why_an_option_does_not_go_with_the_model() {
+    json options            = with(small(), "cache-type-v", "q8_0");
+    options["flash-attn"]   = "off"; // a quantised V cache needs flash attention
+    const answer a          = engine(options).opened;
+    CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_UNSUPPORTED);
+    CHECK(a.mentions("lash"));
+}
+
+static void reports_facts_of_the_model() {
+    const engine e(small());
+    CHECK(e.ok());
+    const json info = call([&](char ** out) { return kvfold_engine_info(e.handle, out); }).object();
+    CHECK(info == e.opened.object());
+    const json model = info.at("model");
+    CHECK_EQUAL(model.at("path").get<std::string>(), tiny_model());
+    CHECK_EQUAL(model.at("architecture").get<std::string>(), std::string("llama"));
+    CHECK_EQUAL(model.at("layers").get<int>(), 2);
+    CHECK_EQUAL(model.at("heads").get<int>(), 4);
+    CHECK_EQUAL(model.at("heads_kv").get<int>(), 2);
+    CHECK_EQUAL(model.at("embedding_length").get<int>(), 32);
+    CHECK_EQUAL(model.at("vocabulary_size").get<int>(), 320);
+    CHECK_EQUAL(model.at("vocabulary_type").get<std::string>(), std::string("spm"));
+    CHECK_EQUAL(model.at("context_length_train").get<int>(), 512);
+    CHECK_EQUAL(model.at("chat_template").get<bool>(), true);
+    CHECK_EQUAL(model.at("tokens").at("eos").get<int>(), 2);
+    const json context = info.at("context");
+    CHECK_EQUAL(context.at("size").get<int>(), 512);
+    CHECK_EQUAL(context.at("slots").get<int>(), 2);
+    CHECK_EQUAL(context.at("batch_size").get<int>(), context.at("ubatch_size").get<int>());
+    CHECK_EQUAL(info.at("offload").at("layers").get<int>(), 2);
+}
+
+static void counts_the_bytes_of_the_cache() {
+    for (const auto & [type, bytes] : { std::pair<const char *, double>{ "f16", 2.0 }, { "f32", 4.0 }, { "q8_0", 34.0 / 32 } }) {
+        json options              = small();
+        options["cache-type-k"]   = type;
+        options["cache-type-v"]   = type;
+        options["flash-attn"]     = "on";
+        // rows of 2 KV heads x 8; q8_0 needs multiples of 32
+        const engine e(options);
+        if (!e.ok()) {
+            CHECK(std::string(type) == "q8_0");
+            continue;
+        }
+        const json    kv        = e.stats();
+        const int64_t per_token = (int64_t) (2 * 2 * 16 * bytes);
+        CHECK_EQUAL(kv.at("layers").get<int>(), 2);
+        CHECK_EQUAL(kv.at("layers_with_storage").get<int>(), 2);
+        CHECK_EQUAL(kv.at("bytes_per_token").get<int64_t>(), per_token);
+        CHECK_EQUAL(kv.at("bytes_allocated").get<int64_t>(), per_token * kv.at("cells").get<int64_t>());
+        CHECK_EQUAL(kv.at("cells").get<int>(), e.opened.object().at("context").at("size").get<int>());
+        CHECK_EQUAL(kv.at("cells_used").get<int>(), 0);
+        CHECK_EQUAL(kv.at("slots").get<int>(), 2);
+        CHECK_EQUAL(kv.at("slots_busy").get<int>(), 0);
+        CHECK_EQUAL(kv.at("requests_waiting").get<int>(), 0);
+        answer last;
+        const json done = run(e, "/completion", { { "prompt", "a b c" }, { "n_predict", 4 }, { "seed", 1 }, { "ignore_eos", true } }, &last);
+        CHECK_EQUAL(last.status, (int) KVFOLD_DONE);
+        CHECK_EQUAL(e.stats().at("cells_used").get<int>(), done.at("tokens_evaluated").get<int>() + 3);
+    }
+}
+
+static void opens_the_trained_context_once_per_slot() {
+    json options = small();
+    options.erase("ctx-size");
+    const engine e(options);
+    CHECK(e.ok());
+    CHECK_EQUAL(e.opened.object().at("context").at("size").get<int>(), 1024);
+    CHECK_EQUAL(e.opened.object().at("context").at("size_per_slot").get<int>(), 512);
+}
+
+static void reports_load_progress_and_can_be_abandoned() {
+    static std::vector<float> seen;
+    const std::string         options = small().dump();
+    auto                      collect = [](float fraction, void *) -> int32_t {
+        seen.push_back(fraction);
+        return 1;
+    };
+    auto refuse = [](float, void *) -> int32_t { return 0; };
+
+    kvfold_engine * handle = nullptr;
+    CHECK_EQUAL(kvfold_open(options.c_str(), collect, nullptr, &handle, nullptr), (int) KVFOLD_OK);
+    kvfold_close(handle);
+    CHECK(!seen.empty() && seen.back() == 1.0f);
+    for (size_t i = 1; i < seen.size(); i++) {
+        CHECK(seen[i] >= seen[i - 1]);
+    }
+    const answer a = call([&](char ** out) { return kvfold_open(options.c_str(), refuse, nullptr, &handle, out); });
+    CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_CANCELLED);
+    CHECK(handle == nullptr);
+}
+
+static void hands_log_lines_to_the_callback() {
+    static std::mutex                                   mutex;
+    static std::vector<std::pair<int32_t, std::string>> lines;
+    auto                                                collect = [](int32_t level, const char * line, void *) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        lines.emplace_back(level, line);
+    };
+    kvfold_log_set(collect, KVFOLD_LOG_DEBUG, nullptr);
+    {
+        const engine e(small());
+        run(e, "/completion", { { "prompt", "a" }, { "n_predict", 1 } });
+        // what upstream prints on stderr
+        run(e, "/completion", { { "prompt", "a" }, { "n_predict", 1 }, { "grammar", "root ::= \"unfinished" } });
+    }
+    kvfold_log_set(nullptr, 0, nullptr);
+    bool from_ggml = false, from_server = false, from_grammar = false;
+    for (const auto & [level, line] : lines) {
+        CHECK(level >= KVFOLD_LOG_DEBUG && level <= KVFOLD_LOG_ERROR);
+        CHECK(!line.empty() && line.find('\n') == std::string::npos);
+        from_ggml    = from_ggml || line.find("llama_kv_cache") != std::string::npos;
+        from_server  = from_server || line.find("load_model") != std::string::npos;
+        from_grammar = from_grammar || line.find("error parsing grammar") != std::string::npos;
+    }
+    CHECK(from_ggml);
+    CHECK(from_server);
+    CHECK(from_grammar);
+
+    const size_t before = lines.size();
+    engine(small()).close();
+    CHECK_EQUAL(lines.size(), before);
+
+    lines.clear();
+    kvfold_log_set(collect, KVFOLD_LOG_ERROR, nullptr);
+    engine(small()).close();
+    kvfold_log_set(nullptr, 0, nullptr);
+    CHECK(lines.empty());
+}
+
+int main() {
+    names_the_version_of_the_interface();
+    describes_what_was_built();
+    lists_options_that_it_accepts();
+    rejects_null_arguments();
+    rejects_what_is_no_options_object();
+    rejects_unknown_options_with_a_hint();
+    refuses_options_that_print_exit_listen_or_download();
+    rejects_values_out_of_range();
+    takes_an_option_in_every_form();
+    refuses_a_cache_that_cannot_fit();
+    says_why_an_option_does_not_go_with_the_model();
+    reports_facts_of_the_model();
+    counts_the_bytes_of_the_cache();
+    opens_the_trained_context_once_per_slot();
+    reports_load_progress_and_can_be_abandoned();
+    hands_log_lines_to_the_callback();
+    return report();
+}

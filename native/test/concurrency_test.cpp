@@ -1,0 +1,161 @@
+// Several threads, several engines, and closing while all of it runs.
+
+#include "kvfold_test.h"
+
+#include <atomic>
+#include <thread>
+
+using namespace kvfold_test;
+
+static json options(int slots) {
+    return { { "model", tiny_model() }, { "ctx-size", 512 * slots }, { "parallel", slots }, { "threads", 1 } };
+}
+
+static json prompt(int i, int n_predict) {
+    return { { "prompt", "bada bida " + std::to_string(i) }, { "n_predict", n_predict }, { "temperature", 0 }, { "ignore_eos", true } };
+}
+
+static void in_threads(int n, const std::function<void(int)> & work) {
+    std::vector<std::thread> threads;
+    for (int i = 0; i < n; i++) {
+        threads.emplace_back(work, i);
+    }
+    for (auto & thread : threads) {
+        thread.join();
+    }
+}
+
+static void answers_many_requests_through_few_slots() {
+    std::vector<std::string> alone(16), together(16);
+    {
+        const engine e(options(1));
+        for (int i = 0; i < 16; i++) {
+            alone[i] = run(e, "/completion", prompt(i, 12)).at("content").get<std::string>();
+        }
+    }
+    const engine e(options(4));
+    in_threads(16, [&](int i) { together[i] = run(e, "/completion", prompt(i, 12)).at("content").get<std::string>(); });
+    for (int i = 0; i < 16; i++) {
+        CHECK_EQUAL(together[i], alone[i]);
+    }
+}
+
+static void posts_every_request_when_it_is_opened() {
+    const engine         e(options(2));
+    std::vector<request> opened;
+    for (int i = 0; i < 6; i++) {
+        opened.emplace_back(e, "/completion", prompt(i, 6));
+    }
+    for (auto r = opened.rbegin(); r != opened.rend(); ++r) { // in the other order
+        CHECK_EQUAL(r->next().status, (int) KVFOLD_OK);
+        CHECK_EQUAL(r->next().status, (int) KVFOLD_DONE);
+    }
+}
+
+static void runs_two_engines_side_by_side() {
+    const engine a(options(1)), b(options(2));
+    std::string  answers[2];
+    in_threads(2, [&](int i) { answers[i] = run(i == 0 ? a : b, "/completion", prompt(7, 30)).at("content").get<std::string>(); });
+    CHECK(!answers[0].empty());
+    CHECK_EQUAL(answers[0], answers[1]);
+}
+
+static void evaluates_while_requests_run() {
+    const engine         e(options(2));
+    const int32_t        tokens[] = { 1, 300, 301, 302, 303 };
+    std::vector<float>   alone(5 * 320);
+    CHECK_EQUAL(kvfold_evaluate(e.handle, tokens, 5, alone.data(), alone.size(), nullptr), (int) KVFOLD_OK);
+    std::atomic<int>     equal{ 0 };
+    in_threads(4, [&](int i) {
+        if (i < 2) {
+            CHECK_EQUAL(run(e, "/completion", prompt(i, 60)).at("tokens_predicted").get<int>(), 60);
+            return;
+        }
+        for (int n = 0; n < 5; n++) {
+            std::vector<float> again(5 * 320);
+            equal += kvfold_evaluate(e.handle, tokens, 5, again.data(), again.size(), nullptr) == KVFOLD_OK && again == alone;
+        }
+    });
+    CHECK_EQUAL(equal.load(), 10);
+}
+
+static void closes_while_eight_threads_generate(int round) {
+    engine           e(options(2));
+    std::atomic<int> started{ 0 }, ended{ 0 };
+    std::vector<std::thread> threads;
+    kvfold_engine *  handle = e.handle;
+    for (int i = 0; i < 8; i++) {
+        threads.emplace_back([&, i] {
+            json body      = prompt(i, 450);
+            body["stream"] = i % 2 == 0;
+            kvfold_request * r = nullptr;
+            CHECK_EQUAL(kvfold_request_open(handle, "/completion", body.dump().c_str(), &r, nullptr), (int) KVFOLD_OK);
+            started++;
+            answer a;
+            do {
+                a = call([&](char ** out) { return kvfold_request_next(r, out); });
+            } while (a.status == KVFOLD_OK);
+            CHECK(a.status == KVFOLD_ERROR_CLOSED || a.status == KVFOLD_DONE);
+            ended++;
+            CHECK_EQUAL(kvfold_request_next(r, nullptr), (int) KVFOLD_DONE);
+            kvfold_request_cancel(r);
+            kvfold_request_close(r); // after the engine, or while it closes
+        });
+    }
+    while (started < 8) {
+        std::this_thread::yield();
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(round % 8));
+    e.close();
+    for (auto & thread : threads) {
+        thread.join();
+    }
+    CHECK_EQUAL(ended.load(), 8);
+}
+
+static void keeps_requests_valid_after_their_engine() {
+    engine        e(options(1));
+    const request untouched(e, "/completion", prompt(1, 400));
+    const request half_read(e, "/completion", [] { json b = prompt(2, 400); b["stream"] = true; return b; }());
+    const request direct(e, "/slots", json::object());
+    e.close();
+    CHECK_EQUAL(untouched.next().status, (int) KVFOLD_ERROR_CLOSED);
+    CHECK_EQUAL(half_read.next().status, (int) KVFOLD_ERROR_CLOSED);
+    CHECK_EQUAL(direct.next().status, (int) KVFOLD_ERROR_CLOSED);
+    half_read.cancel();
+    CHECK_EQUAL(half_read.next().status, (int) KVFOLD_DONE);
+}
+
+static size_t resident_bytes() {
+    std::ifstream file("/proc/self/statm");
+    size_t        total = 0, resident = 0;
+    file >> total >> resident;
+    return resident * 4096;
+}
+
+static void holds_memory_flat_over_many_engines() {
+    size_t settled = 0;
+    for (int i = 0; i < 200; i++) {
+        const engine e(options(2));
+        run(e, "/completion", prompt(i, 2));
+        if (i == 20) {
+            settled = resident_bytes();
+        }
+    }
+    const size_t last = resident_bytes();
+    fprintf(stderr, "resident after 20 engines: %zu KiB, after 200: %zu KiB\n", settled / 1024, last / 1024);
+    CHECK(last <= settled + settled / 20);
+}
+
+int main() {
+    answers_many_requests_through_few_slots();
+    posts_every_request_when_it_is_opened();
+    runs_two_engines_side_by_side();
+    evaluates_while_requests_run();
+    for (int round = 0; round < 24; round++) {
+        closes_while_eight_threads_generate(round);
+    }
+    keeps_requests_valid_after_their_engine();
+    holds_memory_flat_over_many_engines();
+    return report();
+}

@@ -1,0 +1,323 @@
+// Requests: their answers, their errors, and how they end early.
+
+#include "kvfold_test.h"
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+using namespace kvfold_test;
+
+static json small() {
+    return { { "model", tiny_model() }, { "ctx-size", 512 }, { "parallel", 1 }, { "threads", 1 } };
+}
+
+static json prompt(const std::string & text, int n_predict) {
+    return { { "prompt", text }, { "n_predict", n_predict }, { "temperature", 0 }, { "ignore_eos", true }, { "cache_prompt", false } };
+}
+
+static json streamed(json body) {
+    body["stream"] = true;
+    return body;
+}
+
+static double seconds_of(const std::function<void()> & work) {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+static void answers_in_one_chunk(const engine & e) {
+    answer     last;
+    const json chunk = run(e, "/completion", prompt("bada bida", 8), &last);
+    CHECK_EQUAL(last.status, (int) KVFOLD_DONE);
+    CHECK(last.text.empty());
+    CHECK_EQUAL(chunk.at("tokens_predicted").get<int>(), 8);
+    CHECK_EQUAL(chunk.at("model").get<std::string>(), std::string("tiny"));
+}
+
+static void streams_the_same_text(const engine & e) {
+    const std::string whole = run(e, "/completion", prompt("bada bida", 24)).at("content").get<std::string>();
+    std::string       pieces;
+    answer            last;
+    const auto        chunks = request(e, "/completion", streamed(prompt("bada bida", 24))).drain(&last);
+    for (const auto & chunk : chunks) {
+        pieces += chunk.at("content").get<std::string>();
+    }
+    CHECK_EQUAL(last.status, (int) KVFOLD_DONE);
+    CHECK_EQUAL(pieces, whole);
+    CHECK(chunks.size() > 8);
+    CHECK_EQUAL(chunks.back().at("stop").get<bool>(), true);
+}
+
+static void says_done_for_ever_after_the_last_chunk(const engine & e) {
+    const request r(e, "/completion", prompt("bada", 2));
+    CHECK_EQUAL(r.next().status, (int) KVFOLD_OK);
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQUAL(r.next().status, (int) KVFOLD_DONE);
+    }
+}
+
+static void chats(const engine & e) {
+    // random weights prefer broken UTF-8, which a stream holds back; the grammar asks for letters
+    const json body = { { "messages", { { { "role", "user" }, { "content", "bada" } } } },
+                        { "max_tokens", 6 },
+                        { "temperature", 0 },
+                        { "grammar", "root ::= [a-z ]+" } };
+    const json whole = run(e, "/v1/chat/completions", body);
+    CHECK_EQUAL(whole.at("object").get<std::string>(), std::string("chat.completion"));
+    CHECK_EQUAL(whole.at("usage").at("completion_tokens").get<int>() <= 6, true);
+
+    json stream                 = streamed(body);
+    stream["stream_options"]    = { { "include_usage", true } };
+    const auto  chunks          = request(e, "/v1/chat/completions", stream).drain();
+    std::string text, finish;
+    bool        usage = false;
+    for (const auto & chunk : chunks) {
+        CHECK_EQUAL(chunk.at("object").get<std::string>(), std::string("chat.completion.chunk"));
+        usage = usage || chunk.contains("usage");
+        for (const auto & choice : chunk.at("choices")) {
+            text += choice.at("delta").value("content", json("")).is_string() ? choice.at("delta").value("content", "") : "";
+            finish = choice.at("finish_reason").is_string() ? choice.at("finish_reason").get<std::string>() : finish;
+        }
+    }
+    CHECK(usage);
+    CHECK_EQUAL(text, whole.at("choices").at(0).at("message").at("content").get<std::string>());
+    CHECK_EQUAL(finish, whole.at("choices").at(0).at("finish_reason").get<std::string>());
+}
+
+static void keeps_utf8_whole(const engine & e) {
+    // outside the vocabulary, so every byte is a token of its own
+    const std::string text   = "\xC3\xA4\xE2\x82\xAC\xF0\x9F\xA6\x99 bada";
+    const json        tokens = run(e, "/tokenize", { { "content", text } }).at("tokens");
+    CHECK(tokens.size() >= 9);
+    CHECK_EQUAL(run(e, "/detokenize", { { "tokens", tokens } }).at("content").get<std::string>(), " " + text);
+
+    const json       template_body = { { "messages", { { { "role", "user" }, { "content", text } } } } };
+    const std::string rendered     = run(e, "/apply-template", template_body).at("prompt").get<std::string>();
+    CHECK(rendered.find(text) != std::string::npos);
+
+    // a grammar that allows nothing else makes the answer the text itself, one byte after the other
+    json body       = streamed(prompt("bada", 64));
+    body["grammar"] = "root ::= \"\xC3\xA4\xE2\x82\xAC\xF0\x9F\xA6\x99\"";
+    body.erase("ignore_eos");
+    std::string answered;
+    for (const auto & chunk : request(e, "/completion", body).drain()) {
+        answered += chunk.at("content").get<std::string>();
+    }
+    CHECK(answered.find("\xC3\xA4\xE2\x82\xAC\xF0\x9F\xA6\x99") != std::string::npos);
+}
+
+static void answers_every_route(const engine & e) {
+    const json chat = { { "messages", { { { "role", "user" }, { "content", "bada" } } } } };
+    CHECK(run(e, "/v1/chat/completions/input_tokens", chat).at("input_tokens").get<int>() > 3);
+    CHECK(run(e, "/props", json::object()).contains("chat_template"));
+    CHECK_EQUAL(run(e, "/slots", json::object()).size(), (size_t) 1);
+    CHECK(run(e, "/metrics", json::object()).is_string());
+    answer last;
+    run(e, "/v1/embeddings", { { "input", "bada" } }, &last);
+    CHECK_EQUAL(last.status, (int) KVFOLD_ERROR_UNSUPPORTED);
+    run(e, "/v1/rerank", { { "query", "bada" }, { "documents", { "a", "b" } } }, &last);
+    CHECK_EQUAL(last.status, (int) KVFOLD_ERROR_UNSUPPORTED);
+}
+
+static void embeds() {
+    json options            = small();
+    options["embeddings"]   = true;
+    options["pooling"]      = "mean";
+    options["ubatch-size"]  = 32;
+    const engine e(options);
+    CHECK(e.ok());
+    const json found = run(e, "/v1/embeddings", { { "input", { "bada bida", "kada" } } });
+    CHECK_EQUAL(found.at("data").size(), (size_t) 2);
+    CHECK_EQUAL(found.at("data").at(0).at("embedding").size(), (size_t) 32);
+    std::string input;
+    for (int i = 0; i < 100; i++) {
+        input += "bada ";
+    }
+    answer last;
+    run(e, "/v1/embeddings", { { "input", input } }, &last);
+    CHECK_EQUAL(last.status, (int) KVFOLD_ERROR_CONTEXT_EXCEEDED);
+    CHECK_EQUAL(last.object().value("limit", 0), 32);
+}
+
+static void rejects_bad_requests(const engine & e) {
+    CHECK_EQUAL(request(e, "/nowhere", json::object()).opened.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(request(e, "/completion", json::array()).opened.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    for (const char * body : { "", "{", "nonsense", "3" }) {
+        kvfold_request * handle = nullptr;
+        CHECK_EQUAL(kvfold_request_open(e.handle, "/completion", body, &handle, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    }
+    const std::pair<const char *, json> bad[] = {
+        { "/completion", json::object() },
+        { "/completion", { { "prompt", json::array() } } },
+        { "/completion", { { "prompt", { 1, 999999 } } } },
+        { "/completion", { { "prompt", { 1, -7 } } } },
+        { "/completion", { { "prompt", "a" }, { "n", 100 } } },
+        { "/completion", { { "prompt", "a" }, { "grammar", "root ::= nothing" } } },
+        { "/completion", { { "prompt", "a" }, { "json_schema", { { "type", "no such type" } } } } },
+        { "/v1/chat/completions", json::object() },
+        { "/v1/chat/completions", { { "messages", "text" } } },
+        { "/v1/chat/completions", { { "messages", { 1, 2 } } } },
+        { "/v1/chat/completions", { { "messages", { { { "role", "user" } } } } } },
+        { "/detokenize", { { "tokens", { 1, 999999 } } } },
+        { "/detokenize", { { "tokens", "text" } } },
+        { "/tokenize", { { "content", { { "a", 1 } } } } },
+    };
+    for (const bool stream : { false, true }) {
+        for (auto [route, body] : bad) {
+            if (stream) {
+                body["stream"] = true;
+            }
+            answer last;
+            request(e, route, body).drain(&last);
+            if (last.status != KVFOLD_ERROR_INVALID_ARGUMENT) {
+                fprintf(stderr, "%s %s: %d %s\n", route, body.dump().c_str(), last.status, last.text.c_str());
+            }
+            CHECK_EQUAL(last.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+        }
+    }
+    CHECK_EQUAL(run(e, "/completion", prompt("bada", 2)).at("tokens_predicted").get<int>(), 2); // still well
+}
+
+static void refuses_a_prompt_that_does_not_fit(const engine & e) {
+    std::string text;
+    for (int i = 0; i < 2000; i++) {
+        text += " bada";
+    }
+    for (const bool stream : { false, true }) {
+        json body      = prompt(text, 4);
+        body["stream"] = stream;
+        answer last;
+        CHECK(request(e, "/completion", body).drain(&last).empty());
+        CHECK_EQUAL(last.status, (int) KVFOLD_ERROR_CONTEXT_EXCEEDED);
+        CHECK(last.object().value("value", 0) > 512);
+        CHECK_EQUAL(last.object().value("limit", 0), 512);
+        CHECK(last.message().find("512") != std::string::npos);
+    }
+}
+
+static void refuses_more_requests_than_may_wait() {
+    json options          = small();
+    options["max-queue"]  = 2;
+    const engine         e(options);
+    std::vector<request> running;
+    for (int i = 0; i < 3; i++) {
+        running.emplace_back(e, "/completion", streamed(prompt("bada", 400)));
+        CHECK_EQUAL(running.back().opened.status, (int) KVFOLD_OK);
+    }
+    const answer a = request(e, "/completion", prompt("bada", 1)).opened;
+    CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_QUEUE_FULL);
+    CHECK_EQUAL(a.object().value("value", -1), 2);
+    CHECK_EQUAL(a.object().value("limit", -1), 2);
+    CHECK_EQUAL(e.stats().at("requests_waiting").get<int>(), 2);
+    CHECK(run(e, "/tokenize", { { "content", "bada" } }).contains("tokens")); // needs no slot
+    running.clear();
+    CHECK_EQUAL(run(e, "/completion", prompt("bada", 2)).at("tokens_predicted").get<int>(), 2);
+    CHECK_EQUAL(e.stats().at("requests_waiting").get<int>(), 0);
+}
+
+static void cancels_a_waiting_reader_at_once(const engine & e) {
+    const request     r(e, "/completion", streamed(prompt("bada", 500)));
+    CHECK_EQUAL(r.next().status, (int) KVFOLD_OK);
+    std::thread canceller([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        r.cancel();
+    });
+    answer a;
+    const double waited = seconds_of([&] {
+        do {
+            a = r.next();
+        } while (a.status == KVFOLD_OK);
+    });
+    canceller.join();
+    CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_CANCELLED);
+    CHECK(waited < 0.9);
+    CHECK_EQUAL(r.next().status, (int) KVFOLD_DONE);
+}
+
+static void cancels_while_others_wait_for_the_slot(const engine & e) {
+    const request running(e, "/completion", streamed(prompt("bada", 500)));
+    CHECK_EQUAL(running.next().status, (int) KVFOLD_OK);
+    const request waiting(e, "/completion", prompt("bida", 2));
+    std::thread   canceller([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        waiting.cancel();
+    });
+    answer       a;
+    const double waited = seconds_of([&] { a = waiting.next(); });
+    canceller.join();
+    CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_CANCELLED);
+    CHECK(waited < 0.9);
+    running.cancel();
+    const request after(e, "/completion", prompt("kada", 2));
+    CHECK_EQUAL(after.next().status, (int) KVFOLD_OK);
+}
+
+static void cancelling_twice_or_late_does_nothing(const engine & e) {
+    const request r(e, "/completion", prompt("bada", 2));
+    CHECK_EQUAL(r.next().status, (int) KVFOLD_OK);
+    CHECK_EQUAL(r.next().status, (int) KVFOLD_DONE);
+    r.cancel();
+    r.cancel();
+    CHECK_EQUAL(r.next().status, (int) KVFOLD_DONE);
+    request early(e, "/completion", prompt("bada", 400));
+    early.cancel();
+    early.cancel();
+    CHECK_EQUAL(early.next().status, (int) KVFOLD_ERROR_CANCELLED);
+    early.close();
+}
+
+static void stops_a_prefill_within_one_ubatch() {
+    json options           = small();
+    options["ctx-size"]    = 512;
+    options["ubatch-size"] = 16;
+    const engine e(options);
+    std::string  text;
+    for (int i = 0; i < 60; i++) {
+        text += " bada";
+    }
+    json body               = streamed(prompt(text, 4));
+    body["return_progress"] = true;
+    const request r(e, "/completion", body);
+    const answer  first = r.next();
+    CHECK_EQUAL(first.status, (int) KVFOLD_OK);
+    CHECK(first.object().contains("prompt_progress"));
+    r.cancel();
+    CHECK_EQUAL(r.next().status, (int) KVFOLD_ERROR_CANCELLED);
+    CHECK_EQUAL(run(e, "/completion", prompt("bada", 2)).at("tokens_predicted").get<int>(), 2);
+    CHECK_EQUAL(e.stats().at("slots_busy").get<int>(), 0);
+}
+
+static void frees_the_slot_when_a_request_is_closed_early(const engine & e) {
+    for (int i = 0; i < 20; i++) {
+        request r(e, "/completion", streamed(prompt("bada", 500)));
+        if (i % 2) {
+            CHECK_EQUAL(r.next().status, (int) KVFOLD_OK);
+        }
+    }
+    CHECK_EQUAL(run(e, "/completion", prompt("bada", 2)).at("tokens_predicted").get<int>(), 2);
+}
+
+int main() {
+    {
+        const engine e(small());
+        CHECK(e.ok());
+        answers_in_one_chunk(e);
+        streams_the_same_text(e);
+        says_done_for_ever_after_the_last_chunk(e);
+        chats(e);
+        keeps_utf8_whole(e);
+        answers_every_route(e);
+        rejects_bad_requests(e);
+        refuses_a_prompt_that_does_not_fit(e);
+        cancels_a_waiting_reader_at_once(e);
+        cancels_while_others_wait_for_the_slot(e);
+        cancelling_twice_or_late_does_nothing(e);
+        frees_the_slot_when_a_request_is_closed_early(e);
+    }
+    embeds();
+    refuses_more_requests_than_may_wait();
+    stops_a_prefill_within_one_ubatch();
+    return report();
+}
