@@ -2,6 +2,7 @@
 
 #include "kv_plan_model.h"
 #include "kvfold_log.h"
+#include "progress_relay.h"
 #include "request.h"
 
 #include "ggml-backend.h"
@@ -29,11 +30,14 @@ engine::use::~use() {
 
 std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_callback progress, void * user) {
     std::shared_ptr<engine> opened(new engine());
-    opened->options = parse_options(text);
-    opened->facts   = check_model(opened->options.params.model.path);
-    complete_options(opened->options, opened->facts.context_length);
-    opened->load(progress, user);
-    opened->start();
+    progress_relay          relay(progress, user);
+    relay.run([&] {
+        opened->options = parse_options(text);
+        opened->facts   = check_model(opened->options.params.model.path);
+        complete_options(opened->options, opened->facts.context_length);
+        opened->load(progress ? progress_relay::report : nullptr, &relay);
+        opened->start();
+    });
     return opened;
 }
 
@@ -189,7 +193,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
 }
 
 void engine::start() {
-    worker = std::thread([this] {
+    worker.start([this] {
         const c_locale_scope c_locale;
         try {
             server->start_loop();

@@ -1,6 +1,7 @@
 // One loaded model: llama.cpp's server core, its routes, and the worker thread that decodes.
 #pragma once
 
+#include "deep_thread.h"
 #include "error.h"
 #include "kv_layout.h"
 #include "kvfold.h"
@@ -14,7 +15,6 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <unordered_set>
 #include <vector>
 
@@ -75,7 +75,7 @@ struct engine : std::enable_shared_from_this<engine> {
     model_facts                     facts;
     std::unique_ptr<server_context> server;
     std::unique_ptr<server_routes>  routes;
-    std::thread                     worker;
+    deep_thread                     worker;
     kv_layout                       layout;
     json                            fixed_info;
 

@@ -2,6 +2,7 @@
 
 #include "error.h"
 #include "kv_plan_model.h"
+#include "json_text.h"
 #include "kvfold_log.h"
 
 #include "ggml-cpp.h"
@@ -165,6 +166,11 @@ model_facts check_model(const std::string & path) {
     facts.embedding          = read_unsigned(file.get(), prefix + "embedding_length").value_or(0);
     facts.context_length     = read_unsigned(file.get(), prefix + "context_length").value_or(0);
     check_shape(facts, file.get(), path);
+    try {
+        check_template(read_string(file.get(), "tokenizer.chat_template"));
+    } catch (const error & e) {
+        throw invalid(path, e.message);
+    }
     count_kv_elements(facts, file.get());
     try {
         facts.kv_plan = kvfold_plan_from_metadata(file.get(), facts.architecture, (uint32_t) facts.layers);

@@ -1,5 +1,7 @@
 #include "options.h"
 
+#include "json_text.h"
+
 #include "arg.h"
 #include "chat.h"
 #include "log.h"
@@ -218,17 +220,9 @@ static void check_range(const char * name, int64_t value, int64_t least, int64_t
     }
 }
 
-static json parse_object(const std::string & text) {
-    json object = json::parse_no_throw(text);
-    if (object.is_discarded() || !object.is_object()) {
-        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the options are not a JSON object");
-    }
-    return object;
-}
-
 engine_options parse_options(const std::string & text) {
     const c_locale_scope c_locale;
-    const json           object = parse_object(text);
+    const json           object = parse_object(text, "the options");
 
     engine_options   options;
     common_params &  params  = options.params;
@@ -308,6 +302,7 @@ void complete_options(engine_options & options, uint64_t context_length_train) {
     if (!params.speculative.draft.tensor_buft_overrides.empty()) {
         params.speculative.draft.tensor_buft_overrides.push_back({ nullptr, nullptr });
     }
+    check_template(params.chat_template);
     if (!params.chat_template.empty() && !common_chat_verify_template(params.chat_template, params.use_jinja)) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"chat-template\" is not a template that llama.cpp can use")
             .about_option("chat-template");

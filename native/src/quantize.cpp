@@ -1,6 +1,7 @@
 #include "quantize.h"
 
 #include "error.h"
+#include "json_text.h"
 #include "kvfold_log.h"
 #include "model_check.h"
 
@@ -48,10 +49,7 @@ static llama_ftype find_type(const std::string & wanted) {
 }
 
 static llama_model_quantize_params read_options(const std::string & text) {
-    const json object = json::parse_no_throw(text);
-    if (object.is_discarded() || !object.is_object()) {
-        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the options are not a JSON object");
-    }
+    const json object = parse_object(text, "the options");
     llama_model_quantize_params params = llama_model_quantize_default_params();
     bool                        typed  = false;
     for (const auto & [name, value] : object.items()) {

@@ -1,6 +1,7 @@
 #include "request.h"
 
 #include "hooks/request_hook.h"
+#include "json_text.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -27,17 +28,12 @@ std::shared_ptr<request> request::open(const std::shared_ptr<engine> & owner, co
     if (!handler) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "unknown route '" + route + "'");
     }
-    const json parsed = json::parse_no_throw(body);
-    if (parsed.is_discarded() || !parsed.is_object()) {
-        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the body of a request must be a JSON object");
-    }
+    parse_body(body);
     const bool               needs_slot = route_needs_slot(route);
     std::shared_ptr<request> opened(new request(owner, *handler, needs_slot, route, body));
     owner->admit(opened, needs_slot);
-    if (needs_slot) {
-        // Handlers wait for the first result, and this function must not.
-        opened->starter = std::thread([running = opened.get()] { running->run_handler(); });
-    }
+    // handlers wait for the first result, and this function must not
+    opened->handler_thread.start([running = opened.get()] { running->run_handler(); });
     return opened;
 }
 
@@ -48,9 +44,7 @@ request::request(const std::shared_ptr<engine> & owner, const server_http_contex
 
 request::~request() {
     cancel();
-    if (starter.joinable()) {
-        starter.join();
-    }
+    handler_thread.join();
     release();
 }
 
@@ -164,11 +158,6 @@ std::optional<std::string> request::next() {
 void request::fetch() {
     {
         std::unique_lock<std::mutex> lock(mutex);
-        if (!needs_slot && !answered) {
-            lock.unlock();
-            run_handler();
-            lock.lock();
-        }
         changed.wait(lock, [&] { return answered || ended != 0; });
         if (ended != 0) {
             return;

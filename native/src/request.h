@@ -46,7 +46,7 @@ struct request : std::enable_shared_from_this<request> {
 
     const std::shared_ptr<engine>          owner;
     const server_http_context::handler_t & handler;
-    const bool                             needs_slot; // decodes, so it is posted at once on a thread of its own
+    const bool                             needs_slot; // decodes, so it counts against "max-queue"
     const std::function<bool()>            should_stop;
     server_http_req                        http_request;
 
@@ -54,7 +54,7 @@ struct request : std::enable_shared_from_this<request> {
 
     std::mutex              mutex;
     std::condition_variable changed;
-    std::thread             starter;
+    deep_thread             handler_thread;
     bool                    answered = false; // guarded by `mutex`: the handler has returned
     std::optional<error>    failure;          // guarded by `mutex` until `answered`
     std::unordered_set<int> task_ids;         // guarded by `mutex`
