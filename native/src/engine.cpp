@@ -1,6 +1,7 @@
 #include "engine.h"
 
 #include "kv_plan_model.h"
+#include "at_exit.h"
 #include "kvfold_log.h"
 #include "progress_relay.h"
 #include "request.h"
@@ -32,12 +33,15 @@ std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_c
     std::shared_ptr<engine> opened(new engine());
     progress_relay          relay(progress, user);
     relay.run([&] {
+        const busy_scope busy([] {}); // loading looks at process_is_exiting()
         opened->options = parse_options(text);
         opened->facts   = check_model(opened->options.params.model.path);
         complete_options(opened->options, opened->facts.context_length);
         opened->load(progress ? progress_relay::report : nullptr, &relay);
         opened->start();
     });
+    static std::once_flag once;
+    std::call_once(once, register_exit_handler);
     return opened;
 }
 
@@ -147,6 +151,9 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     server = std::make_unique<server_context>();
     routes = std::make_unique<server_routes>(options.params, *server);
     server->set_state_callback([&](server_state state, json payload) {
+        if (process_is_exiting()) {
+            throw error(KVFOLD_ERROR_CANCELLED, "the process exits");
+        }
         if (progress && state == SERVER_STATE_LOADING && payload.contains("value") && !abandoned) {
             if (progress(payload.at("value").get<float>(), user) == 0) {
                 abandoned = true;
@@ -194,6 +201,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
 
 void engine::start() {
     worker.start([this] {
+        const busy_scope     busy([this] { server->terminate(); });
         const c_locale_scope c_locale;
         try {
             server->start_loop();

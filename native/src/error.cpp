@@ -1,5 +1,6 @@
 #include "error.h"
 
+#include "at_exit.h"
 #include "kvfold_log.h"
 
 #include "ggml.h"
@@ -58,6 +59,7 @@ void init_library() {
         log_install();
         ggml_set_abort_callback(on_abort);
         llama_backend_init();
+        register_exit_handler();
     });
 }
 

@@ -1,5 +1,6 @@
 #include "engine.h"
 
+#include "at_exit.h"
 #include "kvfold_log.h"
 
 #include "common.h"
@@ -43,6 +44,7 @@ static llama_context_params context_params(const common_params & params, int32_t
 
 void engine::evaluate(const int32_t * tokens, int32_t n_tokens, float * logits, size_t n_logits) {
     use                 inside(*this);
+    const busy_scope    busy([] {}); // the abort callback looks at process_is_exiting()
     const error_lines   errors;
     llama_model *       model   = const_cast<llama_model *>(llama_get_model(server->get_llama_context()));
     const int32_t       n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
@@ -58,7 +60,7 @@ void engine::evaluate(const int32_t * tokens, int32_t n_tokens, float * logits, 
     }
 
     llama_context_params params = context_params(options.params, n_tokens);
-    params.abort_callback       = [](void * self) { return static_cast<engine *>(self)->is_closing(); };
+    params.abort_callback       = [](void * self) { return process_is_exiting() || static_cast<engine *>(self)->is_closing(); };
     params.abort_callback_data  = this;
     llama_context_ptr context;
     {

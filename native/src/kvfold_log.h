@@ -13,6 +13,9 @@ void log_install();
 
 void log_set(kvfold_log_callback callback, int32_t min_level, void * user);
 
+// No line is handed over any more. Does not wait for callbacks that are running.
+void log_mute();
+
 void log_emit(int32_t level, const std::string & line);
 
 // Collects the errors that are logged on this thread while it lives: llama.cpp reports why a load failed only in its log.

@@ -112,6 +112,10 @@ void log_set(kvfold_log_callback callback, int32_t min_level, void * user) {
     common_log_set_verbosity_thold(verbosity(sink_min_level));
 }
 
+void log_mute() {
+    sink_min_level = KVFOLD_LOG_ERROR + 1;
+}
+
 error_lines::error_lines() : outer(collector) {
     collector = this;
 }

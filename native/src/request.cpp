@@ -1,5 +1,6 @@
 #include "request.h"
 
+#include "at_exit.h"
 #include "hooks/request_hook.h"
 #include "json_text.h"
 
@@ -50,7 +51,11 @@ request::~request() {
 
 void request::run_handler() {
     try {
-        engine::use inside(*owner);
+        engine::use      inside(*owner);
+        const busy_scope busy([this] {
+            end(KVFOLD_ERROR_CLOSED);
+            stop_tasks();
+        });
         call_handler();
     } catch (const error & e) {
         settle(nullptr, e);
