@@ -15,6 +15,8 @@
 
 set -euo pipefail
 
+{ # bash reads a script while it runs it; the brace makes it read all of it first, so that it may change meanwhile
+
 native_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root_dir=$(dirname "$native_dir")
 patches_dir=$root_dir/patches
@@ -173,7 +175,13 @@ case $backend in
     metal)  options+=(-DGGML_METAL=ON -DGGML_METAL_EMBED_LIBRARY=ON) ;;
     vulkan) options+=(-DGGML_VULKAN=ON) ;;
 esac
-[ "$backend" != cuda ] || [ -z "${CUDAARCHS:-}" ] || options+=("-DCMAKE_CUDA_ARCHITECTURES=$CUDAARCHS")
+if [ "$backend" = cuda ]; then
+    if [ -n "${CUDAARCHS:-}" ]; then
+        options+=("-DCMAKE_CUDA_ARCHITECTURES=$CUDAARCHS")
+    elif ! nvidia-smi -L > /dev/null 2>&1; then
+        options+=(-DCMAKE_CUDA_ARCHITECTURES=all-major) # no GPU here whose architecture could be asked for
+    fi
+fi
 
 cpu_model() { sed -n 's/^\(model name\|CPU part\|flags\|Features\)[[:space:]]*: //p' /proc/cpuinfo 2> /dev/null | sort -u || sysctl -n machdep.cpu.brand_string; }
 
@@ -236,8 +244,9 @@ build_kvfold() {
     mkdir -p "$target_dir"
     : > "$log"
     run_logged "$log" cmake -S "$native_dir" -B "$target_dir/build" -G "$generator" -DCMAKE_BUILD_TYPE=Release \
-        "-DKVFOLD_LLAMA_SOURCE=$key_dir/src" "-DKVFOLD_LLAMA_BUILD=$key_dir/build" "-DKVFOLD_LLAMA_PRISTINE=$pristine_dir" "-DKVFOLD_BACKEND=$backend" \
-        "-DKVFOLD_PATCHES=$(series | paste -sd, -)" "-DKVFOLD_LLAMA_VERSION=$llama_version" \
+        "-DKVFOLD_LLAMA_SOURCE=$key_dir/src" "-DKVFOLD_LLAMA_BUILD=$key_dir/build" \
+        "-DKVFOLD_LLAMA_PRISTINE=$pristine_dir" "-DKVFOLD_BACKEND=$backend" \
+        "-DKVFOLD_TESTS=$run_tests" "-DKVFOLD_PATCHES=$(series | paste -sd, -)" "-DKVFOLD_LLAMA_VERSION=$llama_version" \
         "-DKVFOLD_VERSION=$(sed -n 's/.*<version>\(.*\)<\/version>.*/\1/p' "$native_dir/pom.xml" | head -n 1)"
     run_logged "$log" cmake --build "$target_dir/build" --parallel "$jobs"
     run_logged "$log" cmake --install "$target_dir/build" --prefix "$target_dir/classes"
@@ -249,3 +258,6 @@ say "built $(ls "$target_dir"/classes/*/*kvfold.*)"
 if [ $run_tests = 1 ]; then
     ctest --test-dir "$target_dir/build" --output-on-failure
 fi
+
+exit
+}

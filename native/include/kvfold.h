@@ -114,7 +114,9 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  * without its dashes, "ctx-size" or "ctx_size", with the same meaning and default unless listed here:
  *
  *   "model"         path of the GGUF file; required
- *   "ctx-size"      tokens in all slots together; 0 = what the model was trained with, times "parallel"
+ *   "ctx-size"      tokens in all slots together; 0 = what the model was trained with, times "parallel". Each slot gets
+ *                   an equal part, rounded up to a multiple of 256, unless the slots share one pool ("kv-unified", the
+ *                   default as long as "parallel" is not given)
  *   "parallel"      slots, i.e. requests decoded side by side (default 4)
  *   "batch-size"    defaults to "ubatch-size", so that a cancelled prefill stops after one ubatch; at least 2
  *   "fit"           defaults to off: nothing is resized behind the caller's back
@@ -123,12 +125,17 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *
  * and of this project:
  *
- *   "max-queue"     requests that may wait for a slot before KVFOLD_ERROR_QUEUE_FULL (default 256)
+ *   "max-queue"     requests that may wait for a slot before KVFOLD_ERROR_QUEUE_FULL (default 256). A request counts
+ *                   from kvfold_request_open() until its last chunk was handed over or it was closed
  *   "kv-plan"       which layer reads whose keys and values; default: the model's own metadata
  *
  * Values are strings, numbers or booleans; true or false for a flag that has a negated form; an array repeats the
  * option. Options that concern HTTP, downloads, or that print and exit are refused by name. Environment variables and
  * configuration files are not read.
+ *
+ * A model file is checked before llama.cpp sees it: a truncated or damaged one is KVFOLD_ERROR_MODEL_INVALID. Weights and KV
+ * cache that together exceed the memory of all devices are KVFOLD_ERROR_OUT_OF_MEMORY before anything is allocated, with
+ * both numbers of bytes.
  *
  * On success *engine is a handle for kvfold_close() and *out the JSON of kvfold_engine_info(). On failure *engine is
  * NULL and everything that had been allocated is released. `progress` may be NULL.
@@ -155,7 +162,8 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  *   {"cells": tokens the cache can hold, "cells_used": n, "layers": n, "layers_with_storage": n,
  *    "bytes_per_token": n, "bytes_allocated": n, "slots": n, "slots_busy": n, "requests_waiting": n}
  *
- * bytes_per_token = sum over layers with storage of the K row and the V row of one token, in bytes.
+ * bytes_per_token = sum over layers with storage of the K row and the V row of one token, in bytes. bytes_allocated is the
+ * sum of all K and V tensors. cells_used includes what is kept of finished requests for the next prompt that begins alike.
  */
 KVFOLD_API int32_t kvfold_kv_stats(kvfold_engine * engine, char ** out);
 
@@ -178,7 +186,8 @@ KVFOLD_API void kvfold_close(kvfold_engine * engine);
  *   "/v1/rerank"             needs option "reranking"
  *   "/tokenize"  "/detokenize"  "/apply-template"  "/v1/chat/completions/input_tokens"  "/props"  "/slots"  "/metrics"
  *
- * The model field of a body is not checked here. Fails with KVFOLD_ERROR_QUEUE_FULL, KVFOLD_ERROR_CLOSED or
+ * The model field of a body is not checked here. A body has at most 200 levels of brackets, and 1000 "$ref"; these bounds
+ * keep hostile schemas and grammars from exhausting the stack. Fails with KVFOLD_ERROR_QUEUE_FULL, KVFOLD_ERROR_CLOSED or
  * KVFOLD_ERROR_INVALID_ARGUMENT (unknown route, body is not a JSON object); every other failure is reported by
  * kvfold_request_next(). On success *out is NULL.
  */
@@ -211,7 +220,8 @@ KVFOLD_API void kvfold_request_close(kvfold_request * request);
  * logits    [n_tokens * n_vocab]  row-major float32, written on success; n_logits is its length in floats and must be
  *                                 at least n_tokens * vocabulary_size
  *
- * The sequence is computed in chunks of the engine's ubatch size. Not cancellable. On success *out is NULL.
+ * The sequence is computed in chunks of the engine's ubatch size. kvfold_close() on another thread ends it with
+ * KVFOLD_ERROR_CLOSED after at most one chunk. On success *out is NULL.
  */
 KVFOLD_API int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * tokens, int32_t n_tokens, float * logits,
                                    size_t n_logits, char ** out);
@@ -220,7 +230,8 @@ KVFOLD_API int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * token
 
 /*
  * Quantises a GGUF file with llama.cpp's quantiser. `options` is a JSON object: {"type": "q8_0", "threads": n,
- * "allow_requantize": bool}. Independent of any engine. On success *out is NULL.
+ * "allow_requantize": bool}. Independent of any engine. The output appears under its name when it is complete. On success
+ * *out is NULL.
  */
 KVFOLD_API int32_t kvfold_quantize(const char * path_in, const char * path_out, const char * options, char ** out);
 

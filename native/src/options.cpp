@@ -222,6 +222,7 @@ static void check_range(const char * name, int64_t value, int64_t least, int64_t
 
 engine_options parse_options(const std::string & text) {
     const c_locale_scope c_locale;
+    const abort_guard    guard; // e.g. an RPC server that cannot be reached
     const json           object = parse_object(text, "the options");
 
     engine_options   options;

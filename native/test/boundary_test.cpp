@@ -108,6 +108,12 @@ static void rejects_values_out_of_range() {
     CHECK(slots.object().value("limit", 0) >= 1);
 }
 
+static void reports_a_server_that_cannot_be_reached() {
+    const answer a = engine(with(small(), "rpc", "127.0.0.1:1")).opened;
+    CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(a.object().value("option", ""), std::string("rpc"));
+}
+
 static void takes_an_option_in_every_form() {
     json options               = small();
     options["ctx_size"]        = "256";
@@ -270,6 +276,7 @@ int main() {
     rejects_unknown_options_with_a_hint();
     refuses_options_that_print_exit_listen_or_download();
     rejects_values_out_of_range();
+    reports_a_server_that_cannot_be_reached();
     takes_an_option_in_every_form();
     refuses_a_cache_that_cannot_fit();
     says_why_an_option_does_not_go_with_the_model();
