@@ -14,6 +14,8 @@
 #ifdef KVFOLD_TEST_RPC
 #    include "ggml-rpc.h"
 
+#    include <arpa/inet.h>
+#    include <sys/socket.h>
 #    include <sys/wait.h>
 #    include <unistd.h>
 
@@ -415,6 +417,7 @@ static void test_unsupported() {
 static pid_t start_rpc_server(const std::string & endpoint) {
     const pid_t pid = fork();
     if (pid == 0) {
+        alarm(600); // a test that dies must not leave its server behind
         ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
         ggml_backend_rpc_start_server(endpoint.c_str(), nullptr, 1, 1, &cpu);
         _exit(1);
@@ -422,15 +425,24 @@ static pid_t start_rpc_server(const std::string & endpoint) {
     return pid;
 }
 
-static ggml_backend_dev_t connect_to(const std::string & endpoint) {
-    for (int i = 0; i < 100; ++i) {
-        ggml_backend_reg_t reg = ggml_backend_rpc_add_server(endpoint.c_str());
-        if (reg && ggml_backend_reg_dev_count(reg) > 0) {
-            return ggml_backend_reg_dev_get(reg, 0);
-        }
+static bool is_listening(int port) {
+    sockaddr_in address = {};
+    address.sin_family      = AF_INET;
+    address.sin_port        = htons((uint16_t) port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const int  probe = socket(AF_INET, SOCK_STREAM, 0);
+    const bool ok    = connect(probe, (const sockaddr *) &address, sizeof(address)) == 0;
+    close(probe);
+    return ok;
+}
+
+// ggml_backend_rpc_add_server() ends the process when nobody listens yet
+static ggml_backend_dev_t connect_to(const std::string & endpoint, int port) {
+    for (int i = 0; i < 1200 && !is_listening(port); ++i) {
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
-    return nullptr;
+    ggml_backend_reg_t reg = ggml_backend_rpc_add_server(endpoint.c_str());
+    return reg && ggml_backend_reg_dev_count(reg) > 0 ? ggml_backend_reg_dev_get(reg, 0) : nullptr;
 }
 #endif
 
@@ -439,9 +451,10 @@ int main(int argc, char ** argv) {
 #ifdef KVFOLD_TEST_RPC
     pid_t server = 0;
     if (split) {
-        const std::string endpoint = "127.0.0.1:" + std::to_string(20000 + std::random_device{}() % 20000);
+        const int         port     = 20000 + (int) (std::random_device{}() % 20000);
+        const std::string endpoint = "127.0.0.1:" + std::to_string(port);
         server = start_rpc_server(endpoint);
-        second_device = connect_to(endpoint);
+        second_device = connect_to(endpoint, port);
         check(second_device != nullptr, "the RPC server answers");
     }
 #else
