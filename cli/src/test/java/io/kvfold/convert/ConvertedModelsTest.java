@@ -1,6 +1,7 @@
 package io.kvfold.convert;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.within;
 import static org.assertj.core.api.Assumptions.assumeThat;
 
 import io.kvfold.Engine;
@@ -18,6 +19,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Objects;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -80,6 +82,28 @@ class ConvertedModelsTest {
                 }
             }
         }
+    }
+
+    @Test
+    void letsEveryLayerOfMistralSlide() throws IOException {
+        Path full = convert(ModelFolder.of(folder.resolve("full"), "mistral").write());
+        int[] tokens = IntStream.range(0, 40).toArray();
+        Logits expected = logits(full, 32, tokens);
+        Path sliding = convert(ModelFolder.of(folder.resolve("sliding"), "mistral")
+                .set("sliding_window", 12)
+                .write());
+        Logits actual = logits(sliding, 32, tokens);
+
+        for (int id = 0; id < expected.vocabularySize(); id++) {
+            assertThat(actual.get(11, id))
+                    .as("token 11, all within the window")
+                    .isEqualTo(expected.get(11, id), within(1e-4f));
+        }
+        float difference = 0;
+        for (int id = 0; id < expected.vocabularySize(); id++) {
+            difference = Math.max(difference, Math.abs(actual.get(12, id) - expected.get(12, id)));
+        }
+        assertThat(difference).as("token 12 no longer sees token 0").isGreaterThan(1e-4f);
     }
 
     /** What {@code inspect} says of a file is what the engine then allocates, to the byte. */
