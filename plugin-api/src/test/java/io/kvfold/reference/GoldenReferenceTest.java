@@ -31,11 +31,11 @@ final class GoldenReferenceTest {
         int[] tokens = golden.tokens();
 
         double sequential =
-                LogitDifference.greatest(model.sequential(tokens), golden.expected("logits_exact_sequential"));
+                LogitDifference.greatest(model.sequential(tokens), golden.expectedRows("logits_exact_sequential"));
         double one = LogitDifference.greatest(
-                inChunks(model, tokens, 32), golden.expected("logits_prefill32_iter9_then_decode8"));
+                inChunks(model, tokens, 32), golden.expectedRows("logits_prefill32_iter9_then_decode8"));
         double two = LogitDifference.greatest(
-                inChunks(model, tokens, 16, 16), golden.expected("logits_prefill16x2_iter9_then_decode8"));
+                inChunks(model, tokens, 16, 16), golden.expectedRows("logits_prefill16x2_iter9_then_decode8"));
 
         System.out.printf("golden %-14s sequential %.1e, 32 %.1e, 16+16 %.1e%n", name, sequential, one, two);
         assertThat(sequential).isLessThan(1e-4);

@@ -1,20 +1,19 @@
 package io.kvfold.reference;
 
-/** Comparison of logits. */
+/** Comparison of logits [tokens, vocabulary]. */
 final class LogitDifference {
     private LogitDifference() {}
 
     /** The greatest absolute difference; infinite if a value is not a number or the shapes differ. */
-    static double greatest(double[][] expected, float[] actual) {
-        double greatest = 0;
-        int k = 0;
-        for (double[] row : expected) {
-            for (double value : row) {
-                double difference = k < actual.length ? Math.abs(value - actual[k]) : Double.NaN;
+    static double greatest(double[][] expected, double[][] actual) {
+        double greatest = expected.length == actual.length ? 0 : Double.POSITIVE_INFINITY;
+        for (int t = 0; t < expected.length && greatest < Double.POSITIVE_INFINITY; t++) {
+            for (int v = 0; v < expected[t].length; v++) {
+                double difference =
+                        v < actual[t].length ? Math.abs(expected[t][v] - actual[t][v]) : Double.POSITIVE_INFINITY;
                 greatest = Double.isNaN(difference) ? Double.POSITIVE_INFINITY : Math.max(greatest, difference);
-                k++;
             }
         }
-        return k == actual.length ? greatest : Double.POSITIVE_INFINITY;
+        return greatest;
     }
 }

@@ -28,28 +28,28 @@ final class ReferenceModelTest {
             ReferenceModel model = random.reference(KvPlan.parse(plan));
             double[][] exact = Arrays.copyOf(model.sequential(tokens), passes);
             double[][] iterated = Arrays.copyOf(model.chunked(tokens, tokens.length, passes), passes);
-            assertThat(difference(exact, iterated)).as(plan).isLessThan(1e-9);
+            assertThat(LogitDifference.greatest(exact, iterated)).as(plan).isLessThan(1e-9);
         }
     }
 
     @Test
     void morePassesThanTokensChangeNothing() {
         ReferenceModel model = random.reference(KvPlan.parse("0_4x4_5"));
-        assertThat(difference(model.chunked(tokens, 6, 6), model.chunked(tokens, 6, 11)))
+        assertThat(LogitDifference.greatest(model.chunked(tokens, 6, 6), model.chunked(tokens, 6, 11)))
                 .isLessThan(1e-9);
     }
 
     @Test
     void tooFewPassesAreOnlyApproximate() {
         ReferenceModel model = random.reference(KvPlan.parse("0_4x4_5"));
-        assertThat(difference(model.sequential(tokens), model.chunked(tokens, tokens.length, 3)))
+        assertThat(LogitDifference.greatest(model.sequential(tokens), model.chunked(tokens, tokens.length, 3)))
                 .isGreaterThan(1e-2);
     }
 
     @Test
     void aDownwardPlanNeedsOnePass() {
         ReferenceModel model = random.reference(KvPlan.parse("0_0_2_2_4s_0s;window=4;strict"));
-        assertThat(difference(model.sequential(tokens), model.chunked(tokens, 5, 1)))
+        assertThat(LogitDifference.greatest(model.sequential(tokens), model.chunked(tokens, 5, 1)))
                 .isLessThan(1e-9);
     }
 
@@ -61,20 +61,22 @@ final class ReferenceModelTest {
         double[][] first = one.reference(plan.withStrictDiagonal(true)).sequential(7);
         double[][] narrow =
                 one.reference(plan.withStrictDiagonal(true).withWindow(1, 0, 1)).sequential(7, 7);
-        assertThat(difference(new double[][] {first[0], first[0]}, narrow)).isLessThan(1e-12);
+        assertThat(LogitDifference.greatest(new double[][] {first[0], first[0]}, narrow))
+                .isLessThan(1e-12);
     }
 
     @Test
     void aWindowAsWideAsTheSequenceHidesNothing() {
         ReferenceModel wide = random.reference(KvPlan.parse("0s_4sx4_5s;window=12"));
         ReferenceModel full = random.reference(KvPlan.parse("0_4x4_5"));
-        assertThat(difference(full.sequential(tokens), wide.sequential(tokens))).isLessThan(1e-12);
+        assertThat(LogitDifference.greatest(full.sequential(tokens), wide.sequential(tokens)))
+                .isLessThan(1e-12);
         ReferenceModel narrower = random.reference(KvPlan.parse("0s_1_2_3_4_5;window=11"));
         double[][] expected = random.reference(KvPlan.standard(6)).sequential(tokens);
         double[][] actual = narrower.sequential(tokens);
-        assertThat(difference(Arrays.copyOf(expected, 11), Arrays.copyOf(actual, 11)))
+        assertThat(LogitDifference.greatest(Arrays.copyOf(expected, 11), Arrays.copyOf(actual, 11)))
                 .isLessThan(1e-12);
-        assertThat(difference(expected, actual)).isGreaterThan(1e-4);
+        assertThat(LogitDifference.greatest(expected, actual)).isGreaterThan(1e-4);
     }
 
     /** So that the tolerances of the comparisons with the engine are meaningful. */
@@ -96,7 +98,7 @@ final class ReferenceModelTest {
                 random.reference(one).chunked(tokens, 12, one.prefillPasses().orElse(12));
         double[][] actual =
                 random.reference(two).chunked(tokens, 12, two.prefillPasses().orElse(12));
-        assertThat(difference(expected, actual)).isGreaterThan(0.3);
+        assertThat(LogitDifference.greatest(expected, actual)).isGreaterThan(0.3);
     }
 
     @Test
@@ -109,7 +111,8 @@ final class ReferenceModelTest {
             interleaved[t] = one.append(1, tokens[t])[0];
             two.append(1, tokens[11 - t]);
         }
-        assertThat(difference(model.sequential(tokens), interleaved)).isLessThan(1e-12);
+        assertThat(LogitDifference.greatest(model.sequential(tokens), interleaved))
+                .isLessThan(1e-12);
     }
 
     @ParameterizedTest
@@ -118,15 +121,5 @@ final class ReferenceModelTest {
         ComparedModel model = ComparedModel.forAnyPlan(Shape.tiny(Architecture.valueOf(architecture)), 8, 4);
         double[] last = model.reference(KvPlan.standard(8)).sequential(tokens)[11];
         assertThat(Arrays.stream(last).max().orElseThrow()).isBetween(1.5, 20.0);
-    }
-
-    private static double difference(double[][] expected, double[][] actual) {
-        double greatest = expected.length == actual.length ? 0 : Double.POSITIVE_INFINITY;
-        for (int t = 0; t < expected.length; t++) {
-            for (int v = 0; v < expected[t].length; v++) {
-                greatest = Math.max(greatest, Math.abs(expected[t][v] - actual[t][v]));
-            }
-        }
-        return greatest;
     }
 }
