@@ -142,6 +142,33 @@ final class FoldedEngineTest {
         compare(model, plan, model.write(folder.resolve("exact.gguf"), plan), null, 16, 32);
     }
 
+    /** The window-sized cache has 256 cells here. */
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "0s_1s_2s_3_3_3;window=8",
+                "0s_1s_1s_1s_4_0s;window=50",
+                "0_4s_4s_4s_4s_5;window=8;passes=9", // iterates in the window-sized cache
+                "0_4s_4_4s_4s_5s;window=30;passes=9",
+                "0s_2s_1s_5s_4_3s;window=20;strict;exact",
+            })
+    void aWindowSizedCacheIsUsedOverAndOver(String text) throws IOException {
+        KvPlan plan = KvPlan.parse(text);
+        ComparedModel model = ComparedModel.forPlan(Shape.tiny(Architecture.LLAMA), plan, text.hashCode());
+        Path file = model.write(folder.resolve("window.gguf"), plan);
+        int[] tokens = model.tokens(600, 3);
+        double[][] expected =
+                model.reference(plan).chunked(tokens, 32, plan.prefillPasses().orElse(1));
+        if (plan.prefillPasses().orElse(1) == 0) {
+            expected = model.reference(plan).sequential(tokens);
+        }
+        for (Map.Entry<FlashAttention, Double> tolerance : TOLERANCE.entrySet()) {
+            assertThat(LogitDifference.greatest(expected, logits(file, plan, null, 32, tolerance.getKey(), tokens)))
+                    .as("flash attention %s", tolerance.getKey())
+                    .isLessThanOrEqualTo(tolerance.getValue());
+        }
+    }
+
     @ParameterizedTest
     @ValueSource(strings = {"cla:2", "lckv:2;passes=9", "sandwich-middle:3;strict;passes=6", "yoco:6"})
     void aPlanCanBeOverriddenWhenTheModelIsOpened(String text) throws IOException {

@@ -108,6 +108,26 @@ final class FoldedSlotsTest {
         }
     }
 
+    @ParameterizedTest
+    @CsvSource({
+        "0s_1s_2s_3_3_3;window=8, false",
+        "0s_1s_2s_3_3_3;window=8, true",
+        "0_4s_4s_4s_4s_5;window=8;exact, false",
+        "0_4s_4s_4s_4s_5;window=8;exact, true",
+    })
+    void promptsLongerThanAWindowSizedCacheShareIt(String text, boolean unified) throws IOException {
+        KvPlan plan = KvPlan.parse(text);
+        ComparedModel model = ComparedModel.forPlan(Shape.tiny(Architecture.LLAMA), plan, text.hashCode());
+        Path file = model.writeForText(folder.resolve("long.gguf"), plan);
+        try (Engine engine = builder(file, 3, FlashAttention.OFF, unified)
+                .contextSize(3 * 768)
+                .open()) {
+            List<int[]> prompts =
+                    List.of(model.tokens(600, 1), model.tokens(3, 2), model.tokens(350, 3), model.tokens(280, 4));
+            compare(engine, model, plan, prompts, FlashAttention.OFF);
+        }
+    }
+
     @Test
     void theSlotsOfAFoldedCacheAreUsedAgain() throws IOException {
         KvPlan plan = KvPlan.parse("0_4x4_5;exact");
