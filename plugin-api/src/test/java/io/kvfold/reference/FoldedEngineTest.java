@@ -142,6 +142,36 @@ final class FoldedEngineTest {
         compare(model, plan, model.write(folder.resolve("exact.gguf"), plan), null, 16, 32);
     }
 
+    /** A small type errs about as much as in the ordinary model; somewhat more, as the readers of a row share its error. */
+    @ParameterizedTest
+    @CsvSource({
+        "F16, F16, ON",
+        "F16, F16, OFF",
+        "BF16, BF16, ON",
+        "Q8_0, Q8_0, ON",
+        "Q8_0, F16, OFF",
+        "Q4_0, Q4_0, ON",
+        "Q4_0, F16, OFF",
+        "Q5_1, Q8_0, ON",
+    })
+    void keysAndValuesMayBeQuantised(KvType keys, KvType values, FlashAttention flash) throws IOException {
+        double ordinary = quantisationError(KvPlan.standard(8), keys, values, flash);
+        for (String text : List.of("cla:2", "lckv:2;exact", "0_2_1_3_5_4_6_6;exact", "0s_1s_1s_3s_4x4;window=6")) {
+            assertThat(quantisationError(KvPlan.parse(text, 8), keys, values, flash))
+                    .as(text)
+                    .isLessThan(4 * ordinary);
+        }
+    }
+
+    private static double quantisationError(KvPlan plan, KvType keys, KvType values, FlashAttention flash)
+            throws IOException {
+        ComparedModel model = ComparedModel.forPlan(Shape.tiny(Architecture.LLAMA), plan, 1);
+        Path file = model.write(folder.resolve("quantised.gguf"), plan);
+        int[] tokens = model.tokens(TOKENS, 3);
+        return LogitDifference.rootMeanSquare(
+                model.reference(plan).sequential(tokens), logits(file, plan, null, 16, flash, keys, values, tokens));
+    }
+
     /** The window-sized cache has 256 cells here. */
     @ParameterizedTest
     @ValueSource(
@@ -273,6 +303,18 @@ final class FoldedEngineTest {
 
     private static double[][] logits(
             Path file, KvPlan plan, @Nullable KvPlan override, int ubatchSize, FlashAttention flash, int[] tokens) {
+        return logits(file, plan, override, ubatchSize, flash, KvType.F32, KvType.F32, tokens);
+    }
+
+    private static double[][] logits(
+            Path file,
+            KvPlan plan,
+            @Nullable KvPlan override,
+            int ubatchSize,
+            FlashAttention flash,
+            KvType keys,
+            KvType values,
+            int[] tokens) {
         Engine.Builder builder = Engine.builder()
                 .model(file)
                 .contextSize(256)
@@ -280,7 +322,7 @@ final class FoldedEngineTest {
                 .threads(1)
                 .ubatchSize(ubatchSize)
                 .flashAttention(flash)
-                .kvCacheTypes(KvType.F32, KvType.F32);
+                .kvCacheTypes(keys, values);
         if (plan.isUpward()) {
             builder.option("kv-prefill", "fixed");
         }

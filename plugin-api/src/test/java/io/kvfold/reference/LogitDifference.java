@@ -16,4 +16,17 @@ final class LogitDifference {
         }
         return greatest;
     }
+
+    /** The root of the mean squared difference; not a number if a value is not. */
+    static double rootMeanSquare(double[][] expected, double[][] actual) {
+        double squares = 0;
+        int count = 0;
+        for (int t = 0; t < expected.length; t++) {
+            for (int v = 0; v < expected[t].length; v++) {
+                squares += Math.pow(expected[t][v] - actual[t][v], 2);
+                count++;
+            }
+        }
+        return Math.sqrt(squares / count);
+    }
 }
