@@ -141,7 +141,7 @@ patch_source() {
     rm -rf "$1"
     mkdir -p "$(dirname "$1")"
     cp -R "$pristine_dir" "$1"
-    rm -rf "$1/.git"
+    rm -rf "$1/.git" "$1/models" "$1/docs" # two thirds of the tree, and nothing compiles them
     mkdir "$1/kvfold"
     cp "$native_dir"/src/hooks/*.h "$1/kvfold/"
     while read -r name; do
@@ -230,6 +230,9 @@ run_logged() {
 pristine_dir=${llama_source:-$cache_dir/source/llama.cpp-$llama_version}
 key_dir=$cache_dir/native/v$llama_version-$backend-$cpu-$(llama_key)
 mkdir -p "$key_dir"
+touch "$key_dir"
+# every change of a patch makes a key; drop those that no build has asked for in a month
+find "$cache_dir/native" -mindepth 1 -maxdepth 1 -type d -mtime +30 -exec rm -rf {} +
 with_lock "$(basename "$key_dir")" build_llama
 
 if [ $print_source = 1 ]; then

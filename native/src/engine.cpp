@@ -29,6 +29,17 @@ engine::use::~use() {
     owner.changed.notify_all();
 }
 
+static void check_companions(const common_params & params) {
+    check_companion(params.mmproj.path);
+    check_companion(params.speculative.draft.mparams.path);
+    for (const auto & adapter : params.lora_adapters) {
+        check_companion(adapter.path);
+    }
+    for (const auto & vector : params.control_vectors) {
+        check_companion(vector.fname);
+    }
+}
+
 std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_callback progress, void * user) {
     std::shared_ptr<engine> opened(new engine());
     progress_relay          relay(progress, user);
@@ -36,6 +47,7 @@ std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_c
         const busy_scope busy([] {}); // loading looks at process_is_exiting()
         opened->options = parse_options(text);
         opened->facts   = check_model(opened->options.params.model.path);
+        check_companions(opened->options.params);
         complete_options(opened->options, opened->facts.context_length);
         opened->load(progress ? progress_relay::report : nullptr, &relay);
         opened->start();

@@ -8,6 +8,7 @@
 #include "ggml-cpp.h"
 #include "ggml.h"
 #include "gguf.h"
+#include "llama.h"
 
 #include <cerrno>
 #include <cstring>
@@ -127,39 +128,77 @@ static std::string read_string(const gguf_context * file, const char * key) {
     return id >= 0 && gguf_get_kv_type(file, id) == GGUF_TYPE_STRING ? gguf_get_val_str(file, id) : "";
 }
 
-model_facts check_model(const std::string & path) {
-    const uint64_t size = check_readable(path);
+struct opened_file {
+    gguf_context_ptr header;
+    ggml_context_ptr tensors;
+    uint64_t         tensor_bytes = 0;
+};
 
-    error_lines          errors;
-    abort_guard          guard;
-    gguf_context_ptr     file;
-    ggml_context *       tensors = nullptr;
-    gguf_init_params     params  = { /*.no_alloc =*/true, /*.ctx =*/&tensors };
+// Reads the header and compares what it promises with the size of the file.
+static opened_file open_whole(const std::string & path) {
+    const uint64_t   size = check_readable(path);
+    error_lines      errors;
+    abort_guard      guard;
+    opened_file      opened;
+    ggml_context *   tensors = nullptr;
+    gguf_init_params params  = { /*.no_alloc =*/true, /*.ctx =*/&tensors };
     try {
-        file.reset(gguf_init_from_file(path.c_str(), params));
+        opened.header.reset(gguf_init_from_file(path.c_str(), params));
     } catch (const aborted & e) {
         throw invalid(path, e.message);
     }
-    ggml_context_ptr owner(tensors);
-    if (!file) {
+    opened.tensors.reset(tensors);
+    const gguf_context * header = opened.header.get();
+    if (!header) {
         throw invalid(path, errors.cause("its header is damaged"));
     }
+    uint64_t needed = gguf_get_data_offset(header);
+    for (int64_t i = 0; i < gguf_get_n_tensors(header); i++) {
+        const uint64_t bytes = gguf_get_tensor_size(header, i);
+        opened.tensor_bytes += bytes;
+        needed = std::max(needed, gguf_get_data_offset(header) + gguf_get_tensor_offset(header, i) + bytes);
+    }
+    if (needed > size) {
+        throw invalid(path, "it is cut off, " + std::to_string(size) + " of at least " + std::to_string(needed) + " bytes are there")
+            .compares((int64_t) size, (int64_t) needed);
+    }
+    return opened;
+}
+
+// The other files of a model that comes in several.
+static uint64_t check_splits(const gguf_context * header, const std::string & path) {
+    const uint64_t count  = read_unsigned(header, "split.count").value_or(0);
+    const uint64_t number = read_unsigned(header, "split.no").value_or(0);
+    char           prefix[4096];
+    if (count < 2 || llama_split_prefix(prefix, sizeof(prefix), path.c_str(), (int32_t) number, (int32_t) count) <= 0) {
+        return 0; // llama.cpp says what is wrong with the name
+    }
+    uint64_t bytes = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        char other[4096];
+        if (i != number && llama_split_path(other, sizeof(other), prefix, (int32_t) i, (int32_t) count) > 0) {
+            bytes += open_whole(other).tensor_bytes;
+        }
+    }
+    return bytes;
+}
+
+void check_companion(const std::string & path) {
+    if (!path.empty()) {
+        open_whole(path);
+    }
+}
+
+model_facts check_model(const std::string & path) {
+    const opened_file        opened = open_whole(path);
+    const gguf_context_ptr & file   = opened.header;
 
     model_facts facts;
     facts.architecture = read_string(file.get(), "general.architecture");
     if (facts.architecture.empty()) {
         throw invalid(path, "it does not name an architecture (general.architecture)");
     }
-    uint64_t needed = gguf_get_data_offset(file.get());
-    for (int64_t i = 0; i < gguf_get_n_tensors(file.get()); i++) {
-        const uint64_t bytes = gguf_get_tensor_size(file.get(), i);
-        facts.bytes += bytes;
-        needed = std::max(needed, gguf_get_data_offset(file.get()) + gguf_get_tensor_offset(file.get(), i) + bytes);
-    }
-    if (needed > size) {
-        throw invalid(path, "it is cut off, " + std::to_string(size) + " of at least " + std::to_string(needed) + " bytes are there")
-            .compares((int64_t) size, (int64_t) needed);
-    }
+    facts.bytes = opened.tensor_bytes + check_splits(file.get(), path);
 
     const std::string prefix = facts.architecture + ".";
     facts.layers             = read_unsigned(file.get(), prefix + "block_count").value_or(0);

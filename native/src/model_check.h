@@ -26,4 +26,7 @@ struct model_facts {
 // Throws KVFOLD_ERROR_MODEL_NOT_FOUND, KVFOLD_ERROR_MODEL_INVALID or KVFOLD_ERROR_PLAN_INVALID.
 model_facts check_model(const std::string & path);
 
+// The same for a file that goes with a model: a projector, a draft model, an adapter. An empty path is none.
+void check_companion(const std::string & path);
+
 } // namespace kvfold

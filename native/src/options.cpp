@@ -269,6 +269,8 @@ engine_options parse_options(const std::string & text) {
     check_range("ctx-size", params.n_ctx, 0, std::numeric_limits<int>::max());
     check_range("ubatch-size", params.n_ubatch, 1, std::numeric_limits<int>::max());
     check_range("batch-size", params.n_batch, min_batch_size, std::numeric_limits<int>::max());
+    check_range("threads", params.cpuparams.n_threads, -1, GGML_MAX_N_THREADS);
+    check_range("threads-batch", params.cpuparams_batch.n_threads, -1, GGML_MAX_N_THREADS);
     if (params.n_parallel >= 0) {
         check_range("parallel", params.n_parallel, 1, (int64_t) llama_max_parallel_sequences());
     }

@@ -96,7 +96,7 @@ static void rejects_values_out_of_range() {
     const std::pair<const char *, json> bad[] = {
         { "ctx-size", -1 },        { "ctx-size", "many" },       { "ctx-size", 1.5 },  { "ctx-size", 5000000000 }, { "ctx-size", true },
         { "ubatch-size", 0 },      { "batch-size", -5 },         { "parallel", 0 },    { "parallel", 100000 },     { "max-queue", -1 },
-        { "cache-type-k", "q9" },  { "flash-attn", "perhaps" },  { "warmup", "maybe" },
+        { "threads", 100000 },     { "cache-type-k", "q9" },  { "flash-attn", "perhaps" },  { "warmup", "maybe" },
     };
     for (const auto & [name, value] : bad) {
         const answer a = engine(with(small(), name, value)).opened;
@@ -143,6 +143,14 @@ static void says_why_an_option_does_not_go_with_the_model() {
     const answer a          = engine(options).opened;
     CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_UNSUPPORTED);
     CHECK(a.mentions("lash"));
+}
+
+static void names_the_missing_file_that_goes_with_a_model() {
+    for (const char * name : { "mmproj", "model-draft", "lora", "control-vector" }) {
+        const answer a = engine(with(small(), name, "no such file.gguf")).opened;
+        CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_MODEL_NOT_FOUND);
+        CHECK_EQUAL(a.object().value("path", ""), std::string("no such file.gguf"));
+    }
 }
 
 static void reports_facts_of_the_model() {
@@ -280,6 +288,7 @@ int main() {
     takes_an_option_in_every_form();
     refuses_a_cache_that_cannot_fit();
     says_why_an_option_does_not_go_with_the_model();
+    names_the_missing_file_that_goes_with_a_model();
     reports_facts_of_the_model();
     counts_the_bytes_of_the_cache();
     opens_the_trained_context_once_per_slot();

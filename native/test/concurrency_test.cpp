@@ -60,6 +60,18 @@ static void runs_two_engines_side_by_side() {
     CHECK_EQUAL(answers[0], answers[1]);
 }
 
+static void opens_and_closes_engines_in_several_threads() {
+    std::atomic<int> answered{ 0 };
+    in_threads(4, [&](int i) {
+        for (int n = 0; n < 5; n++) {
+            const engine e(options(1 + i % 2));
+            CHECK(e.ok());
+            answered += run(e, "/completion", prompt(i, 3)).value("tokens_predicted", 0) == 3;
+        }
+    });
+    CHECK_EQUAL(answered.load(), 20);
+}
+
 static void evaluates_while_requests_run() {
     const engine         e(options(2));
     const int32_t        tokens[] = { 1, 300, 301, 302, 303 };
@@ -151,6 +163,7 @@ int main() {
     answers_many_requests_through_few_slots();
     posts_every_request_when_it_is_opened();
     runs_two_engines_side_by_side();
+    opens_and_closes_engines_in_several_threads();
     evaluates_while_requests_run();
     for (int round = 0; round < 24; round++) {
         closes_while_eight_threads_generate(round);
