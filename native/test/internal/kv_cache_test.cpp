@@ -17,6 +17,9 @@
 #    include <arpa/inet.h>
 #    include <sys/socket.h>
 #    include <sys/wait.h>
+#    ifdef __linux__
+#        include <sys/prctl.h>
+#    endif
 #    include <unistd.h>
 
 #    include <chrono>
@@ -420,7 +423,14 @@ static void test_unsupported() {
 static pid_t start_rpc_server(const std::string & endpoint) {
     const pid_t pid = fork();
     if (pid == 0) {
-        alarm(600); // a test that dies must not leave its server behind
+        // a test that dies must not leave its server behind, nor a pipe that its caller waits on
+#    ifdef __linux__
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+#    endif
+        alarm(600);
+        if (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr)) {
+            _exit(1);
+        }
         ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
         ggml_backend_rpc_start_server(endpoint.c_str(), nullptr, 1, 1, &cpu);
         _exit(1);
