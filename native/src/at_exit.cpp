@@ -30,8 +30,13 @@ bool process_is_exiting() {
 }
 
 busy_scope::busy_scope(std::function<void()> stop) {
-    const std::lock_guard<std::mutex> lock(all().mutex);
-    all().busy.emplace(this, std::move(stop));
+    {
+        const std::lock_guard<std::mutex> lock(all().mutex);
+        all().busy.emplace(this, stop);
+    }
+    if (process_is_exiting()) {
+        stop(); // on_exit() may have looked already
+    }
 }
 
 busy_scope::~busy_scope() {
