@@ -3,8 +3,10 @@ package io.kvfold;
 import static org.junit.jupiter.api.Assertions.fail;
 import static org.junit.jupiter.api.Assumptions.abort;
 
+import java.io.InputStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
 
 /** The built libkvfold, for tests that need it. */
 public final class RealLibrary {
@@ -30,8 +32,13 @@ public final class RealLibrary {
         if (path != null) {
             return Files.isDirectory(Path.of(path)) ? Path.of(path, name) : Path.of(path);
         }
-        return Path.of(RealLibrary.class
-                .getResource("/" + com.sun.jna.Platform.RESOURCE_PREFIX + "/" + name)
-                .toURI());
+        // in a jar once Maven has packed the native module
+        Path copy = Files.createTempFile("kvfold-test", name);
+        copy.toFile().deleteOnExit();
+        try (InputStream library =
+                RealLibrary.class.getResourceAsStream("/" + com.sun.jna.Platform.RESOURCE_PREFIX + "/" + name)) {
+            Files.copy(library, copy, StandardCopyOption.REPLACE_EXISTING);
+        }
+        return copy;
     }
 }
