@@ -128,6 +128,10 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *   "max-queue"     requests that may wait for a slot before KVFOLD_ERROR_QUEUE_FULL (default 256). A request counts
  *                   from kvfold_request_open() until its last chunk was handed over or it was closed
  *   "kv-plan"       which layer reads whose keys and values; default: the model's own metadata
+ *   "kv-prefill"    "auto" (default), "fixed" or "exact": how prompts are cut under a plan whose layers read upward. auto
+ *                   computes prompts that wait together side by side, exactly, and a lone one in at most 4 passes per
+ *                   chunk; fixed takes whole ubatches and the plan's passes, as kvfold_evaluate() always does; exact
+ *                   never takes more tokens of a sequence than passes
  *
  * Values are strings, numbers or booleans; true or false for a flag that has a negated form; an array repeats the
  * option. Options that concern HTTP, downloads, or that print and exit are refused by name. Environment variables and
