@@ -108,7 +108,7 @@ llama_version=$(property llama.version)
 
 check_version() {
     local found
-    found=$(sed -n 's/^set(LLAMA_VERSION_\(MAJOR\|MINOR\|PATCH\) \([0-9]*\))$/\2/p' "$1/CMakeLists.txt" 2> /dev/null | paste -sd. -)
+    found=$(sed -n 's/^set(LLAMA_VERSION_\(MAJOR\|MINOR\|PATCH\) \([0-9]*\))$/\2/p' "$1/CMakeLists.txt" 2> /dev/null | paste -sd. - || true)
     [ "$found" = "$llama_version" ] || die "$1 holds llama.cpp '${found:-nothing}', expected $llama_version"
 }
 
