@@ -129,7 +129,7 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   from kvfold_request_open() until its last chunk was handed over or it was closed
  *   "kv-plan"       which layer reads whose keys and values; default: the model's own metadata
  *   "kv-prefill"    "auto" (default), "fixed" or "exact": how prompts are cut under a plan whose layers read upward. auto
- *                   computes prompts that wait together side by side, exactly, and a lone one in at most 4 passes per
+ *                   computes prompts that wait together side by side, exactly, and a lone one in at most 5 passes per
  *                   chunk; fixed takes whole ubatches and the plan's passes, as kvfold_evaluate() always does; exact
  *                   never takes more tokens of a sequence than passes
  *

@@ -19,7 +19,7 @@
 static constexpr uint32_t EXACT_MAX_TOKENS = 16;
 
 // Under KVFOLD_PREFILL_AUTO; docs/prefill.md has the table of errors that this follows from.
-static constexpr uint32_t AUTO_MAX_PASSES = 4;
+static constexpr uint32_t AUTO_MAX_PASSES = 5;
 
 static bool is_exact(const kvfold_plan & plan, int32_t prefill) {
     return plan.n_passes == 0 || prefill == KVFOLD_PREFILL_EXACT;
