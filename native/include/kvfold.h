@@ -172,6 +172,17 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
 KVFOLD_API int32_t kvfold_kv_stats(kvfold_engine * engine, char ** out);
 
 /*
+ * The work done since the engine was opened. Waits as kvfold_kv_stats() does. *out:
+ *
+ *   {"prompt_tokens": computed, "prompt_tokens_cached": reused from the KV cache, "prompt_seconds": s,
+ *    "generated_tokens": n, "generation_seconds": s}
+ *
+ * Seconds are wall time; those of requests that generate side by side add up. What a request generates is counted when it
+ * ends.
+ */
+KVFOLD_API int32_t kvfold_token_stats(kvfold_engine * engine, char ** out);
+
+/*
  * Closes the engine: running requests end with KVFOLD_ERROR_CLOSED, calls that are inside return, the worker stops,
  * memory is released. Requests stay valid handles and must still be closed by their owner, before or after this.
  * Blocks until the worker has finished its current ubatch. NULL is allowed.
@@ -186,6 +197,7 @@ KVFOLD_API void kvfold_close(kvfold_engine * engine);
  *
  *   "/v1/chat/completions"   chat; "stream": true gives one chunk per token or group of tokens
  *   "/completion"            raw prompt (text or token ids); "stream" as above
+ *   "/infill"                text between "input_prefix" and "input_suffix"; needs a model with tokens for it
  *   "/v1/embeddings"         needs option "embeddings"
  *   "/v1/rerank"             needs option "reranking"
  *   "/tokenize"  "/detokenize"  "/apply-template"  "/v1/chat/completions/input_tokens"  "/props"  "/slots"  "/metrics"
@@ -229,6 +241,17 @@ KVFOLD_API void kvfold_request_close(kvfold_request * request);
  */
 KVFOLD_API int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * tokens, int32_t n_tokens, float * logits,
                                    size_t n_logits, char ** out);
+
+/* ---- grammars --------------------------------------------------------------------------------------------------- */
+
+/*
+ * The GBNF grammar of what a JSON schema describes, as the "json_schema" of a request becomes one. Independent of any
+ * engine; bounded as the body of a request is. KVFOLD_ERROR_INVALID_ARGUMENT for a schema that llama.cpp cannot convert.
+ * *out:
+ *
+ *   {"grammar": "root ::= ..."}
+ */
+KVFOLD_API int32_t kvfold_schema_to_grammar(const char * schema, char ** out);
 
 /* ---- files ------------------------------------------------------------------------------------------------------ */
 

@@ -199,6 +199,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     handlers = {
         { "/v1/chat/completions",              &routes->post_chat_completions     },
         { "/completion",                       &routes->post_completions          },
+        { "/infill",                           &routes->post_infill               },
         { "/v1/embeddings",                    &routes->post_embeddings_oai       },
         { "/v1/rerank",                        &routes->post_rerank               },
         { "/tokenize",                         &routes->post_tokenize             },

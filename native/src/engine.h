@@ -56,6 +56,7 @@ struct engine : std::enable_shared_from_this<engine> {
 
     json info();
     json kv_stats();
+    json token_stats();
 
     void evaluate(const int32_t * tokens, int32_t n_tokens, float * logits, size_t n_logits);
 
@@ -68,6 +69,7 @@ struct engine : std::enable_shared_from_this<engine> {
     json describe();
     bool has_failed();
     size_t requests_waiting();
+    server_task_result_ptr ask_worker(server_task_type question);
 
     std::vector<std::shared_ptr<request>> live_requests();
 

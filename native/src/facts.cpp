@@ -107,21 +107,25 @@ json engine::info() {
     return answer;
 }
 
-// Asks the worker, which answers between two tasks and also while a batch is being computed.
-json engine::kv_stats() {
-    use  inside(*this);
+// The worker answers between two tasks and also while a batch is being computed.
+server_task_result_ptr engine::ask_worker(server_task_type question) {
     auto reader = server->get_response_reader();
     {
-        server_task task(SERVER_TASK_TYPE_SLOT_GET);
+        server_task task(question);
         task.id = reader.get_new_id();
         reader.post_task(std::move(task), true);
     }
-    const auto result = reader.next([this] { return has_failed(); });
+    auto result = reader.next([this] { return has_failed(); });
     if (!result || result->is_error()) {
         throw error(KVFOLD_ERROR_INTERNAL, "the worker thread does not answer; its last words are in the log");
     }
+    return result;
+}
+
+json engine::kv_stats() {
+    use        inside(*this);
     uint64_t   cells_used = 0, busy = 0;
-    const json slots = result->to_json();
+    const json slots = ask_worker(SERVER_TASK_TYPE_SLOT_GET)->to_json();
     for (const auto & slot : slots) {
         // tokens of the running request, or kept from the last one for the next prompt that begins alike
         cells_used += slot.value("n_prompt_tokens", 0);
@@ -137,6 +141,19 @@ json engine::kv_stats() {
         { "slots",               options.params.n_parallel                                           },
         { "slots_busy",          busy                                                                },
         { "requests_waiting",    requests_waiting()                                                  },
+    });
+}
+
+json engine::token_stats() {
+    use          inside(*this);
+    const auto   result  = ask_worker(SERVER_TASK_TYPE_METRICS);
+    const auto & metrics = dynamic_cast<const server_task_result_metrics &>(*result).metrics;
+    return json({
+        { "prompt_tokens",        metrics.prompt.count        },
+        { "prompt_tokens_cached", metrics.n_prompt_cached     },
+        { "prompt_seconds",       metrics.prompt.time / 1e6   },
+        { "generated_tokens",     metrics.predict.count       },
+        { "generation_seconds",   metrics.predict.time / 1e6  },
     });
 }
 

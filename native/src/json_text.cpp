@@ -77,9 +77,8 @@ void check_template(const std::string & text) {
     check("the chat template", "levels of brackets", nesting(text, "([{", ")]}", false), max_nesting);
 }
 
-json parse_body(const std::string & text) {
-    const char * const what = "the body of a request";
-    json               body = parse_object(text, what);
+json parse_body(const std::string & text, const char * what) {
+    json body = parse_object(text, what);
     check(what, "references between schemas", occurrences(text, "\"$ref\""), max_references);
     check_strings(body, "");
     return body;

@@ -11,7 +11,7 @@ namespace kvfold {
 json parse_object(const std::string & text, const char * what);
 
 // A body of a request: also limits the grammars, schemas and patterns inside.
-json parse_body(const std::string & text);
+json parse_body(const std::string & text, const char * what = "the body of a request");
 
 // A Jinja template, the caller's or a model's own.
 void check_template(const std::string & text);

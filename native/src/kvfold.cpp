@@ -9,6 +9,7 @@
 #include "options.h"
 #include "quantize.h"
 #include "request.h"
+#include "schema.h"
 
 #include <cstdlib>
 
@@ -86,6 +87,13 @@ int32_t kvfold_kv_stats(kvfold_engine * handle, char ** out) {
     });
 }
 
+int32_t kvfold_token_stats(kvfold_engine * handle, char ** out) {
+    return at_boundary(out, [&] {
+        require(handle, "engine");
+        return succeed(out, handle->engine->token_stats());
+    });
+}
+
 void kvfold_close(kvfold_engine * handle) {
     at_boundary(nullptr, [&] {
         if (handle) {
@@ -147,6 +155,13 @@ int32_t kvfold_evaluate(kvfold_engine * handle, const int32_t * tokens, int32_t 
         require(handle, "engine");
         handle->engine->evaluate(tokens, n_tokens, logits, n_logits);
         return KVFOLD_OK;
+    });
+}
+
+int32_t kvfold_schema_to_grammar(const char * schema, char ** out) {
+    return at_boundary(out, [&] {
+        require(schema, "schema");
+        return succeed(out, schema_to_grammar(schema));
     });
 }
 

@@ -20,7 +20,8 @@ struct current_scope {
 };
 
 static bool route_needs_slot(const std::string & route) {
-    return route == "/v1/chat/completions" || route == "/completion" || route == "/v1/embeddings" || route == "/v1/rerank";
+    return route == "/v1/chat/completions" || route == "/completion" || route == "/infill" || route == "/v1/embeddings" ||
+           route == "/v1/rerank";
 }
 
 std::shared_ptr<request> request::open(const std::shared_ptr<engine> & owner, const std::string & route, const std::string & body) {

@@ -58,6 +58,8 @@ static void rejects_null_arguments() {
     CHECK_EQUAL(kvfold_request_open(nullptr, "/completion", "{}", &request_handle, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
     CHECK_EQUAL(kvfold_request_next(nullptr, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
     CHECK_EQUAL(kvfold_evaluate(nullptr, nullptr, 0, nullptr, 0, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(kvfold_token_stats(nullptr, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(kvfold_schema_to_grammar(nullptr, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
     CHECK_EQUAL(kvfold_quantize(nullptr, "", "{}", nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
     kvfold_request_cancel(nullptr);
     kvfold_request_close(nullptr);
@@ -275,7 +277,25 @@ static void hands_log_lines_to_the_callback() {
     CHECK(lines.empty());
 }
 
+static void makes_a_grammar_of_a_schema() {
+    auto convert = [](const std::string & schema) {
+        return call([&](char ** out) { return kvfold_schema_to_grammar(schema.c_str(), out); });
+    };
+    const std::string grammar = convert("{\"enum\": [\"yes\", \"no\"]}").object().at("grammar");
+    CHECK(grammar.find("root ::= ") != std::string::npos && grammar.find("yes") != std::string::npos);
+    CHECK_EQUAL(convert("{\"type\": \"nonsense\"}").status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(convert("[").status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    std::string deep = "{}";
+    for (int i = 0; i < 300; i++) {
+        deep = "{\"items\": " + deep + "}";
+    }
+    const answer too_deep = convert(deep);
+    CHECK_EQUAL(too_deep.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(too_deep.object().value("limit", 0), 200);
+}
+
 int main() {
+    makes_a_grammar_of_a_schema();
     names_the_version_of_the_interface();
     describes_what_was_built();
     lists_options_that_it_accepts();

@@ -299,6 +299,30 @@ static void frees_the_slot_when_a_request_is_closed_early(const engine & e) {
     CHECK_EQUAL(run(e, "/completion", prompt("bada", 2)).at("tokens_predicted").get<int>(), 2);
 }
 
+static void counts_what_was_computed() {
+    const engine e(small());
+    auto         count = [&](const char * name) {
+        return call([&](char ** out) { return kvfold_token_stats(e.handle, out); }).object().at(name).get<int>();
+    };
+    CHECK_EQUAL(count("prompt_tokens") + count("generated_tokens"), 0);
+    auto cached = [](json body) {
+        body["cache_prompt"] = true;
+        return body;
+    };
+    const json first = run(e, "/completion", cached(prompt("bada bada", 4)));
+    run(e, "/completion", cached(prompt("bada bada", 3)));
+    const int tokens = first.at("tokens_evaluated").get<int>();
+    CHECK_EQUAL(count("prompt_tokens") + count("prompt_tokens_cached"), 2 * tokens);
+    CHECK(count("prompt_tokens_cached") > 0);
+    CHECK_EQUAL(count("generated_tokens"), 7);
+}
+
+static void refuses_to_fill_in_without_tokens_for_it(const engine & e) {
+    answer last;
+    run(e, "/infill", { { "input_prefix", "ba" }, { "input_suffix", "da" } }, &last);
+    CHECK_EQUAL(last.status, (int) KVFOLD_ERROR_UNSUPPORTED);
+}
+
 int main() {
     {
         const engine e(small());
@@ -315,8 +339,10 @@ int main() {
         cancels_while_others_wait_for_the_slot(e);
         cancelling_twice_or_late_does_nothing(e);
         frees_the_slot_when_a_request_is_closed_early(e);
+        refuses_to_fill_in_without_tokens_for_it(e);
     }
     embeds();
+    counts_what_was_computed();
     refuses_more_requests_than_may_wait();
     stops_a_prefill_within_one_ubatch();
     return report();

@@ -127,6 +127,14 @@ int32_t kvfold_kv_stats(kvfold_engine * engine, char ** out) {
     return give(out, text, KVFOLD_OK);
 }
 
+int32_t kvfold_token_stats(kvfold_engine * engine, char ** out) {
+    (void) engine;
+    return give(out,
+                "{\"prompt_tokens\": 5000000000, \"prompt_tokens_cached\": 1, \"prompt_seconds\": 0.5, "
+                "\"generated_tokens\": 2, \"generation_seconds\": 0.25}",
+                KVFOLD_OK);
+}
+
 void kvfold_close(kvfold_engine * engine) {
     free(engine);
 }
@@ -183,6 +191,13 @@ int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * tokens, int32_t 
     }
     *out = NULL;
     return KVFOLD_OK;
+}
+
+int32_t kvfold_schema_to_grammar(const char * schema, char ** out) {
+    if (strcmp(schema, "{\"type\":\"ä\"}") != 0) {
+        return give(out, "{\"status\": -1, \"message\": \"no schema\"}", KVFOLD_ERROR_INVALID_ARGUMENT);
+    }
+    return give(out, "{\"grammar\": \"root ::= \\\"ä\\\"\"}", KVFOLD_OK);
 }
 
 int32_t kvfold_quantize(const char * path_in, const char * path_out, const char * options, char ** out) {

@@ -74,6 +74,11 @@ public final class Engine implements AutoCloseable {
         return Json.read(use(NativeEngine::kvStats), KvCacheStats.class);
     }
 
+    /** Tokens computed and generated so far, and how long that took. Waits for one ubatch at most. */
+    public TokenStats tokenStats() {
+        return Json.read(use(NativeEngine::tokenStats), TokenStats.class);
+    }
+
     /**
      * Starts a chat completion; route {@code /v1/chat/completions}. With {@code "stream": true} the chunks are OpenAI's
      * {@code chat.completion.chunk} objects, otherwise there is one {@code chat.completion}.
@@ -95,9 +100,9 @@ public final class Engine implements AutoCloseable {
     }
 
     /**
-     * Starts a request on any route of {@code kvfold_request_open()}: also {@code /v1/embeddings}, {@code /v1/rerank},
-     * {@code /tokenize}, {@code /detokenize}, {@code /apply-template}, {@code /v1/chat/completions/input_tokens},
-     * {@code /props}, {@code /slots}, {@code /metrics}. Does not wait for a result.
+     * Starts a request on any route of {@code kvfold_request_open()}: also {@code /infill}, {@code /v1/embeddings},
+     * {@code /v1/rerank}, {@code /tokenize}, {@code /detokenize}, {@code /apply-template},
+     * {@code /v1/chat/completions/input_tokens}, {@code /props}, {@code /slots}, {@code /metrics}. Does not wait for a result.
      *
      * @throws InvalidRequestException if there is no such route or the body is not an object; what else is wrong with a
      *     request is reported by {@link Generation#next()}

@@ -7,6 +7,7 @@ import io.kvfold.internal.jna.JnaBridge;
 import java.nio.file.Path;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
+import org.slf4j.event.Level;
 
 /**
  * The native library, loaded once per process when something needs it.
@@ -18,7 +19,8 @@ import org.jspecify.annotations.Nullable;
  * JNA unpacks a library of its own below the same cache directory; where files there may not be executed, its system
  * property {@code jna.tmpdir} names another place. Java 24 and later want {@code --enable-native-access=ALL-UNNAMED}.
  *
- * <p>Its log goes to the SLF4J logger {@code io.kvfold.native}, whose level is read again whenever an engine opens.
+ * <p>Its log goes to the SLF4J logger {@code io.kvfold.native}, whose level is read again whenever an engine opens,
+ * unless {@link #logTo} says otherwise.
  */
 public final class NativeLibrary {
 
@@ -50,6 +52,30 @@ public final class NativeLibrary {
      */
     public static List<EngineOption> options() {
         return List.of(Json.read(ask(NativeBridge::options), EngineOption[].class));
+    }
+
+    /**
+     * The GBNF grammar of what a JSON schema describes, as {@code json_schema} of a request becomes one; needs no engine.
+     *
+     * @throws InvalidRequestException if llama.cpp cannot convert the schema
+     * @throws NativeLibraryException if the library cannot be loaded
+     */
+    public static String schemaToGrammar(JsonNode schema) {
+        byte[] json = Json.write(schema);
+        return Json.read(ask(library -> library.schemaToGrammar(json)))
+                .path("grammar")
+                .asText();
+    }
+
+    /**
+     * Sends the library's log to a listener instead of SLF4J, for the whole process and from now on.
+     *
+     * @param listener null goes back to SLF4J
+     * @param minLevel the least level that the listener receives
+     * @throws NativeLibraryException if the library cannot be loaded
+     */
+    public static void logTo(@Nullable LogListener listener, Level minLevel) {
+        bridge().logTo(listener, minLevel);
     }
 
     /**

@@ -21,6 +21,7 @@ import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.locks.Condition;
 import java.util.concurrent.locks.ReentrantLock;
 import org.jspecify.annotations.Nullable;
+import org.slf4j.event.Level;
 
 /**
  * An {@link Engine} without the native library: what it answers is scripted per request, what it was asked is recorded.
@@ -117,6 +118,10 @@ public final class ScriptedEngine {
     private static final String STATS = """
             {"cells": 512, "cells_used": 12, "layers": 2, "layers_with_storage": 2, "bytes_per_token": 256,
              "bytes_allocated": 131072, "slots": 4, "slots_busy": 1, "requests_waiting": 0}""";
+
+    private static final String TOKENS = """
+            {"prompt_tokens": 30, "prompt_tokens_cached": 10, "prompt_seconds": 0.5, "generated_tokens": 8,
+             "generation_seconds": 0.25}""";
 
     private static final String INFO = """
             {"model": {"path": "scripted.gguf", "name": "scripted", "architecture": "llama", "description": "llama 1B F32",
@@ -252,6 +257,16 @@ public final class ScriptedEngine {
         }
 
         @Override
+        public byte[] schemaToGrammar(byte[] schema) {
+            throw new UnsupportedOperationException();
+        }
+
+        @Override
+        public void logTo(@Nullable LogListener listener, Level minLevel) {
+            throw new UnsupportedOperationException();
+        }
+
+        @Override
         public void quantize(String source, String target, byte[] options) {
             throw new UnsupportedOperationException();
         }
@@ -266,6 +281,11 @@ public final class ScriptedEngine {
         @Override
         public byte[] kvStats() {
             return utf8(STATS);
+        }
+
+        @Override
+        public byte[] tokenStats() {
+            return utf8(TOKENS);
         }
 
         @Override

@@ -1,6 +1,9 @@
 package io.kvfold.internal;
 
 import io.kvfold.LoadProgressListener;
+import io.kvfold.LogListener;
+import org.jspecify.annotations.Nullable;
+import org.slf4j.event.Level;
 
 /**
  * libkvfold in Java types: text and JSON are UTF-8 bytes, handles are objects, a failed status is a
@@ -16,6 +19,11 @@ public interface NativeBridge {
     byte[] options() throws NativeStatusException;
 
     NativeEngine open(byte[] options, LoadProgressListener progress) throws NativeStatusException;
+
+    byte[] schemaToGrammar(byte[] schema) throws NativeStatusException;
+
+    /** Null goes back to SLF4J, whose configuration then decides about levels. */
+    void logTo(@Nullable LogListener listener, Level minLevel);
 
     void quantize(String source, String target, byte[] options) throws NativeStatusException;
 }

@@ -9,6 +9,8 @@ public interface NativeEngine {
 
     byte[] kvStats() throws NativeStatusException;
 
+    byte[] tokenStats() throws NativeStatusException;
+
     NativeRequest open(String route, byte[] body) throws NativeStatusException;
 
     /** {@code logits} is direct, in native byte order, and holds {@code tokens.length * vocabularySize} floats. */

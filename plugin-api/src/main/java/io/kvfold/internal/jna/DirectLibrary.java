@@ -65,6 +65,11 @@ final class DirectLibrary implements Library {
     }
 
     @Override
+    public int kvfold_token_stats(Pointer engine, PointerByReference out) {
+        return Functions.kvfold_token_stats(engine, out);
+    }
+
+    @Override
     public void kvfold_close(Pointer engine) {
         Functions.kvfold_close(engine);
     }
@@ -97,6 +102,11 @@ final class DirectLibrary implements Library {
     }
 
     @Override
+    public int kvfold_schema_to_grammar(byte[] schema, PointerByReference out) {
+        return Functions.kvfold_schema_to_grammar(schema, out);
+    }
+
+    @Override
     public int kvfold_quantize(byte[] pathIn, byte[] pathOut, byte[] options, PointerByReference out) {
         return Functions.kvfold_quantize(pathIn, pathOut, options, out);
     }
@@ -125,6 +135,8 @@ final class DirectLibrary implements Library {
 
         static native int kvfold_kv_stats(Pointer engine, PointerByReference out);
 
+        static native int kvfold_token_stats(Pointer engine, PointerByReference out);
+
         static native void kvfold_close(Pointer engine);
 
         static native int kvfold_request_open(
@@ -143,6 +155,8 @@ final class DirectLibrary implements Library {
                 FloatBuffer logits,
                 long logitCount,
                 PointerByReference out);
+
+        static native int kvfold_schema_to_grammar(byte[] schema, PointerByReference out);
 
         static native int kvfold_quantize(byte[] pathIn, byte[] pathOut, byte[] options, PointerByReference out);
     }

@@ -3,6 +3,7 @@ package io.kvfold.internal.jna;
 import com.sun.jna.Pointer;
 import com.sun.jna.ptr.PointerByReference;
 import io.kvfold.LoadProgressListener;
+import io.kvfold.LogListener;
 import io.kvfold.internal.NativeBridge;
 import io.kvfold.internal.NativeEngine;
 import io.kvfold.internal.NativeRequest;
@@ -13,6 +14,7 @@ import java.nio.FloatBuffer;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
+import org.slf4j.event.Level;
 
 /** libkvfold, loaded. */
 public final class JnaBridge implements NativeBridge {
@@ -55,6 +57,16 @@ public final class JnaBridge implements NativeBridge {
             Reference.reachabilityFence(callback); // JNA holds it weakly
         }
         return new Engine(engine.getValue());
+    }
+
+    @Override
+    public byte[] schemaToGrammar(byte[] schema) throws NativeStatusException {
+        return answer(out -> library.kvfold_schema_to_grammar(terminated(schema), out));
+    }
+
+    @Override
+    public void logTo(@Nullable LogListener listener, Level minLevel) {
+        log.listen(listener, minLevel);
     }
 
     @Override
@@ -117,6 +129,11 @@ public final class JnaBridge implements NativeBridge {
         @Override
         public byte[] kvStats() throws NativeStatusException {
             return answer(out -> library.kvfold_kv_stats(handle, out));
+        }
+
+        @Override
+        public byte[] tokenStats() throws NativeStatusException {
+            return answer(out -> library.kvfold_token_stats(handle, out));
         }
 
         @Override

@@ -36,6 +36,8 @@ interface Library {
 
     int kvfold_kv_stats(Pointer engine, PointerByReference out);
 
+    int kvfold_token_stats(Pointer engine, PointerByReference out);
+
     void kvfold_close(Pointer engine);
 
     int kvfold_request_open(
@@ -49,6 +51,8 @@ interface Library {
 
     int kvfold_evaluate(
             Pointer engine, int[] tokens, int tokenCount, FloatBuffer logits, long logitCount, PointerByReference out);
+
+    int kvfold_schema_to_grammar(byte[] schema, PointerByReference out);
 
     int kvfold_quantize(byte[] pathIn, byte[] pathOut, byte[] options, PointerByReference out);
 

@@ -3,17 +3,19 @@ package io.kvfold.internal.jna;
 import com.sun.jna.CallbackThreadInitializer;
 import com.sun.jna.Native;
 import com.sun.jna.Pointer;
+import io.kvfold.LogListener;
 import java.nio.charset.StandardCharsets;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 import org.slf4j.event.Level;
 
-/** The log of llama.cpp and ggml as the SLF4J logger {@code io.kvfold.native}. */
+/** The log of llama.cpp and ggml as the SLF4J logger {@code io.kvfold.native}, or for a listener. */
 final class NativeLog implements Library.LogCallback {
 
     private final Library library;
     private final Logger logger;
+    private volatile @Nullable LogListener listener;
 
     NativeLog(Library library) {
         this(library, LoggerFactory.getLogger("io.kvfold.native"));
@@ -26,8 +28,21 @@ final class NativeLog implements Library.LogCallback {
         Native.setCallbackThreadInitializer(this, new CallbackThreadInitializer(true, false, "kvfold-native"));
     }
 
-    /** Hands this callback over with the level that the logger has now. */
+    /** Sends lines to {@code listener} from now on, or to the logger again. */
+    void listen(@Nullable LogListener listener, Level minLevel) {
+        this.listener = listener;
+        if (listener == null) {
+            connect();
+        } else {
+            library.kvfold_log_set(this, NativeLevel.of(minLevel).number, null);
+        }
+    }
+
+    /** Hands this callback over with the level that the logger has now; a listener keeps the level it was given. */
     void connect() {
+        if (listener != null) {
+            return;
+        }
         for (NativeLevel level : NativeLevel.values()) {
             if (logger.isEnabledForLevel(level.level)) {
                 library.kvfold_log_set(this, level.number, null);
@@ -40,7 +55,13 @@ final class NativeLog implements Library.LogCallback {
     @Override
     public void invoke(int level, Pointer line, @Nullable Pointer user) {
         try {
-            logger.atLevel(NativeLevel.of(level).level).log(new String(JnaBridge.bytes(line), StandardCharsets.UTF_8));
+            String text = new String(JnaBridge.bytes(line), StandardCharsets.UTF_8);
+            LogListener receiver = listener;
+            if (receiver == null) {
+                logger.atLevel(NativeLevel.of(level).level).log(text);
+            } else {
+                receiver.onLine(NativeLevel.of(level).level, text);
+            }
         } catch (Throwable e) { // an appender's failure must not unwind into the library
             Thread thread = Thread.currentThread();
             thread.getUncaughtExceptionHandler().uncaughtException(thread, e);
@@ -60,6 +81,15 @@ final class NativeLog implements Library.LogCallback {
         NativeLevel(int number, Level level) {
             this.number = number;
             this.level = level;
+        }
+
+        static NativeLevel of(Level level) {
+            for (NativeLevel candidate : values()) {
+                if (candidate.level.toInt() >= level.toInt()) {
+                    return candidate;
+                }
+            }
+            return ERROR;
         }
 
         static NativeLevel of(int number) {

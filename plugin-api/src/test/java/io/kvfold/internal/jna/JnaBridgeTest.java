@@ -12,10 +12,12 @@ import io.kvfold.ForkedJvm;
 import io.kvfold.Generation;
 import io.kvfold.GenerationCancelledException;
 import io.kvfold.InternalEngineException;
+import io.kvfold.InvalidRequestException;
 import io.kvfold.Logits;
 import io.kvfold.ModelNotFoundException;
 import io.kvfold.NativeLibrary;
 import io.kvfold.QueueFullException;
+import io.kvfold.TokenStats;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
@@ -83,6 +85,10 @@ class JnaBridgeTest {
             NativeLibrary.quantize(Path.of("in"), Path.of("aus-\u00e4"), JsonNodeFactory.instance.objectNode());
             assertThatThrownBy(() -> NativeLibrary.quantize(Path.of("a"), Path.of("b"), BODY))
                     .isInstanceOf(ModelNotFoundException.class);
+            assertThat(NativeLibrary.schemaToGrammar(
+                            JsonNodeFactory.instance.objectNode().put("type", "ä")))
+                    .isEqualTo("root ::= \"ä\"");
+            assertThatThrownBy(() -> NativeLibrary.schemaToGrammar(BODY)).isInstanceOf(InvalidRequestException.class);
             assertThatThrownBy(() -> Engine.open(Path.of("missing.gguf")))
                     .isInstanceOf(ModelNotFoundException.class)
                     .hasMessage("kein Modell: für");
@@ -94,6 +100,7 @@ class JnaBridgeTest {
             try (Engine engine = builder.loadProgress(progress::add).open()) {
                 assertThat(progress).containsExactly(0f, 0.25f, 0.5f, 0.75f, 1f);
                 use(engine);
+                assertThat(engine.tokenStats()).isEqualTo(new TokenStats(5_000_000_000L, 1, 0.5, 2, 0.25));
                 assertThat(engine.kvCacheStats().cellsUsed())
                         .as("strings not freed")
                         .isZero();

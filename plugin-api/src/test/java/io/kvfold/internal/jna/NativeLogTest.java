@@ -60,6 +60,21 @@ class NativeLogTest {
         }
     }
 
+    @Test
+    void sendsLinesToAListenerUntilItIsTakenAway() {
+        Capturing logger = new Capturing(Level.ERROR);
+        NativeLog log = new NativeLog(library, logger);
+        List<String> lines = new ArrayList<>();
+        log.listen((level, line) -> lines.add(level + " " + line), Level.TRACE);
+        log.connect();
+        log.invoke(2, text("größer"), null);
+        log.listen(null, Level.TRACE);
+        log.invoke(4, text("again"), null);
+        assertThat(calls).containsExactly("kvfold_log_set callback 1", "kvfold_log_set callback 4");
+        assertThat(lines).containsExactly("INFO größer");
+        assertThat(logger.lines).containsExactly("ERROR again");
+    }
+
     private static Memory text(String text) {
         byte[] bytes = text.getBytes(StandardCharsets.UTF_8);
         Memory memory = new Memory(bytes.length + 1L);
