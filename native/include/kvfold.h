@@ -198,7 +198,8 @@ KVFOLD_API void kvfold_close(kvfold_engine * engine);
  *   "/v1/chat/completions"   chat; "stream": true gives one chunk per token or group of tokens
  *   "/completion"            raw prompt (text or token ids); "stream" as above
  *   "/infill"                text between "input_prefix" and "input_suffix"; needs a model with tokens for it
- *   "/v1/embeddings"         needs option "embeddings"
+ *   "/v1/embeddings"         needs option "embeddings", and pooling
+ *   "/embeddings"            an array of every text's vectors: one each, or one per token without pooling
  *   "/v1/rerank"             needs option "reranking"
  *   "/tokenize"  "/detokenize"  "/apply-template"  "/v1/chat/completions/input_tokens"  "/props"  "/slots"  "/metrics"
  *

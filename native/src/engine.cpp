@@ -200,6 +200,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
         { "/v1/chat/completions",              &routes->post_chat_completions     },
         { "/completion",                       &routes->post_completions          },
         { "/infill",                           &routes->post_infill               },
+        { "/embeddings",                       &routes->post_embeddings           },
         { "/v1/embeddings",                    &routes->post_embeddings_oai       },
         { "/v1/rerank",                        &routes->post_rerank               },
         { "/tokenize",                         &routes->post_tokenize             },

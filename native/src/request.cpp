@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <set>
 
 namespace kvfold {
 
@@ -20,8 +21,9 @@ struct current_scope {
 };
 
 static bool route_needs_slot(const std::string & route) {
-    return route == "/v1/chat/completions" || route == "/completion" || route == "/infill" || route == "/v1/embeddings" ||
-           route == "/v1/rerank";
+    static const std::set<std::string> routes = { "/v1/chat/completions", "/completion",    "/infill",
+                                                  "/embeddings",          "/v1/embeddings", "/v1/rerank" };
+    return routes.count(route) == 1;
 }
 
 std::shared_ptr<request> request::open(const std::shared_ptr<engine> & owner, const std::string & route, const std::string & body) {

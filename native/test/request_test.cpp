@@ -299,6 +299,16 @@ static void frees_the_slot_when_a_request_is_closed_early(const engine & e) {
     CHECK_EQUAL(run(e, "/completion", prompt("bada", 2)).at("tokens_predicted").get<int>(), 2);
 }
 
+static void embeds_token_by_token_without_pooling() {
+    json options         = small();
+    options["embedding"] = true;
+    options["pooling"]   = "none";
+    const engine e(options);
+    const json   rows = run(e, "/embeddings", { { "content", "bada" } }).at(0).at("embedding");
+    CHECK_EQUAL(rows.size(), run(e, "/tokenize", { { "content", "bada" }, { "add_special", true } }).at("tokens").size());
+    CHECK_EQUAL(rows.at(0).size(), (size_t) 32);
+}
+
 static void counts_what_was_computed() {
     const engine e(small());
     auto         count = [&](const char * name) {
@@ -342,6 +352,7 @@ int main() {
         refuses_to_fill_in_without_tokens_for_it(e);
     }
     embeds();
+    embeds_token_by_token_without_pooling();
     counts_what_was_computed();
     refuses_more_requests_than_may_wait();
     stops_a_prefill_within_one_ubatch();

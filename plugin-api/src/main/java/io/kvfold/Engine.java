@@ -100,7 +100,7 @@ public final class Engine implements AutoCloseable {
     }
 
     /**
-     * Starts a request on any route of {@code kvfold_request_open()}: also {@code /infill}, {@code /v1/embeddings},
+     * Starts a request on any route of {@code kvfold_request_open()}: also {@code /infill}, {@code /v1/embeddings}, {@code /embeddings},
      * {@code /v1/rerank}, {@code /tokenize}, {@code /detokenize}, {@code /apply-template},
      * {@code /v1/chat/completions/input_tokens}, {@code /props}, {@code /slots}, {@code /metrics}. Does not wait for a result.
      *

@@ -1,0 +1,4 @@
+@NullMarked
+package io.kvfold.javallama;
+
+import org.jspecify.annotations.NullMarked;
