@@ -1,0 +1,4 @@
+@NullMarked
+package io.kvfold.examples.spring;
+
+import org.jspecify.annotations.NullMarked;

@@ -1,0 +1,169 @@
+package io.kvfold.langchain4j.spring;
+
+import dev.langchain4j.model.chat.listener.ChatModelListener;
+import dev.langchain4j.model.embedding.listener.EmbeddingModelListener;
+import io.kvfold.Engine;
+import io.kvfold.langchain4j.KvfoldChatModel;
+import io.kvfold.langchain4j.KvfoldEmbeddingModel;
+import io.kvfold.langchain4j.KvfoldScoringModel;
+import io.kvfold.langchain4j.KvfoldStreamingChatModel;
+import io.kvfold.langchain4j.KvfoldTokenCountEstimator;
+import java.nio.file.Path;
+import java.util.Objects;
+import java.util.function.Consumer;
+import org.jspecify.annotations.Nullable;
+import org.springframework.beans.factory.ObjectProvider;
+import org.springframework.boot.autoconfigure.AutoConfiguration;
+import org.springframework.boot.autoconfigure.condition.ConditionalOnMissingBean;
+import org.springframework.boot.autoconfigure.condition.ConditionalOnProperty;
+import org.springframework.boot.autoconfigure.condition.ConditionalOnSingleCandidate;
+import org.springframework.boot.context.properties.EnableConfigurationProperties;
+import org.springframework.context.annotation.Bean;
+
+/**
+ * One engine per application, closed with its context, and LangChain4j's models over it. An application that declares an
+ * {@link Engine} of its own gets the models over that one.
+ *
+ * <p>The model is loaded when the context starts, or with {@code spring.main.lazy-initialization=true} when it is first used.
+ */
+@AutoConfiguration
+@EnableConfigurationProperties(KvfoldProperties.class)
+public class KvfoldAutoConfiguration {
+
+    @Bean(destroyMethod = "close")
+    @ConditionalOnMissingBean
+    @ConditionalOnProperty(prefix = KvfoldProperties.PREFIX + ".engine", name = "model-path")
+    Engine kvfoldEngine(KvfoldProperties properties) {
+        KvfoldProperties.Engine engine = properties.engine();
+        Engine.Builder builder = Engine.builder().model(Path.of(Objects.requireNonNull(engine.modelPath())));
+        set(engine.contextSize(), builder::contextSize);
+        set(engine.slots(), builder::slots);
+        set(engine.maxQueue(), builder::maxQueue);
+        set(engine.threads(), builder::threads);
+        set(engine.gpuLayers(), builder::gpuLayers);
+        set(engine.ubatchSize(), builder::ubatchSize);
+        set(engine.batchSize(), builder::batchSize);
+        set(engine.flashAttention(), builder::flashAttention);
+        set(engine.kvCacheTypeK(), type -> builder.option("cache-type-k", type.text()));
+        set(engine.kvCacheTypeV(), type -> builder.option("cache-type-v", type.text()));
+        set(engine.kvPlan(), plan -> builder.option("kv-plan", plan));
+        KvfoldProperties.EmbeddingModel embedding = properties.embeddingModel();
+        if (embedding.onSharedEngine()) {
+            builder.option("embedding", true);
+            set(embedding.pooling(), pooling -> builder.option("pooling", pooling));
+        }
+        engine.options().forEach(builder::option);
+        return builder.open();
+    }
+
+    @Bean
+    @ConditionalOnSingleCandidate(Engine.class)
+    @ConditionalOnMissingBean
+    @ConditionalOnProperty(
+            prefix = KvfoldProperties.PREFIX + ".chat-model",
+            name = "enabled",
+            havingValue = "true",
+            matchIfMissing = true)
+    KvfoldChatModel kvfoldChatModel(
+            Engine engine, KvfoldProperties properties, ObjectProvider<ChatModelListener> listeners) {
+        KvfoldProperties.ChatModel chatModel = properties.chatModel();
+        return KvfoldChatModel.builder()
+                .engine(engine)
+                .defaultRequestParameters(chatModel.requestParameters())
+                .returnThinking(chatModel.returnThinking())
+                .sendThinking(chatModel.sendThinking())
+                .timeout(chatModel.timeout())
+                .logRequests(chatModel.logRequests())
+                .logResponses(chatModel.logResponses())
+                .listeners(listeners.orderedStream().toList())
+                .build();
+    }
+
+    @Bean
+    @ConditionalOnSingleCandidate(Engine.class)
+    @ConditionalOnMissingBean
+    @ConditionalOnProperty(
+            prefix = KvfoldProperties.PREFIX + ".streaming-chat-model",
+            name = "enabled",
+            havingValue = "true",
+            matchIfMissing = true)
+    KvfoldStreamingChatModel kvfoldStreamingChatModel(
+            Engine engine, KvfoldProperties properties, ObjectProvider<ChatModelListener> listeners) {
+        KvfoldProperties.ChatModel chatModel = properties.streamingChatModel();
+        return KvfoldStreamingChatModel.builder()
+                .engine(engine)
+                .defaultRequestParameters(chatModel.requestParameters())
+                .returnThinking(chatModel.returnThinking())
+                .sendThinking(chatModel.sendThinking())
+                .timeout(chatModel.timeout())
+                .logRequests(chatModel.logRequests())
+                .logResponses(chatModel.logResponses())
+                .listeners(listeners.orderedStream().toList())
+                .build();
+    }
+
+    @Bean
+    @ConditionalOnSingleCandidate(Engine.class)
+    @ConditionalOnMissingBean
+    KvfoldTokenCountEstimator kvfoldTokenCountEstimator(Engine engine) {
+        return new KvfoldTokenCountEstimator(engine);
+    }
+
+    /** Over an engine of its own, which the model closes. */
+    @Bean
+    @ConditionalOnMissingBean
+    @ConditionalOnProperty(prefix = KvfoldProperties.PREFIX + ".embedding-model", name = "model-path")
+    KvfoldEmbeddingModel kvfoldEmbeddingModel(
+            KvfoldProperties properties, ObjectProvider<EmbeddingModelListener> listeners) {
+        KvfoldProperties.EmbeddingModel embeddingModel = properties.embeddingModel();
+        return embeddingModel(embeddingModel, listeners)
+                .modelPath(embeddingModel.modelPath())
+                .contextSize(embeddingModel.contextSize())
+                .threads(embeddingModel.threads())
+                .gpuLayers(embeddingModel.gpuLayers())
+                .pooling(embeddingModel.pooling())
+                .build();
+    }
+
+    @Bean
+    @ConditionalOnSingleCandidate(Engine.class)
+    @ConditionalOnMissingBean
+    @ConditionalOnProperty(
+            prefix = KvfoldProperties.PREFIX + ".embedding-model",
+            name = "enabled",
+            havingValue = "true")
+    KvfoldEmbeddingModel kvfoldSharedEmbeddingModel(
+            Engine engine, KvfoldProperties properties, ObjectProvider<EmbeddingModelListener> listeners) {
+        return embeddingModel(properties.embeddingModel(), listeners)
+                .engine(engine)
+                .build();
+    }
+
+    private static KvfoldEmbeddingModel.Builder embeddingModel(
+            KvfoldProperties.EmbeddingModel properties, ObjectProvider<EmbeddingModelListener> listeners) {
+        return KvfoldEmbeddingModel.builder()
+                .queryPrefix(properties.queryPrefix())
+                .documentPrefix(properties.documentPrefix())
+                .listeners(listeners.orderedStream().toList());
+    }
+
+    /** Over an engine of its own, which the model closes. */
+    @Bean
+    @ConditionalOnMissingBean
+    @ConditionalOnProperty(prefix = KvfoldProperties.PREFIX + ".scoring-model", name = "model-path")
+    KvfoldScoringModel kvfoldScoringModel(KvfoldProperties properties) {
+        KvfoldProperties.ScoringModel scoringModel = properties.scoringModel();
+        return KvfoldScoringModel.builder()
+                .modelPath(scoringModel.modelPath())
+                .contextSize(scoringModel.contextSize())
+                .threads(scoringModel.threads())
+                .gpuLayers(scoringModel.gpuLayers())
+                .build();
+    }
+
+    private static <T> void set(@Nullable T value, Consumer<T> setter) {
+        if (value != null) {
+            setter.accept(value);
+        }
+    }
+}

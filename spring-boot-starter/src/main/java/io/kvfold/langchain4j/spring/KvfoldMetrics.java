@@ -1,0 +1,135 @@
+package io.kvfold.langchain4j.spring;
+
+import io.kvfold.Engine;
+import io.kvfold.KvCacheStats;
+import io.kvfold.KvfoldException;
+import io.kvfold.TokenStats;
+import io.micrometer.core.instrument.FunctionCounter;
+import io.micrometer.core.instrument.Gauge;
+import io.micrometer.core.instrument.MeterRegistry;
+import io.micrometer.core.instrument.binder.MeterBinder;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Supplier;
+import java.util.function.ToDoubleFunction;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * Meters of an engine:
+ *
+ * <table>
+ *   <caption>Meters</caption>
+ *   <tr><td>{@code kvfold.kv.allocated}</td><td>bytes of the KV cache</td></tr>
+ *   <tr><td>{@code kvfold.kv.used}</td><td>bytes of it that hold tokens, of finished requests as well</td></tr>
+ *   <tr><td>{@code kvfold.kv.cells}, {@code kvfold.kv.cells.used}</td><td>the same in tokens</td></tr>
+ *   <tr><td>{@code kvfold.slots}, {@code kvfold.slots.busy}</td><td>requests that can be and that are decoded</td></tr>
+ *   <tr><td>{@code kvfold.requests.waiting}</td><td>requests that wait for a slot</td></tr>
+ *   <tr><td>{@code kvfold.tokens}, tag {@code type}</td><td>{@code prompt}, {@code prompt.cached}, {@code generated}</td></tr>
+ *   <tr><td>{@code kvfold.seconds}, tag {@code type}</td><td>time spent on {@code prompt} and {@code generated}</td></tr>
+ *   <tr><td>{@code kvfold.tokens.per.second}, tag {@code type}</td><td>average since the engine was opened</td></tr>
+ * </table>
+ *
+ * <p>A scrape asks the engine once. Values are NaN, and counters 0, while there is no engine or it is closed.
+ */
+public final class KvfoldMetrics implements MeterBinder {
+
+    private static final String TYPE = "type";
+    private static final String PROMPT = "prompt";
+    private static final String PROMPT_CACHED = "prompt.cached";
+    private static final String GENERATED = "generated";
+
+    private static final long MAX_AGE = TimeUnit.SECONDS.toNanos(1);
+
+    private record Snapshot(
+            long time, @Nullable KvCacheStats kv, @Nullable TokenStats tokens) {}
+
+    private final Supplier<@Nullable Engine> engine;
+    private @Nullable Snapshot latest;
+
+    /** @param engine the engine to watch, or null as long as there is none */
+    public KvfoldMetrics(Supplier<@Nullable Engine> engine) {
+        this.engine = engine;
+    }
+
+    @Override
+    public void bindTo(MeterRegistry registry) {
+        gauge(registry, "kvfold.kv.allocated", "bytes", "Size of the KV cache", KvCacheStats::bytesAllocated);
+        gauge(
+                registry,
+                "kvfold.kv.used",
+                "bytes",
+                "KV cache that holds tokens",
+                kv -> kv.cellsUsed() * (double) kv.bytesPerToken());
+        gauge(registry, "kvfold.kv.cells", "tokens", "Tokens the KV cache can hold", KvCacheStats::cells);
+        gauge(registry, "kvfold.kv.cells.used", "tokens", "Tokens the KV cache holds", KvCacheStats::cellsUsed);
+        gauge(registry, "kvfold.slots", "requests", "Requests that can be decoded", KvCacheStats::slots);
+        gauge(registry, "kvfold.slots.busy", "requests", "Requests being decoded", KvCacheStats::slotsBusy);
+        gauge(registry, "kvfold.requests.waiting", "requests", "Requests waiting", KvCacheStats::requestsWaiting);
+
+        counter(registry, "kvfold.tokens", PROMPT, "tokens", TokenStats::promptTokens);
+        counter(registry, "kvfold.tokens", PROMPT_CACHED, "tokens", TokenStats::promptTokensCached);
+        counter(registry, "kvfold.tokens", GENERATED, "tokens", TokenStats::generatedTokens);
+        counter(registry, "kvfold.seconds", PROMPT, "seconds", TokenStats::promptSeconds);
+        counter(registry, "kvfold.seconds", GENERATED, "seconds", TokenStats::generationSeconds);
+
+        rate(registry, PROMPT, tokens -> tokens.promptTokens() / tokens.promptSeconds());
+        rate(registry, GENERATED, tokens -> tokens.generatedTokens() / tokens.generationSeconds());
+    }
+
+    private void gauge(
+            MeterRegistry registry,
+            String name,
+            String unit,
+            String description,
+            ToDoubleFunction<KvCacheStats> value) {
+        Gauge.builder(name, this, metrics -> {
+                    KvCacheStats kv = metrics.snapshot().kv();
+                    return kv == null ? Double.NaN : value.applyAsDouble(kv);
+                })
+                .baseUnit(unit)
+                .description(description)
+                .register(registry);
+    }
+
+    private void counter(
+            MeterRegistry registry, String name, String type, String unit, ToDoubleFunction<TokenStats> value) {
+        FunctionCounter.builder(name, this, metrics -> {
+                    TokenStats tokens = metrics.snapshot().tokens();
+                    return tokens == null ? 0 : value.applyAsDouble(tokens);
+                })
+                .tag(TYPE, type)
+                .baseUnit(unit)
+                .register(registry);
+    }
+
+    private void rate(MeterRegistry registry, String type, ToDoubleFunction<TokenStats> value) {
+        Gauge.builder("kvfold.tokens.per.second", this, metrics -> {
+                    TokenStats tokens = metrics.snapshot().tokens();
+                    return tokens == null ? Double.NaN : value.applyAsDouble(tokens);
+                })
+                .tag(TYPE, type)
+                .description("Average since the engine was opened")
+                .register(registry);
+    }
+
+    private synchronized Snapshot snapshot() {
+        Snapshot known = latest;
+        long now = System.nanoTime();
+        if (known == null || now - known.time() > MAX_AGE) {
+            known = ask(now);
+            latest = known;
+        }
+        return known;
+    }
+
+    private Snapshot ask(long now) {
+        Engine asked = engine.get();
+        if (asked == null) {
+            return new Snapshot(now, null, null);
+        }
+        try {
+            return new Snapshot(now, asked.kvCacheStats(), asked.tokenStats());
+        } catch (KvfoldException e) { // closed
+            return new Snapshot(now, null, null);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+package io.kvfold.langchain4j.spring;
+
+import dev.langchain4j.model.chat.request.ResponseFormat;
+import dev.langchain4j.model.chat.request.ResponseFormatType;
+import io.kvfold.FlashAttention;
+import io.kvfold.KvType;
+import io.kvfold.langchain4j.KvfoldChatRequestParameters;
+import java.time.Duration;
+import java.util.List;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+import org.springframework.boot.context.properties.ConfigurationProperties;
+import org.springframework.boot.context.properties.bind.DefaultValue;
+
+/**
+ * The properties under {@code langchain4j.kvfold}. What is not set has the default of the builder that it is handed to.
+ *
+ * @param engine the engine that the models share
+ * @param chatModel the chat model over the engine
+ * @param streamingChatModel the streaming chat model over the engine
+ * @param embeddingModel the embedding model, over the engine or one of its own
+ * @param scoringModel the scoring model, over an engine of its own
+ */
+@ConfigurationProperties(KvfoldProperties.PREFIX)
+public record KvfoldProperties(
+        @DefaultValue Engine engine,
+        @DefaultValue ChatModel chatModel,
+        @DefaultValue ChatModel streamingChatModel,
+        @DefaultValue EmbeddingModel embeddingModel,
+        @DefaultValue ScoringModel scoringModel) {
+
+    static final String PREFIX = "langchain4j.kvfold";
+
+    /**
+     * Options of the engine.
+     *
+     * @param modelPath the GGUF file; there is an engine only if this is set
+     * @param contextSize tokens in all slots together; by default what the model was trained with, for each slot
+     * @param slots requests decoded side by side; 4 by default
+     * @param maxQueue requests that may wait for a slot; 256 by default
+     * @param threads CPU threads; by default one per physical core
+     * @param gpuLayers layers to keep on a GPU; by default as many as there are
+     * @param ubatchSize tokens computed at once; 512 by default
+     * @param batchSize tokens handed to a decode at most; the ubatch size by default
+     * @param flashAttention on, off or auto; auto by default
+     * @param kvCacheTypeK how keys are stored, such as q8_0; f16 by default
+     * @param kvCacheTypeV how values are stored, such as q8_0; f16 by default
+     * @param kvPlan which layer reads whose keys and values; by default what the model file says
+     * @param options any other option of the engine by llama-server's long name
+     */
+    public record Engine(
+            @Nullable String modelPath,
+            @Nullable Integer contextSize,
+            @Nullable Integer slots,
+            @Nullable Integer maxQueue,
+            @Nullable Integer threads,
+            @Nullable Integer gpuLayers,
+            @Nullable Integer ubatchSize,
+            @Nullable Integer batchSize,
+            @Nullable FlashAttention flashAttention,
+            @Nullable KvType kvCacheTypeK,
+            @Nullable KvType kvCacheTypeV,
+            @Nullable String kvPlan,
+            @DefaultValue Map<String, String> options) {}
+
+    /**
+     * Options of a chat model; parameters are those of requests that do not set their own.
+     *
+     * @param enabled whether there is this model; true by default
+     * @param temperature at least 0; 0 always takes the most probable token; 0.8 by default
+     * @param topP in [0, 1]; 1 switches it off; 0.95 by default
+     * @param topK at least 0; 0 switches it off; 40 by default
+     * @param minP least probability of a token relative to the best one; 0.05 by default
+     * @param frequencyPenalty lowers a token's logit by this for every time it was used; 0 by default
+     * @param presencePenalty lowers a token's logit by this once it was used; 0 by default
+     * @param repeatPenalty divides the logit of a token that was used; 1 by default
+     * @param seed of the sampler; random by default
+     * @param maxOutputTokens tokens an answer has at most; by default what fits the slot
+     * @param stopSequences texts at which an answer ends
+     * @param responseFormat text or json; text by default
+     * @param parallelToolCalls whether an answer may call several tools
+     * @param enableThinking whether the chat template asks the model to think, where it knows such a switch
+     * @param returnThinking whether an answer carries the model's thinking; false by default
+     * @param sendThinking whether the thinking of earlier answers is sent back to the model; false by default
+     * @param timeout how long a request may take, waiting for a slot included; no limit by default
+     * @param logRequests whether to log requests with their rendered prompts; false by default
+     * @param logResponses whether to log answers; false by default
+     */
+    public record ChatModel(
+            @DefaultValue("true") boolean enabled,
+            @Nullable Double temperature,
+            @Nullable Double topP,
+            @Nullable Integer topK,
+            @Nullable Double minP,
+            @Nullable Double frequencyPenalty,
+            @Nullable Double presencePenalty,
+            @Nullable Double repeatPenalty,
+            @Nullable Integer seed,
+            @Nullable Integer maxOutputTokens,
+            @DefaultValue List<String> stopSequences,
+            @Nullable ResponseFormatType responseFormat,
+            @Nullable Boolean parallelToolCalls,
+            @Nullable Boolean enableThinking,
+            @Nullable Boolean returnThinking,
+            @Nullable Boolean sendThinking,
+            @Nullable Duration timeout,
+            @Nullable Boolean logRequests,
+            @Nullable Boolean logResponses) {
+
+        KvfoldChatRequestParameters requestParameters() {
+            return KvfoldChatRequestParameters.builder()
+                    .temperature(temperature)
+                    .topP(topP)
+                    .topK(topK)
+                    .minP(minP)
+                    .frequencyPenalty(frequencyPenalty)
+                    .presencePenalty(presencePenalty)
+                    .repeatPenalty(repeatPenalty)
+                    .seed(seed)
+                    .maxOutputTokens(maxOutputTokens)
+                    .stopSequences(stopSequences)
+                    .responseFormat(
+                            responseFormat == null
+                                    ? null
+                                    : ResponseFormat.builder()
+                                            .type(responseFormat)
+                                            .build())
+                    .parallelToolCalls(parallelToolCalls)
+                    .enableThinking(enableThinking)
+                    .build();
+        }
+    }
+
+    /**
+     * Options of the embedding model.
+     *
+     * @param modelPath the GGUF file of an engine of its own; there is an embedding model if this is set
+     * @param enabled whether the shared engine embeds texts, too, if there is no model path; false by default
+     * @param contextSize tokens in all slots of its own engine together
+     * @param threads CPU threads of its own engine
+     * @param gpuLayers layers of its own engine to keep on a GPU
+     * @param pooling mean, cls or last; by default what the model file says
+     * @param queryPrefix put before a text to be embedded as a query
+     * @param documentPrefix put before a text to be embedded as a document
+     */
+    public record EmbeddingModel(
+            @Nullable String modelPath,
+            @DefaultValue("false") boolean enabled,
+            @Nullable Integer contextSize,
+            @Nullable Integer threads,
+            @Nullable Integer gpuLayers,
+            @Nullable String pooling,
+            @Nullable String queryPrefix,
+            @Nullable String documentPrefix) {
+
+        boolean onSharedEngine() {
+            return enabled && modelPath == null;
+        }
+    }
+
+    /**
+     * Options of the scoring model.
+     *
+     * @param modelPath the GGUF file of a reranker; there is a scoring model only if this is set
+     * @param contextSize tokens in all slots together
+     * @param threads CPU threads
+     * @param gpuLayers layers to keep on a GPU
+     */
+    public record ScoringModel(
+            @Nullable String modelPath,
+            @Nullable Integer contextSize,
+            @Nullable Integer threads,
+            @Nullable Integer gpuLayers) {}
+}
