@@ -10,7 +10,6 @@ import de.kherud.llama.LogLevel;
 import de.kherud.llama.ModelParameters;
 import de.kherud.llama.Pair;
 import de.kherud.llama.args.LogFormat;
-import de.kherud.llama.args.MiroStat;
 import de.kherud.llama.args.PoolingType;
 import io.kvfold.ContextExceededException;
 import io.kvfold.EngineClosedException;
@@ -23,7 +22,6 @@ import io.kvfold.UnsupportedOperationByModelException;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.Map;
 import java.util.NoSuchElementException;
 import java.util.concurrent.CopyOnWriteArrayList;
 import org.junit.jupiter.api.AfterAll;
@@ -117,17 +115,6 @@ class LlamaModelTest {
         String text = "a \"b\" \\ \t \n \u0001 \u007f ä 二 \ud83d\ude00 </a>";
         assertThat(model.decode(model.encode(text)).strip()).isEqualTo(text);
         assertThat(model.complete(new InferenceParameters(text).setNPredict(2).setStopStrings(text)))
-                .isNotNull();
-    }
-
-    @Test
-    void takesWhatTheReadmeSets() {
-        assertThat(model.complete(prompt(4)
-                        .setTemperature(0.7f)
-                        .setPenalizeNl(true)
-                        .setMiroStat(MiroStat.V2)
-                        .setTokenIdBias(Map.of(2, -1f))
-                        .setStopStrings("User:")))
                 .isNotNull();
     }
 
@@ -235,6 +222,29 @@ class LlamaModelTest {
         assertThatThrownBy(() -> model.complete(prompt(1).setInputPrefix("a").setInputSuffix("b")))
                 .isInstanceOf(UnsupportedOperationByModelException.class)
                 .hasMessageContaining("prefix token is missing");
+    }
+
+    @Test
+    void fillsInBetweenPrefixAndSuffix() {
+        String tokens = "tokenizer.ggml.fim_pre_token_id=int:3,"
+                + "tokenizer.ggml.fim_suf_token_id=int:4,tokenizer.ggml.fim_mid_token_id=int:5";
+        try (LlamaModel infilling = new LlamaModel(parameters().setOverrideKv(tokens))) {
+            String answer = infilling.complete(infill("once upon", "the end"));
+            StringBuilder pieces = new StringBuilder();
+            infilling.generate(infill("once upon", "the end")).forEach(pieces::append);
+            assertThat(answer).isNotEmpty().hasToString(pieces.toString());
+            assertThat(infilling.complete(infill("once upon", "a cat"))).isNotEqualTo(answer);
+            assertThat(infilling.complete(infill("one day", "the end"))).isNotEqualTo(answer);
+        }
+    }
+
+    private static InferenceParameters infill(String prefix, String suffix) {
+        return new InferenceParameters("")
+                .setInputPrefix(prefix)
+                .setInputSuffix(suffix)
+                .setNPredict(12)
+                .setTemperature(0)
+                .setIgnoreEos(true);
     }
 
     @Test

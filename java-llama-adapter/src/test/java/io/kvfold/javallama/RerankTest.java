@@ -7,6 +7,7 @@ import de.kherud.llama.ModelParameters;
 import de.kherud.llama.Pair;
 import io.kvfold.Engine;
 import io.kvfold.ScriptedEngine;
+import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 
 class RerankTest {
@@ -16,6 +17,12 @@ class RerankTest {
                          {"index": 0, "relevance_score": -1}]}""");
     private final Engine engine = scripted.open();
     private final LlamaModel model = new LlamaModel(new ModelOptions(new ModelParameters().enableReranking()), engine);
+
+    @AfterEach
+    void close() {
+        model.close();
+        assertThat(scripted.closes()).isEqualTo(1);
+    }
 
     @Test
     void givesEveryDocumentItsScore() {
