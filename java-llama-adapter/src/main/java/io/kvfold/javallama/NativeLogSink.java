@@ -15,6 +15,7 @@ final class NativeLogSink {
     private static final Clock CLOCK = Clock.systemUTC();
 
     private static boolean given;
+    private static boolean silenced;
 
     private NativeLogSink() {}
 
@@ -34,8 +35,9 @@ final class NativeLogSink {
 
     /** A model is opened with or without {@code disableLog}. */
     static synchronized void silence(boolean silent) {
-        if (!given) {
+        if (!given && silent != silenced) {
             NativeLibrary.logTo(silent ? (level, line) -> {} : null, Level.ERROR);
+            silenced = silent;
         }
     }
 
