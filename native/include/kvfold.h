@@ -164,10 +164,13 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  * The KV cache now. Never blocks on a running decode for longer than one ubatch. *out:
  *
  *   {"cells": tokens the cache can hold, "cells_used": n, "layers": n, "layers_with_storage": n,
- *    "bytes_per_token": n, "bytes_allocated": n, "slots": n, "slots_busy": n, "requests_waiting": n}
+ *    "bytes_per_token": n, "bytes_allocated": n, "bytes_committed": n, "slots": n, "slots_busy": n,
+ *    "requests_waiting": n}
  *
  * bytes_per_token = sum over layers with storage of the K row and the V row of one token, in bytes. bytes_allocated is the
- * sum of all K and V tensors. cells_used includes what is kept of finished requests for the next prompt that begins alike.
+ * sum of all K and V tensors, bytes_committed what of it takes memory now: pages that hold tokens, where memory is
+ * committed as it fills (host memory on Linux), else all of it. cells_used includes what is kept of finished requests for
+ * the next prompt that begins alike; a request with "cache_prompt": false leaves nothing and gives its pages back.
  */
 KVFOLD_API int32_t kvfold_kv_stats(kvfold_engine * engine, char ** out);
 

@@ -9,6 +9,8 @@
 #include "llama-model.h"
 #include "llama.h"
 
+#include <map>
+
 namespace kvfold {
 
 static const char * vocabulary_type(const llama_vocab * vocab) {
@@ -64,10 +66,18 @@ static json describe_offload(const llama_context * context, const llama_model * 
     for (int32_t il = 0; il < llama_model_n_layer(model); il++) {
         on_device += ggml_backend_dev_type(model->dev_layer(il)) != GGML_BACKEND_DEVICE_TYPE_CPU;
     }
-    json buffers = json::array();
+    // by name: keys and values in host memory have a buffer type of their own
+    std::map<std::string, llama_memory_breakdown_data> by_device;
     for (const auto & [type, bytes] : llama_get_memory_breakdown(context)) {
+        auto & sum = by_device[ggml_backend_buft_name(type)];
+        sum.model   += bytes.model;
+        sum.context += bytes.context;
+        sum.compute += bytes.compute;
+    }
+    json buffers = json::array();
+    for (const auto & [device, bytes] : by_device) {
         if (bytes.total() > 0) {
-            buffers.push_back(json({ { "device", ggml_backend_buft_name(type) },
+            buffers.push_back(json({ { "device", device },
                                      { "weights", bytes.model },
                                      { "kv", bytes.context },
                                      { "compute", bytes.compute } }));
@@ -138,6 +148,7 @@ json engine::kv_stats() {
         { "layers_with_storage", layout.layers_with_storage                                          },
         { "bytes_per_token",     layout.bytes_per_token                                              },
         { "bytes_allocated",     layout.bytes_allocated                                              },
+        { "bytes_committed",     bytes_committed(layout)                                             },
         { "slots",               options.params.n_parallel                                           },
         { "slots_busy",          busy                                                                },
         { "requests_waiting",    requests_waiting()                                                  },

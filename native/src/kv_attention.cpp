@@ -49,6 +49,7 @@ void hide_cells(
         const llama_ubatch & ubatch,
         bool hide_self,
         uint32_t n_swa,
+        uint32_t n_sinks,
         T hidden) {
     const int64_t n_kv  = mask->ne[0];
     const int64_t n_tps = mask->ne[1]; // tokens per stream
@@ -65,11 +66,57 @@ void hide_cells(
         if (n_swa > 0) {
             const llama_kv_cells & cells = kv.get_cells(ubatch.seq_id[i][0]);
             for (int64_t j = 0; j < n_kv; ++j) {
-                if (!cells.is_empty(j) && llama_hparams::is_masked_swa(n_swa, LLAMA_SWA_TYPE_STANDARD, cells.pos_get(j), ubatch.pos[i])) {
+                if (!cells.is_empty(j) && cells.pos_get(j) >= (llama_pos) n_sinks && llama_hparams::is_masked_swa(n_swa, LLAMA_SWA_TYPE_STANDARD, cells.pos_get(j), ubatch.pos[i])) {
                     row[j] = hidden;
                 }
             }
         }
+    }
+}
+
+// Shows the first positions of each token's sequence, which upstream's window mask hides once they lie behind the window.
+template <typename T>
+void show_sinks(ggml_tensor * mask, const llama_kv_cache & kv, const llama_ubatch & ubatch, uint32_t n_sinks, T visible) {
+    const int64_t n_kv  = mask->ne[0];
+    const int64_t n_tps = mask->ne[1]; // tokens per stream
+
+    T * data = (T *) mask->data;
+
+    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+        T * row = data + (i/n_tps)*n_kv*n_tps + (i%n_tps)*n_kv;
+        const llama_seq_id     seq_id = ubatch.seq_id[i][0];
+        const llama_kv_cells & cells  = kv.get_cells(seq_id);
+        for (int64_t j = 0; j < n_kv; ++j) {
+            if (!cells.is_empty(j) && cells.seq_has(j, seq_id)) {
+                const llama_pos pos = cells.pos_get(j);
+                if (pos < (llama_pos) n_sinks && pos <= ubatch.pos[i]) {
+                    row[j] = visible;
+                }
+            }
+        }
+    }
+}
+
+// The mask of a reader, from upstream's.
+template <typename T>
+void adapt_mask(
+        ggml_tensor * mask,
+        const ggml_tensor * k_idxs,
+        const llama_kv_cache & kv,
+        const llama_ubatch & ubatch,
+        const kvfold_plan & plan,
+        bool hide_self,
+        bool window,
+        bool is_window_cache,
+        T visible,
+        T hidden) {
+    if (window && is_window_cache && plan.n_sinks > 0) {
+        show_sinks<T>(mask, kv, ubatch, plan.n_sinks, visible);
+    }
+    // the window-sized cache applies its window itself
+    const uint32_t n_swa = window && !is_window_cache ? plan.n_swa : 0;
+    if (hide_self || n_swa > 0) {
+        hide_cells<T>(mask, k_idxs, kv, ubatch, hide_self, n_swa, plan.n_sinks, hidden);
     }
 }
 
@@ -215,16 +262,13 @@ private:
                 }
                 cache.mctx->set_input_kq_mask(mask, &ubatch, cparams.causal_attn);
 
-                // the window-sized cache applies its window itself
-                const uint32_t n_swa = window && !is_window_cache ? hparams.kv_plan.n_swa : 0;
-                if (!hide_self && n_swa == 0) {
-                    continue;
-                }
                 const llama_kv_cache & kv = *cache.mctx->get_kv();
                 if (mask->type == GGML_TYPE_F16) {
-                    hide_cells<ggml_fp16_t>(mask, cache.k_idxs, kv, ubatch, hide_self, n_swa, ggml_fp32_to_fp16(-INFINITY));
+                    adapt_mask<ggml_fp16_t>(mask, cache.k_idxs, kv, ubatch, hparams.kv_plan, hide_self, window, is_window_cache,
+                            ggml_fp32_to_fp16(0.0f), ggml_fp32_to_fp16(-INFINITY));
                 } else {
-                    hide_cells<float>(mask, cache.k_idxs, kv, ubatch, hide_self, n_swa, -INFINITY);
+                    adapt_mask<float>(mask, cache.k_idxs, kv, ubatch, hparams.kv_plan, hide_self, window, is_window_cache,
+                            0.0f, -INFINITY);
                 }
             }
         }

@@ -89,12 +89,24 @@ void partitioned(kvfold_plan & plan, const std::string & partition, const std::s
     }
 }
 
+// StreamingLLM: every layer retains the sinks and the most recent tokens
+void streaming(kvfold_plan & plan, uint32_t n_recent) {
+    standard(plan, 0, plan.n_layer);
+    std::fill_n(plan.window.begin(), plan.n_layer, (uint8_t) 1);
+    plan.n_swa   = n_recent;
+    plan.n_sinks = KVFOLD_DEFAULT_SINKS;
+}
+
 // a plan by the name that the literature gives it; false if the text is no such name
 bool parse_name(kvfold_plan & plan, const std::string & text) {
     const uint32_t L = plan.n_layer;
 
     if (text == "standard") {
         standard(plan, 0, L);
+        return true;
+    }
+    if (text == "streaming") {
+        streaming(plan, KVFOLD_DEFAULT_RECENT);
         return true;
     }
     const size_t colon = text.find(':');
@@ -124,6 +136,8 @@ bool parse_name(kvfold_plan & plan, const std::string & text) {
         partitioned(plan, "sandwich", "top", parse_number(arg, "number of warm-up layers", 0, L - 1) + 1);
     } else if (name == "mlkv") {
         partitioned(plan, "lasagna", "bottom", parse_number(arg, "number of KV layers", 1, L));
+    } else if (name == "streaming") {
+        streaming(plan, parse_number(arg, "number of recent tokens", 1, 999999999));
     } else if (name == "yoco") {
         const uint32_t half = L/2;
         need_layers(plan, text, 2);
@@ -142,7 +156,7 @@ bool parse_name(kvfold_plan & plan, const std::string & text) {
         const std::string position  = dash == std::string::npos ? "" : name.substr(dash + 1);
         if ((partition != "pizza" && partition != "sandwich" && partition != "lasagna") ||
             (position != "bottom" && position != "middle" && position != "top")) {
-            fail("unknown name '" + name + "'; known are standard, cla, lckv, mlkv, yoco and {pizza,sandwich,lasagna}-{bottom,middle,top}");
+            fail("unknown name '" + name + "'; known are standard, streaming, cla, lckv, mlkv, yoco and {pizza,sandwich,lasagna}-{bottom,middle,top}");
         }
         partitioned(plan, partition, position, parse_number(arg, "number of KV layers", 1, L));
     }
@@ -199,6 +213,9 @@ void kvfold_plan_derive(kvfold_plan & plan) {
     if (any_window && plan.n_swa == 0) {
         fail("a layer reads through a sliding window, but no window is given");
     }
+    if (!any_window && plan.n_sinks != 0) {
+        fail("sinks=" + std::to_string(plan.n_sinks) + " is given, but no layer reads through a sliding window");
+    }
     if (!any_window && plan.n_swa != 0) {
         fail("window=" + std::to_string(plan.n_swa) + " is given, but no layer reads through a sliding window");
     }
@@ -240,8 +257,13 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
                 fail("the window is given twice, " + std::to_string(plan.n_swa) + " and " + value);
             }
             plan.n_swa = parse_number(value, "window", 1, 999999999);
+        } else if (name == "sinks" && eq != std::string::npos) {
+            if (plan.n_sinks != 0) {
+                fail("the sinks are given twice, " + std::to_string(plan.n_sinks) + " and " + value);
+            }
+            plan.n_sinks = parse_number(value, "number of sinks", 1, 999999999);
         } else {
-            fail("unknown attribute '" + attribute + "'; known are window=N, strict, passes=N and exact");
+            fail("unknown attribute '" + attribute + "'; known are window=N, sinks=N, strict, passes=N and exact");
         }
         if (name == "exact" || name == "passes") {
             if (plan.passes_given) {
@@ -262,6 +284,9 @@ std::string kvfold_plan::str() const {
     }
     if (n_swa) {
         text += ";window=" + std::to_string(n_swa);
+    }
+    if (n_sinks) {
+        text += ";sinks=" + std::to_string(n_sinks);
     }
     if (strict) {
         text += ";strict";

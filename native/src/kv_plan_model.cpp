@@ -185,9 +185,10 @@ kvfold_plan kvfold_plan_from_metadata(const gguf_context * file, const std::stri
     const int64_t id_strict = find_key(meta, KVFOLD_KEY_STRICT_DIAGONAL, GGUF_TYPE_BOOL);
     const int64_t id_passes = find_key(meta, KVFOLD_KEY_PREFILL_PASSES,  GGUF_TYPE_UINT32);
     const int64_t id_layers = find_key(meta, KVFOLD_KEY_WINDOW_LAYERS,   GGUF_TYPE_ARRAY, GGUF_TYPE_BOOL);
+    const int64_t id_sinks  = find_key(meta, KVFOLD_KEY_WINDOW_SINKS,    GGUF_TYPE_UINT32);
 
     if (id_map < 0) {
-        for (const int64_t id : { id_strict, id_passes, id_layers }) {
+        for (const int64_t id : { id_strict, id_passes, id_layers, id_sinks }) {
             if (id >= 0) {
                 fail(std::string(gguf_get_key(file, id)) + " is there, but " + meta.key(KVFOLD_KEY_LAYER_MAP) + " is missing");
             }
@@ -227,6 +228,13 @@ kvfold_plan kvfold_plan_from_metadata(const gguf_context * file, const std::stri
         }
         if (any) {
             plan.n_swa = gguf_get_val_u32(file, id_window);
+        }
+    }
+    if (id_sinks >= 0) {
+        plan.n_sinks = gguf_get_val_u32(file, id_sinks);
+        if (plan.n_sinks > (uint32_t) INT32_MAX) {
+            fail(std::string(gguf_get_key(file, id_sinks)) + " is " + std::to_string(plan.n_sinks) + ", at most " +
+                 std::to_string(INT32_MAX) + " are allowed");
         }
     }
     kvfold_plan_derive(plan);

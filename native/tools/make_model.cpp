@@ -143,6 +143,9 @@ void add_plan(gguf_context * file, const kvfold_plan & plan) {
         gguf_set_arr_data(file, key(KVFOLD_KEY_WINDOW_LAYERS).c_str(), GGUF_TYPE_BOOL, window.data(), window.size());
         gguf_set_val_u32(file, key(KVFOLD_KEY_WINDOW).c_str(), plan.n_swa);
     }
+    if (plan.n_sinks > 0) {
+        gguf_set_val_u32(file, key(KVFOLD_KEY_WINDOW_SINKS).c_str(), plan.n_sinks);
+    }
 }
 
 void add_hyperparameters(gguf_context * file, const shape & s) {

@@ -15,6 +15,7 @@
 #define KVFOLD_KEY_STRICT_DIAGONAL "%s.attention.kv_strict_diagonal" // bool: no query sees its own token's key
 #define KVFOLD_KEY_PREFILL_PASSES  "%s.attention.kv_prefill_passes"  // uint32: passes over a prefill chunk, 0 = exact
 #define KVFOLD_KEY_WINDOW_LAYERS   "%s.attention.kv_window_layers"   // bool[n_layer]: layer i reads through the sliding window
+#define KVFOLD_KEY_WINDOW_SINKS    "%s.attention.kv_window_sinks"    // uint32: first positions of a sequence that window readers see as well
 #define KVFOLD_KEY_WINDOW          "%s.attention.sliding_window"     // uint32: n_swa, the keys that a window reader sees, itself included
 
 // the same bound as LLAMA_MAX_LAYERS, checked where both are visible
@@ -23,10 +24,15 @@
 // passes of a plan that names none: LCKV's forward_passes 7 + backward_passes 2
 #define KVFOLD_DEFAULT_PASSES 9
 
+// what "streaming" retains: the sinks of StreamingLLM and SimLayerKV and the recent tokens of SimLayerKV
+#define KVFOLD_DEFAULT_SINKS  4
+#define KVFOLD_DEFAULT_RECENT 1024
+
 // trivially copyable, since llama_hparams holds one by value
 struct kvfold_plan {
     uint32_t n_layer  = 0;     // 0: no plan, every layer reads its own keys and values as upstream does
     uint32_t n_swa    = 0;     // size of the sliding window of window readers
+    uint32_t n_sinks  = 0;     // first positions of a sequence that window readers see as well (StreamingLLM, SimLayerKV)
     uint32_t n_passes = KVFOLD_DEFAULT_PASSES; // over a prefill chunk when a layer reads upward; 0 = as many as it takes to be exact
     bool     strict   = false; // every layer masks the diagonal, not only those that read upward
     bool     passes_given = false; // n_passes comes from the text or the metadata, not from the default
@@ -39,6 +45,7 @@ struct kvfold_plan {
     bool active()               const { return n_layer > 0; }
     bool is_producer(size_t il) const { return !active() || producer[il]; }
     bool reads_upward(size_t il) const { return kv[il] > (int) il; }
+    bool is_sink(int32_t pos)   const { return pos < (int32_t) n_sinks; }
     bool masks_self(size_t il)  const { return strict || reads_upward(il); }
 
     // some layer reads upward, so that a chunk of several tokens needs several passes
@@ -83,15 +90,15 @@ struct kvfold_plan {
 //   plan      := map { ";" attribute }
 //   map       := layer { "_" layer }                       exactly n_layer layers, 20x19 counts as nineteen
 //              | "standard" | "cla:" k | "cla:keep-ends" | "cla:dense-front" | "cla:dense-back"
-//              | "lckv:" warm-up layers | "mlkv:" kv layers | "yoco:" window
+//              | "lckv:" warm-up layers | "mlkv:" kv layers | "yoco:" window | "streaming" [ ":" window ]
 //              | partition "-" position ":" kv layers      partition: pizza, sandwich, lasagna; position: bottom, middle, top
 //   layer     := number [ "s" ] [ "x" number ]             kv(i); s = reads through the sliding window; x = so many times
-//   attribute := "window=" number | "strict" | "passes=" number | "exact"
+//   attribute := "window=" number | "sinks=" number | "strict" | "passes=" number | "exact"
 //
 // The same grammar as io.kvfold.KvPlan. Throws std::invalid_argument with a message that names the value and the limit.
 kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer);
 
-// Fills in what follows from kv, window and n_swa; throws std::invalid_argument if they contradict each other.
+// Fills in what follows from kv, window, n_swa and n_sinks; throws std::invalid_argument if they contradict each other.
 void kvfold_plan_derive(kvfold_plan & plan);
 
 #endif

@@ -131,5 +131,8 @@ struct kv_test_model {
             gguf_set_arr_data(g, name(KVFOLD_KEY_WINDOW_LAYERS).c_str(), GGUF_TYPE_BOOL, plan.window.data(), n_layer);
             gguf_set_val_u32(g, name(KVFOLD_KEY_WINDOW).c_str(), plan.n_swa);
         }
+        if (plan.n_sinks) {
+            gguf_set_val_u32(g, name(KVFOLD_KEY_WINDOW_SINKS).c_str(), plan.n_sinks);
+        }
     }
 };

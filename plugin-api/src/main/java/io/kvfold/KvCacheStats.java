@@ -8,7 +8,8 @@ package io.kvfold;
  * @param layers of the model that attend
  * @param layersWithStorage those that keep keys and values of their own
  * @param bytesPerToken the key row and the value row of one token, summed over the layers with storage
- * @param bytesAllocated by the cache on all devices
+ * @param bytesAllocated by the cache on all devices; address space where memory is committed as it fills
+ * @param bytesCommitted what of it takes memory now: in host memory on Linux the pages that hold tokens, elsewhere all
  * @param slots requests that can be decoded side by side
  * @param slotsBusy those that are
  * @param requestsWaiting requests that wait for a slot
@@ -20,6 +21,7 @@ public record KvCacheStats(
         int layersWithStorage,
         long bytesPerToken,
         long bytesAllocated,
+        long bytesCommitted,
         int slots,
         int slotsBusy,
         int requestsWaiting) {}

@@ -30,6 +30,7 @@ import java.util.regex.Pattern;
  * map       = layer , { "_" , layer } ;                 (* one per layer, layer 0 first; at most 512 *)
  * layer     = number , [ "s" ] ;                        (* kv(i); "s": this layer reads through a sliding window *)
  * attribute = "window=" , number                        (* width, from 1; required if, and only if, there is an "s" *)
+ *           | "sinks=" , number                         (* first positions that the window never loses, from 1 *)
  *           | "strict"                                  (* every layer masks its own position, as force_nodiag *)
  *           | "passes=" , number                        (* prefill passes of an upward group, from 1 *)
  *           | "exact" ;                                 (* instead of passes: prefill like one token at a time *)
@@ -52,19 +53,32 @@ import java.util.regex.Pattern;
  * <tr><td>{@code cla:dense-back}</td><td>{@link #denseBack}</td></tr>
  * <tr><td>{@code lckv:W}</td><td>{@link #layerCondensed}</td></tr>
  * <tr><td>{@code pizza-bottom:N} … {@code lasagna-top:N}</td><td>{@link #of(Partition, Position, int, int)}</td></tr>
+ * <tr><td>{@code streaming}, {@code streaming:RECENT}</td><td>{@link #streaming}</td></tr>
  * <tr><td>{@code yoco:WINDOW}</td><td>{@link #yoco}</td></tr>
  * <tr><td>{@code mlkv:N}</td><td>{@link #mlkv}</td></tr>
  * </table>
+ *
+ * <p>A layer that reads through a sliding window with sinks <em>retains</em> only the first few and the most recent
+ * tokens; SimLayerKV calls it lazy. That needs no training for the plan, see {@link #withRetention}. What a producer keeps
+ * is the widest of its readers' needs.
  *
  * <p>Immutable.
  *
  * @see <a href="https://arxiv.org/abs/2405.10637">LCKV</a>, <a href="https://arxiv.org/abs/2405.12981">CLA</a>, <a
  *     href="https://arxiv.org/abs/2410.14442">A Systematic Study of Cross-Layer KV Sharing</a>, <a
- *     href="https://arxiv.org/abs/2406.09297">MLKV</a>, <a href="https://arxiv.org/abs/2405.05254">YOCO</a>
+ *     href="https://arxiv.org/abs/2406.09297">MLKV</a>, <a href="https://arxiv.org/abs/2405.05254">YOCO</a>, <a
+ *     href="https://arxiv.org/abs/2410.13846">SimLayerKV</a>, <a
+ *     href="https://arxiv.org/abs/2309.17453">StreamingLLM</a>
  */
 public final class KvPlan {
     /** The most layers a plan can have, which is also llama.cpp's limit ({@code LLAMA_MAX_LAYERS}). */
     public static final int MAX_LAYERS = 512;
+
+    /** The sinks that StreamingLLM and SimLayerKV keep. */
+    public static final int DEFAULT_SINKS = 4;
+
+    /** The recent tokens that SimLayerKV keeps in a lazy layer. */
+    public static final int DEFAULT_RECENT = 1024;
 
     private static final Pattern LAYER = Pattern.compile("([0-9]{1,9})(s)?(?:x([0-9]{1,9}))?");
     private static final Pattern NUMBER = Pattern.compile("[0-9]{1,9}");
@@ -103,10 +117,17 @@ public final class KvPlan {
     private final boolean[] windowed;
     private final boolean[] producer;
     private final int window; // 0: no layer has one
+    private final int sinks;
     private final boolean strictDiagonal;
     private final OptionalInt prefillPasses;
 
-    private KvPlan(int[] kvLayer, boolean[] windowed, int window, boolean strictDiagonal, OptionalInt prefillPasses) {
+    private KvPlan(
+            int[] kvLayer,
+            boolean[] windowed,
+            int window,
+            int sinks,
+            boolean strictDiagonal,
+            OptionalInt prefillPasses) {
         int layers = kvLayer.length;
         if (layers == 0) {
             throw new InvalidPlanException("a KV plan needs at least 1 layer", 0L, 1L);
@@ -117,6 +138,7 @@ public final class KvPlan {
         this.kvLayer = kvLayer;
         this.windowed = windowed;
         this.window = window;
+        this.sinks = sinks;
         this.strictDiagonal = strictDiagonal;
         this.prefillPasses = prefillPasses;
         producer = new boolean[layers];
@@ -136,7 +158,10 @@ public final class KvPlan {
             }
         }
         if (window != 0 && !anyWindowed) {
-            throw noWindowReader(window);
+            throw noWindowReader("window=" + window);
+        }
+        if (sinks != 0 && !anyWindowed) {
+            throw noWindowReader("sinks=" + sinks);
         }
     }
 
@@ -149,7 +174,7 @@ public final class KvPlan {
      * @throws InvalidPlanException if there are no or more than {@value #MAX_LAYERS} layers, or an entry is not a layer
      */
     public static KvPlan of(int... kvLayers) {
-        return new KvPlan(kvLayers.clone(), new boolean[kvLayers.length], 0, false, OptionalInt.empty());
+        return new KvPlan(kvLayers.clone(), new boolean[kvLayers.length], 0, 0, false, OptionalInt.empty());
     }
 
     /** Every layer reads its own keys and values: an ordinary decoder. */
@@ -296,6 +321,18 @@ public final class KvPlan {
     }
 
     /**
+     * StreamingLLM: every layer retains {@value #DEFAULT_SINKS} sinks and the most recent tokens, so that the cache has
+     * the same size however long the text is.
+     *
+     * @param layers the model's layers
+     * @param recent see {@link #withRetention}
+     */
+    public static KvPlan streaming(int layers, int recent) {
+        int[] all = identity(layers);
+        return of(all).withRetention(DEFAULT_SINKS, recent, all);
+    }
+
+    /**
      * MLKV: {@code kvLayers} consecutive groups of nearly equal size read their lowest layer; lasagna-bottom. The
      * method's other half, fewer KV heads, is a property of the model, not of the plan.
      *
@@ -344,12 +381,37 @@ public final class KvPlan {
             checkLayer(layer);
             marks[layer] = true;
         }
-        return new KvPlan(kvLayer, marks, width, strictDiagonal, prefillPasses);
+        return new KvPlan(kvLayer, marks, width, sinks, strictDiagonal, prefillPasses);
+    }
+
+    /**
+     * This plan with window readers that see the first positions of a sequence as well, wherever the window is.
+     *
+     * @param positions from 0, which means the window alone
+     * @throws InvalidPlanException if it is negative, or no layer reads through a window
+     */
+    public KvPlan withSinks(int positions) {
+        if (positions < 0) {
+            throw new InvalidPlanException("sinks=" + positions + " is negative", (long) positions, 0L);
+        }
+        return new KvPlan(kvLayer, windowed, window, positions, strictDiagonal, prefillPasses);
+    }
+
+    /**
+     * This plan with exactly the given layers retaining only sinks and recent tokens: {@link #withWindow} and
+     * {@link #withSinks} together. Positions stay as they were.
+     *
+     * @param sinks first positions to keep, from 0; usually {@value #DEFAULT_SINKS}
+     * @param recent most recent positions to keep, the current one included, from 1; usually {@value #DEFAULT_RECENT}
+     * @param layers the lazy layers, at least one
+     */
+    public KvPlan withRetention(int sinks, int recent, int... layers) {
+        return withWindow(recent, layers).withSinks(sinks);
     }
 
     /** This plan with every layer masking its own position, or only the upward readers. */
     public KvPlan withStrictDiagonal(boolean strict) {
-        return new KvPlan(kvLayer, windowed, window, strict, prefillPasses);
+        return new KvPlan(kvLayer, windowed, window, sinks, strict, prefillPasses);
     }
 
     /**
@@ -362,7 +424,7 @@ public final class KvPlan {
             throw new InvalidPlanException(
                     "passes=" + passes + " is negative; the least is 1, or 0 for an exact prefill", (long) passes, 0L);
         }
-        return new KvPlan(kvLayer, windowed, window, strictDiagonal, OptionalInt.of(passes));
+        return new KvPlan(kvLayer, windowed, window, sinks, strictDiagonal, OptionalInt.of(passes));
     }
 
     // ---- what the plan says ---------------------------------------------------------------------------------------
@@ -426,8 +488,8 @@ public final class KvPlan {
     }
 
     /**
-     * Whether this layer is a producer of whose rows only the last {@link #window()} are ever read, as all its readers
-     * use the window.
+     * Whether this layer is a producer of whose rows only the {@link #sinks()} and the last {@link #window()} are ever
+     * read, as all its readers use the window.
      */
     public boolean keepsOnlyWindow(int layer) {
         checkLayer(layer);
@@ -445,6 +507,11 @@ public final class KvPlan {
      */
     public OptionalInt window() {
         return window == 0 ? OptionalInt.empty() : OptionalInt.of(window);
+    }
+
+    /** The number of first positions that window readers see besides the window; 0 if they see the window alone. */
+    public int sinks() {
+        return sinks;
     }
 
     /** Whether every layer masks its own position, not only upward readers ({@code force_nodiag} in LCKV). */
@@ -508,6 +575,9 @@ public final class KvPlan {
         if (window != 0) {
             out.append(", window ").append(window);
         }
+        if (sinks != 0) {
+            out.append(" and ").append(sinks).append(sinks == 1 ? " sink" : " sinks");
+        }
         if (strictDiagonal) {
             out.append(", strict diagonal");
         }
@@ -535,6 +605,7 @@ public final class KvPlan {
                 && Arrays.equals(kvLayer, that.kvLayer)
                 && Arrays.equals(windowed, that.windowed)
                 && window == that.window
+                && sinks == that.sinks
                 && strictDiagonal == that.strictDiagonal
                 && prefillPasses.equals(that.prefillPasses);
     }
@@ -553,6 +624,9 @@ public final class KvPlan {
         }
         if (window != 0) {
             text.append(";window=").append(window);
+        }
+        if (sinks != 0) {
+            text.append(";sinks=").append(sinks);
         }
         if (strictDiagonal) {
             text.append(";strict");
@@ -596,8 +670,8 @@ public final class KvPlan {
         }
     }
 
-    private static InvalidPlanException noWindowReader(int window) {
-        return new InvalidPlanException("window=" + window + " is given, but no layer reads through a window (12s)");
+    private static InvalidPlanException noWindowReader(String attribute) {
+        return new InvalidPlanException(attribute + " is given, but no layer reads through a window (12s)");
     }
 
     private static InvalidPlanException tooManyLayers(long layers) {
@@ -700,6 +774,7 @@ public final class KvPlan {
         KvPlan plan() {
             String[] parts = text.split(";", -1);
             OptionalInt window = OptionalInt.empty();
+            OptionalInt sinks = OptionalInt.empty();
             OptionalInt passes = OptionalInt.empty();
             boolean strict = false;
             for (int i = 1; i < parts.length; i++) {
@@ -707,6 +782,9 @@ public final class KvPlan {
                 if (attribute.startsWith("window=")) {
                     once("window", window.isEmpty());
                     window = OptionalInt.of(number(attribute, "window=".length(), 1));
+                } else if (attribute.startsWith("sinks=")) {
+                    once("sinks", sinks.isEmpty());
+                    sinks = OptionalInt.of(number(attribute, "sinks=".length(), 1));
                 } else if (attribute.equals("strict")) {
                     once("strict", !strict);
                     strict = true;
@@ -718,16 +796,19 @@ public final class KvPlan {
                     passes = OptionalInt.of(0);
                 } else {
                     throw new InvalidPlanException("the KV plan " + quoted(text) + " has the attribute "
-                            + quoted(attribute) + ", but there are only window=N, strict, passes=N and exact");
+                            + quoted(attribute) + ", but there are only window=N, sinks=N, strict, passes=N and exact");
                 }
             }
             boolean isName = !parts[0].isEmpty() && parts[0].charAt(0) >= 'a' && parts[0].charAt(0) <= 'z';
             KvPlan plan = isName ? named(parts[0]) : map(parts[0], window.orElse(0));
             if (isName && window.isPresent()) {
                 once("window", plan.window == 0);
-                throw noWindowReader(window.getAsInt());
+                throw noWindowReader("window=" + window.getAsInt());
             }
-            return new KvPlan(plan.kvLayer, plan.windowed, plan.window, strict, passes);
+            if (sinks.isPresent()) {
+                once("sinks", plan.sinks == 0);
+            }
+            return new KvPlan(plan.kvLayer, plan.windowed, plan.window, sinks.orElse(plan.sinks), strict, passes);
         }
 
         private KvPlan map(String map, int window) {
@@ -765,7 +846,7 @@ public final class KvPlan {
                 windowed[i] = marks.get(i);
             }
             int[] entries = kvLayers.stream().mapToInt(Integer::intValue).toArray();
-            return new KvPlan(entries, windowed, window, false, OptionalInt.empty());
+            return new KvPlan(entries, windowed, window, 0, false, OptionalInt.empty());
         }
 
         private KvPlan named(String name) {
@@ -795,12 +876,13 @@ public final class KvPlan {
                         default -> crossLayerAttention(count, argument(name, colon));
                     };
                 case "lckv" -> layerCondensed(count, argument(name, colon));
+                case "streaming" -> streaming(count, colon < 0 ? DEFAULT_RECENT : argument(name, colon));
                 case "yoco" -> yoco(count, argument(name, colon));
                 case "mlkv" -> mlkv(count, argument(name, colon));
                 default ->
                     throw new InvalidPlanException("there is no KV plan " + quoted(name)
                             + "; write a map such as 0_0_2_2, or standard, cla:K, cla:keep-ends, cla:dense-front,"
-                            + " cla:dense-back, lckv:W, yoco:WINDOW, mlkv:N, or pizza-, sandwich- or lasagna- with"
+                            + " cla:dense-back, lckv:W, streaming:RECENT, yoco:WINDOW, mlkv:N, or pizza-, sandwich- or lasagna- with"
                             + " bottom:N, middle:N or top:N");
             };
         }

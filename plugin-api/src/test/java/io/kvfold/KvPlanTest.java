@@ -271,6 +271,22 @@ final class KvPlanTest {
     }
 
     @Test
+    void aLazyLayerRetainsSinksAndRecentTokens() {
+        KvPlan plan = KvPlan.standard(4).withRetention(4, 1024, 1, 3);
+        assertThat(plan).hasToString("0_1s_2_3s;window=1024;sinks=4");
+        assertThat(plan.sinks()).isEqualTo(4);
+        assertThat(plan.keepsOnlyWindow(1)).isTrue();
+        assertThat(plan.isStandard()).isFalse();
+        assertThat(plan.picture()).startsWith("4 layers, 4 with a KV cache, window 1024 and 4 sinks\n");
+        assertThat(plan).isNotEqualTo(plan.withSinks(0)).isNotEqualTo(plan.withSinks(5));
+        assertThat(plan.withStrictDiagonal(true).withPrefillPasses(2).sinks()).isEqualTo(4);
+        assertThat(KvPlan.parse("0_1s_2_3s;sinks=4;window=1024")).isEqualTo(plan);
+        assertThat(KvPlan.parse("streaming", 3)).hasToString("0s_1s_2s;window=1024;sinks=4");
+        assertThat(KvPlan.parse("streaming:50", 2)).hasToString("0s_1s;window=50;sinks=4");
+        assertThat(KvPlan.parse("yoco:8;sinks=2", 2)).hasToString("0s_1;window=8;sinks=2");
+    }
+
+    @Test
     void theLargestPlanIsDrawnToo() {
         int[] mutual = IntStream.range(0, KvPlan.MAX_LAYERS)
                 .map(i -> KvPlan.MAX_LAYERS - 1 - i)
@@ -287,6 +303,7 @@ final class KvPlanTest {
                 "0x513      | a KV plan has at most 512 layers, not 513 | 513 | 512",
                 "0x512_0x999999999 | a KV plan has at most 512 layers, not 1000000511 | 1000000511 | 512",
                 "0_1x0      | layer 1 of the KV plan \"0_1x0\" is repeated 0 times | 0 | 1",
+                "0_1s;window=8;sinks=0 | sinks=0 in the KV plan is too small, the least is 1 | 0 | 1",
                 "0x4;passes=0 | passes=0 in the KV plan is too small, the least is 1 | 0 | 1",
                 "0sx4;window=0 | window=0 in the KV plan is too small, the least is 1 | 0 | 1",
                 "cla:0      | cla:0 needs a group size of at least 1 | 0 | 1",
@@ -319,11 +336,14 @@ final class KvPlanTest {
                 "0_1s_1_1   | layer 1 reads through a sliding window, but the plan gives no window=N",
                 "0_1_1_1;window=8 | window=8 is given, but no layer reads through a window (12s)",
                 "lckv:2;window=8 | window=8 is given, but no layer reads through a window (12s)",
+                "0_1_1_1;sinks=4 | sinks=4 is given, but no layer reads through a window (12s)",
+                "streaming;sinks=4 | the KV plan \"streaming;sinks=4\" gives sinks twice",
+                "0_1s_1_1;window=8;sinks=4;sinks=4 | the KV plan \"0_1s_1_1;window=8;sinks=4;sinks=4\" gives sinks twice",
                 "yoco:4;window=8 | the KV plan \"yoco:4;window=8\" gives window twice",
                 "0_1_1_1;strict;strict | the KV plan \"0_1_1_1;strict;strict\" gives strict twice",
                 "0_1_1_1;exact;passes=2 | the KV plan \"0_1_1_1;exact;passes=2\" gives passes or exact twice",
-                "0_1_1_1;   | the KV plan \"0_1_1_1;\" has the attribute \"\", but there are only window=N, strict, passes=N and exact",
-                "0_1_1_1;loose | the KV plan \"0_1_1_1;loose\" has the attribute \"loose\", but there are only window=N, strict, passes=N and exact",
+                "0_1_1_1;   | the KV plan \"0_1_1_1;\" has the attribute \"\", but there are only window=N, sinks=N, strict, passes=N and exact",
+                "0_1_1_1;loose | the KV plan \"0_1_1_1;loose\" has the attribute \"loose\", but there are only window=N, sinks=N, strict, passes=N and exact",
                 "0_1_1_1;passes=x | \"passes=x\" in the KV plan needs a number of at most 9 digits, not \"x\"",
                 "lckv       | the KV plan \"lckv\" needs a number, as in lckv:2",
                 "lckv:      | \"lckv:\" in the KV plan needs a number of at most 9 digits, not \"\"",

@@ -3,6 +3,7 @@ package io.kvfold.gguf;
 import io.kvfold.InvalidModelException;
 import io.kvfold.ModelNotFoundException;
 import java.io.IOException;
+import java.io.OutputStream;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.channels.FileChannel;
@@ -181,6 +182,22 @@ public final class GgufFile {
                     .order(ByteOrder.LITTLE_ENDIAN);
         } catch (IOException e) {
             throw new ModelNotFoundException("cannot read " + path + ": " + e, e);
+        }
+    }
+
+    /** Writes the data of one of this file's tensors, of any size, to {@code out}. */
+    void copy(GgufTensor tensor, OutputStream out) throws IOException {
+        ByteBuffer chunk = ByteBuffer.allocate((int) Math.min(tensor.bytes(), 1 << 20));
+        try (FileChannel channel = FileChannel.open(path, StandardOpenOption.READ)) {
+            for (long done = 0; done < tensor.bytes(); ) {
+                chunk.clear().limit((int) Math.min(chunk.capacity(), tensor.bytes() - done));
+                int read = channel.read(chunk, tensor.offset() + done);
+                if (read < 0) {
+                    throw new IOException(path + " ends within tensor " + tensor.name());
+                }
+                out.write(chunk.array(), 0, read);
+                done += read;
+            }
         }
     }
 

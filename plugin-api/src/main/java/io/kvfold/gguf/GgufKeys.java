@@ -53,6 +53,14 @@ public final class GgufKeys {
     }
 
     /**
+     * Uint32: first positions of a sequence that a layer of {@link #kvWindowLayers} sees as well. Written together with
+     * {@link #kvWindowLayers}.
+     */
+    public static String kvWindowSinks(String architecture) {
+        return architecture + ".attention.kv_window_sinks";
+    }
+
+    /**
      * Uint32, {@code n_swa} of llama.cpp: a query at position {@code p} sees the keys at positions greater than
      * {@code p - n_swa}, so that {@code n_swa} counts the query's own token.
      */

@@ -3,7 +3,12 @@ package io.kvfold.gguf;
 import io.kvfold.InvalidModelException;
 import io.kvfold.InvalidPlanException;
 import io.kvfold.KvPlan;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.HashSet;
 import java.util.Optional;
+import java.util.Set;
 import java.util.stream.IntStream;
 
 /** A {@link KvPlan} as GGUF metadata; the keys are in {@link GgufKeys}. */
@@ -24,9 +29,10 @@ public final class GgufKvPlan {
         Optional<Boolean> strict = file.bool(GgufKeys.kvStrictDiagonal(architecture));
         Optional<Integer> passes = uint32(file, GgufKeys.kvPrefillPasses(architecture));
         Optional<boolean[]> windowLayers = file.bools(windowLayersKey);
+        Optional<Integer> sinks = uint32(file, GgufKeys.kvWindowSinks(architecture));
         Optional<long[]> map = file.integers(mapKey);
         if (map.isEmpty()) {
-            if (strict.isPresent() || passes.isPresent() || windowLayers.isPresent()) {
+            if (strict.isPresent() || passes.isPresent() || windowLayers.isPresent() || sinks.isPresent()) {
                 throw new InvalidModelException(file.path() + ": other keys of a KV plan without " + mapKey);
             }
             return Optional.empty();
@@ -63,7 +69,7 @@ public final class GgufKvPlan {
                         windowed);
             }
         }
-        return Optional.of(plan);
+        return Optional.of(sinks.isPresent() ? plan.withSinks(sinks.get()) : plan);
     }
 
     /**
@@ -87,7 +93,81 @@ public final class GgufKvPlan {
             }
             writer.put(GgufKeys.slidingWindow(architecture), window);
             writer.put(GgufKeys.kvWindowLayers(architecture), marks);
+            if (plan.sinks() > 0) {
+                writer.put(GgufKeys.kvWindowSinks(architecture), plan.sinks());
+            }
         });
+    }
+
+    /**
+     * Writes a copy of a model file with another plan. Weights and all other metadata stay; a plan that the file had is
+     * replaced.
+     *
+     * @param target replaced if it exists; must not be the source
+     * @throws IOException if writing fails; {@code target} is then as it was
+     * @throws InvalidModelException if the metadata holds something that cannot be copied, such as arrays of arrays
+     */
+    public static void copy(GgufFile source, KvPlan plan, Path target, GgufWriter.Progress progress)
+            throws IOException {
+        if (Files.exists(target) && Files.isSameFile(source.path(), target)) {
+            throw new IOException(target + " is the file to copy");
+        }
+        String architecture = source.architecture();
+        Set<String> replaced = new HashSet<>(Set.of(
+                GgufKeys.kvLayerMap(architecture),
+                GgufKeys.kvStrictDiagonal(architecture),
+                GgufKeys.kvPrefillPasses(architecture),
+                GgufKeys.kvWindowLayers(architecture),
+                GgufKeys.kvWindowSinks(architecture)));
+        if (plan.window().isPresent()) {
+            replaced.add(GgufKeys.slidingWindow(architecture));
+        }
+        GgufWriter writer = new GgufWriter();
+        for (String key : source.keys()) {
+            if (key.equals(GgufKeys.ALIGNMENT)) {
+                writer.alignment((int) source.alignment());
+            } else if (!replaced.contains(key)) {
+                copyValue(source, key, writer);
+            }
+        }
+        write(writer, architecture, plan);
+        for (GgufTensor tensor : source.tensors()) {
+            writer.tensor(tensor.name(), tensor.type(), tensor.shape(), out -> source.copy(tensor, out));
+        }
+        writer.write(target, progress);
+    }
+
+    private static void copyValue(GgufFile source, String key, GgufWriter writer) {
+        GgufValueType type = source.type(key).orElseThrow();
+        switch (type) {
+            case STRING -> writer.put(key, source.string(key).orElseThrow());
+            case BOOL -> writer.put(key, source.bool(key).orElseThrow());
+            case FLOAT32 -> writer.put(key, (float) source.number(key).orElseThrow());
+            case FLOAT64 -> writer.put(key, source.number(key).orElseThrow());
+            case ARRAY -> copyArray(source, key, writer);
+            default -> writer.put(key, type, source.integer(key).orElseThrow());
+        }
+    }
+
+    private static void copyArray(GgufFile source, String key, GgufWriter writer) {
+        GgufValueType type = source.elementType(key).orElseThrow();
+        switch (type) {
+            case STRING -> writer.put(key, source.strings(key).orElseThrow());
+            case BOOL -> writer.put(key, source.bools(key).orElseThrow());
+            case FLOAT32 -> {
+                double[] values = source.numbers(key).orElseThrow();
+                float[] exact = new float[values.length];
+                for (int i = 0; i < exact.length; i++) {
+                    exact[i] = (float) values[i];
+                }
+                writer.put(key, exact);
+            }
+            case FLOAT64 -> writer.put(key, source.numbers(key).orElseThrow());
+            case ARRAY ->
+                throw new InvalidModelException(
+                        source.path() + ": " + key + " is an array of arrays, which is not copied");
+            default -> writer.put(key, type, source.integers(key).orElseThrow());
+        }
     }
 
     private static Optional<Integer> uint32(GgufFile file, String key) {

@@ -23,7 +23,8 @@ import org.jspecify.annotations.Nullable;
  * @param weightBytes data of all tensors
  * @param layers layers of the model
  * @param storage the layers that keep keys and values, in order; the others read one of these
- * @param window tokens that a windowed layer sees, {@code n_swa} of llama.cpp; 0 if no layer is windowed
+ * @param window tokens that a windowed layer sees, {@code n_swa} of llama.cpp and the sinks of the plan; 0 if no layer is
+ *     windowed
  * @param exact whether the allocation will be as computed; otherwise {@link #note} says in which direction it is off
  * @param note empty if {@code exact}
  */
@@ -227,7 +228,7 @@ public record MemoryEstimate(
 
         static Windows of(KvPlan plan) {
             return new Windows(
-                    select(plan.layers(), plan::keepsOnlyWindow), plan.window().orElse(0), "");
+                    select(plan.layers(), plan::keepsOnlyWindow), plan.window().orElse(0) + plan.sinks(), "");
         }
 
         static Windows of(Header header) {

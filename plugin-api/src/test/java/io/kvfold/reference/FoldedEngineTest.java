@@ -156,7 +156,12 @@ final class FoldedEngineTest {
     })
     void keysAndValuesMayBeQuantised(KvType keys, KvType values, FlashAttention flash) throws IOException {
         double ordinary = quantisationError(KvPlan.standard(8), keys, values, flash);
-        for (String text : List.of("cla:2", "lckv:2;exact", "0_2_1_3_5_4_6_6;exact", "0s_1s_1s_3s_4x4;window=6")) {
+        for (String text : List.of(
+                "cla:2",
+                "lckv:2;exact",
+                "0_2_1_3_5_4_6_6;exact",
+                "0s_1s_1s_3s_4x4;window=6",
+                "0_1s_2_3s_4_5s_6_7s;window=6;sinks=3")) {
             assertThat(quantisationError(KvPlan.parse(text, 8), keys, values, flash))
                     .as(text)
                     .isLessThan(4 * ordinary);
@@ -181,12 +186,17 @@ final class FoldedEngineTest {
                 "0_4s_4s_4s_4s_5;window=8;passes=9", // iterates in the window-sized cache
                 "0_4s_4_4s_4s_5s;window=30;passes=9",
                 "0s_2s_1s_5s_4_3s;window=20;strict;exact",
+                "0_1s_2s_3_4s_5;window=20;sinks=4",
+                "0s_1s_2s_3s_4s_5s;window=24;sinks=4", // StreamingLLM
+                "0_0s_2s_2s_4_5s;window=20;sinks=3", // layer 0 keeps all for one of its two readers
+                "0_4s_4s_4s_4s_5;window=16;sinks=5;passes=9",
+                "0s_2s_1s_5s_4_3s;window=20;sinks=4;strict;exact",
             })
     void aWindowSizedCacheIsUsedOverAndOver(String text) throws IOException {
         KvPlan plan = KvPlan.parse(text);
         ComparedModel model = ComparedModel.forPlan(Shape.tiny(Architecture.LLAMA), plan, text.hashCode());
         Path file = model.write(folder.resolve("window.gguf"), plan);
-        int[] tokens = model.tokens(600, 3);
+        int[] tokens = model.tokens(plan.sinks() > 0 ? 900 : 600, 3);
         double[][] expected =
                 model.reference(plan).chunked(tokens, 32, plan.prefillPasses().orElse(1));
         if (plan.prefillPasses().orElse(1) == 0) {

@@ -4,8 +4,11 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.within;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.Engine;
 import io.kvfold.FlashAttention;
+import io.kvfold.Generation;
 import io.kvfold.KvCacheStats;
 import io.kvfold.KvPlan;
 import io.kvfold.KvType;
@@ -17,6 +20,9 @@ import io.kvfold.reference.Shape.Architecture;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -78,6 +84,10 @@ final class FoldedMemoryTest {
         "0s_1s_1s_3s_3s_3s_0_7s;window=100, F16, 2, false",
         "0sx8;window=100, F16, 2, true",
         "7sx8;window=2000, F16, 1, true",
+        "0_1s_2_3s_4_5s_6_7s;window=100;sinks=4, F16, 1, false",
+        "0_1s_2_3s_4_5s_6_7s;window=220;sinks=5, Q4_0, 3, true",
+        "0_1s_2_3s_4_5s_6_7s;window=999999999;sinks=999999999, Q8_0, 5, true",
+        "streaming:40, F16, 4, false",
     })
     void theEstimateFromTheHeaderIsWhatIsAllocated(String text, KvType type, int slots, boolean unified)
             throws IOException {
@@ -104,28 +114,84 @@ final class FoldedMemoryTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"standard", "lckv:2", "cla:2"})
-    void theProcessGrowsByTheBytesThatAreReported(String text) throws IOException {
+    @CsvSource({"standard", "lckv:2", "cla:2", "0_1s_2_3s_4_5s_6_7s;window=100;sinks=4"})
+    void theProcessGrowsByWhatIsUsedAndShrinksWhenARequestLeavesNothing(String text) throws IOException {
         assumeTrue(Files.isReadable(Path.of("/proc/self/statm")), "resident memory NOT compared: no /proc/self/statm");
         KvPlan plan = KvPlan.parse(text, LAYERS);
         Shape realistic = new Shape(Architecture.LLAMA, 96, 48, 80, 8, 8, 128, 1e-5, 10000); // in its rows of keys
-        Path file = ComparedModel.forAnyPlan(realistic, LAYERS, 1).write(folder.resolve("resident.gguf"));
-        growth(file, plan, 256); // what only the first engine of a process takes
-        Growth small = growth(file, plan, 1 << 13); // too large for malloc to keep when it is freed
-        Growth large = growth(file, plan, 1 << 14);
-        long allocated = large.allocated - small.allocated;
-        long grown = large.resident - small.resident;
-        System.out.printf("%s: %d bytes allocated, process grew by %d%n", text, allocated, grown);
-        assertThat((double) grown).isCloseTo(allocated, within(0.02 * allocated));
-    }
-
-    private record Growth(long allocated, long resident) {}
-
-    private static Growth growth(Path file, KvPlan plan, int context) throws IOException {
+        ComparedModel compared = ComparedModel.forAnyPlan(realistic, LAYERS, 1);
+        Path file = compared.writeForText(folder.resolve("resident.gguf"), plan);
+        int context = 1 << 14;
+        try (Engine engine = open(file, plan, KvType.F32, 256, 1, false)) {
+            complete(engine, compared.tokens(100, 1), true); // what only the first engine of a process takes
+        }
         long before = residentBytes();
         try (Engine engine = open(file, plan, KvType.F32, context, 1, false)) {
-            return new Growth(engine.kvCacheStats().bytesAllocated(), residentBytes() - before);
+            KvCacheStats opened = engine.kvCacheStats();
+            assertThat(opened.bytesAllocated()).isGreaterThan(100 << 20);
+            assertThat(opened.bytesCommitted()).isLessThan(1 << 20);
+            assertThat(residentBytes() - before).as("resident after opening").isLessThan(24 << 20);
+
+            complete(engine, compared.tokens(64, 1), true);
+            long residentSmall = residentBytes();
+            complete(engine, compared.tokens(1024, 2), true);
+            KvCacheStats large = engine.kvCacheStats();
+            long grown = residentBytes() - residentSmall;
+            System.out.printf(
+                    "%s: %d of %d bytes committed for %d tokens, process grew by %d%n",
+                    text, large.bytesCommitted(), large.bytesAllocated(), large.cellsUsed(), grown);
+            long rows = large.bytesPerToken() / large.layersWithStorage();
+            long windowCells = plan.window().isPresent() ? 256 : 0; // 100 + 4 + a ubatch of 32, in steps of 256
+            long lazy = IntStream.range(0, LAYERS).filter(plan::keepsOnlyWindow).count();
+            long fullCells = (large.cellsUsed() + 255) / 256 * 256; // attention reads cells by 256
+            long used = rows * ((large.layersWithStorage() - lazy) * fullCells + lazy * windowCells);
+            assertThat((double) large.bytesCommitted()).isCloseTo(used, within(0.05 * used));
+            // pages that were read but hold nothing yet count as committed and share the system's page of zeros
+            assertThat(grown).isBetween(large.bytesCommitted() * 3 / 4, large.bytesCommitted() + (4 << 20));
+
+            complete(engine, compared.tokens(1024, 3), false);
+            KvCacheStats empty = engine.kvCacheStats();
+            assertThat(empty.cellsUsed()).isZero();
+            assertThat(empty.bytesCommitted()).isLessThan(1 << 20);
+            assertThat(residentBytes() - residentSmall)
+                    .as("resident after the last request")
+                    .isLessThan(16 << 20); // what malloc keeps of a checkpoint of the window
         }
+    }
+
+    @Test
+    void manyRequestsLeaveNothing() throws IOException {
+        KvPlan plan = KvPlan.parse("0_1s_2_3s_4_5s_6_7s;window=100;sinks=4");
+        Path file = model.writeForText(folder.resolve("many.gguf"), plan);
+        try (Engine engine = open(file, plan, KvType.F16, 4096, 4, true)) {
+            long most = 0;
+            for (int round = 0; round < 60; round++) {
+                List<Generation> running = new ArrayList<>();
+                for (int slot = 0; slot < 4; slot++) {
+                    running.add(engine.complete(body(model.tokens(1 + (37 * round + 211 * slot) % 700, slot), false)));
+                }
+                for (Generation generation : running) {
+                    assertThat(generation.next()).isNotNull();
+                    generation.close();
+                }
+                most = Math.max(most, engine.kvCacheStats().bytesCommitted());
+            }
+            assertThat(engine.kvCacheStats().cellsUsed()).isZero();
+            assertThat(most).isLessThan(engine.kvCacheStats().bytesAllocated() / 20);
+        }
+    }
+
+    private static void complete(Engine engine, int[] prompt, boolean keep) {
+        assertThat(engine.call("/completion", body(prompt, keep))).isNotNull();
+    }
+
+    private static ObjectNode body(int[] prompt, boolean keep) {
+        ObjectNode body =
+                new ObjectMapper().createObjectNode().put("n_predict", 2).put("cache_prompt", keep);
+        for (int token : prompt) {
+            body.withArray("prompt").add(token);
+        }
+        return body;
     }
 
     private static KvCacheStats stats(

@@ -55,6 +55,10 @@ final class FoldedSlotsTest {
         "0s_1s_2s_3_3_3;window=6, OFF, false",
         "0s_1s_2s_3_3_3;window=6, ON, true",
         "0_4s_4_4s_4_5;window=6;exact, OFF, false",
+        "0_1s_2s_3_4s_5;window=6;sinks=3, OFF, false",
+        "0_1s_2s_3_4s_5;window=6;sinks=3, ON, true",
+        "0_0s_0s_3s_4s_5s;window=6;sinks=3, OFF, true",
+        "0s_1s_2s_3s_4s_5s;window=6;sinks=4, OFF, true",
     })
     void requestsSideBySideAreAnsweredAsIfAlone(String text, FlashAttention flash, boolean unified) throws IOException {
         KvPlan plan = KvPlan.parse(text);
@@ -92,7 +96,15 @@ final class FoldedSlotsTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"0_0_2_2_4_4", "0_4x4_5;exact", "0s_1s_2s_3_3_3;window=6", "0_4s_4_4s_4_5;window=6;exact"})
+    @ValueSource(
+            strings = {
+                "0_0_2_2_4_4",
+                "0_4x4_5;exact",
+                "0s_1s_2s_3_3_3;window=6",
+                "0_4s_4_4s_4_5;window=6;exact",
+                "0_1s_2s_3_4s_5;window=6;sinks=3",
+                "0s_1s_2s_3s_4s_5s;window=6;sinks=4"
+            })
     void aSecondTurnGoesOnFromTheKeysAndValuesOfTheFirst(String text) throws IOException {
         KvPlan plan = KvPlan.parse(text);
         ComparedModel model = ComparedModel.forPlan(Shape.tiny(Architecture.LLAMA), plan, text.hashCode());
@@ -114,6 +126,8 @@ final class FoldedSlotsTest {
         "0s_1s_2s_3_3_3;window=8, true",
         "0_4s_4s_4s_4s_5;window=8;exact, false",
         "0_4s_4s_4s_4s_5;window=8;exact, true",
+        "0_1s_2s_3_4s_5;window=8;sinks=4, false",
+        "0s_1s_2s_3s_4s_5s;window=8;sinks=4, true",
     })
     void promptsLongerThanAWindowSizedCacheShareIt(String text, boolean unified) throws IOException {
         KvPlan plan = KvPlan.parse(text);

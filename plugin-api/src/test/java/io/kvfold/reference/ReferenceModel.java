@@ -6,6 +6,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import java.util.stream.IntStream;
 
 /**
  * A decoder with cross-layer KV sharing in plain loops and double precision: what every other implementation is compared
@@ -50,11 +51,17 @@ final class ReferenceModel {
         return logits.toArray(double[][]::new);
     }
 
+    interface AttentionObserver {
+        void onProbability(int layer, int head, int query, int key, double probability);
+    }
+
     /** One sequence with its KV cache. */
     final class Sequence {
         private final List<List<double[]>> keys = new ArrayList<>(); // per layer, per position: rotated, [kvWidth]
         private final List<List<double[]>> values = new ArrayList<>();
         private int past;
+        private double[][] hidden = {};
+        private AttentionObserver observer = (layer, head, query, key, probability) -> {};
 
         private Sequence() {
             for (int i = 0; i < plan.layers(); i++) {
@@ -90,12 +97,34 @@ final class ReferenceModel {
                 }
             }
             past += tokens.length;
+            this.hidden = new double[tokens.length][];
             double[][] logits = new double[tokens.length][];
             for (int t = 0; t < tokens.length; t++) {
                 String head = weights.containsKey("lm_head.weight") ? "lm_head.weight" : "model.embed_tokens.weight";
-                logits[t] = product(head, rmsNorm(hidden[t], "model.norm.weight"), shape.vocabulary());
+                this.hidden[t] = rmsNorm(hidden[t], "model.norm.weight");
+                logits[t] = product(head, this.hidden[t], shape.vocabulary());
             }
             return logits;
+        }
+
+        /** The last layer's output of the last chunk, normed: [tokens, hidden]. */
+        double[][] hiddenStates() {
+            return hidden;
+        }
+
+        /** The keys of a producer: [positions, kvWidth]. */
+        double[][] keys(int layer) {
+            return keys.get(layer).toArray(double[][]::new);
+        }
+
+        /** The values of a producer: [positions, kvWidth]. */
+        double[][] values(int layer) {
+            return values.get(layer).toArray(double[][]::new);
+        }
+
+        /** Told of every attention probability while a chunk is computed. */
+        void observe(AttentionObserver observer) {
+            this.observer = observer;
         }
 
         /**
@@ -127,37 +156,38 @@ final class ReferenceModel {
             List<double[]> producedKeys = keys.get(plan.kvLayer(layer));
             List<double[]> producedValues = values.get(plan.kvLayer(layer));
             int last = plan.kvLayer(layer) > layer || plan.strictDiagonal() ? position - 1 : position;
-            int first = 0;
-            if (plan.usesWindow(layer)) {
-                first = Math.max(0, position - plan.window().orElseThrow() + 1);
-            }
+            int[] seen = IntStream.rangeClosed(0, last)
+                    .filter(s -> !plan.usesWindow(layer)
+                            || s < plan.sinks()
+                            || position - s < plan.window().orElseThrow())
+                    .toArray();
             double[] result = new double[shape.queryWidth()];
-            if (first > last) {
+            if (seen.length == 0) {
                 return result;
             }
             int size = shape.headSize();
             for (int head = 0; head < shape.heads(); head++) {
                 int q = head * size;
                 int kv = head / (shape.heads() / shape.kvHeads()) * size;
-                double[] weight = new double[last - first + 1];
+                double[] weight = new double[seen.length];
                 double max = Double.NEGATIVE_INFINITY;
-                for (int s = first; s <= last; s++) {
+                for (int n = 0; n < seen.length; n++) {
                     double dot = 0;
                     for (int d = 0; d < size; d++) {
-                        dot += query[q + d] * producedKeys.get(s)[kv + d];
+                        dot += query[q + d] * producedKeys.get(seen[n])[kv + d];
                     }
-                    weight[s - first] = dot / Math.sqrt(size);
-                    max = Math.max(max, weight[s - first]);
+                    weight[n] = dot / Math.sqrt(size);
+                    max = Math.max(max, weight[n]);
                 }
                 double total = 0;
-                for (int s = first; s <= last; s++) {
-                    weight[s - first] = Math.exp(weight[s - first] - max);
-                    total += weight[s - first];
+                for (int n = 0; n < seen.length; n++) {
+                    weight[n] = Math.exp(weight[n] - max);
+                    total += weight[n];
                 }
-                for (int s = first; s <= last; s++) {
+                for (int n = 0; n < seen.length; n++) {
+                    observer.onProbability(layer, head, position, seen[n], weight[n] / total);
                     for (int d = 0; d < size; d++) {
-                        result[q + d] +=
-                                weight[s - first] / total * producedValues.get(s)[kv + d];
+                        result[q + d] += weight[n] / total * producedValues.get(seen[n])[kv + d];
                     }
                 }
             }
