@@ -246,6 +246,25 @@ KVFOLD_API void kvfold_request_close(kvfold_request * request);
 KVFOLD_API int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * tokens, int32_t n_tokens, float * logits,
                                    size_t n_logits, char ** out);
 
+/*
+ * What the model computes inside for one token sequence: the material of which KV plans are searched. Computed as by
+ * kvfold_evaluate(), with keys and values in f32. `what` is a JSON object:
+ *
+ *   {"what": "hidden_states"}   [n_tokens, embedding_length]  the last layer's output, normed
+ *   {"what": "keys_values"}     [2, layers, n_tokens, width]  keys, as rotated, then values, as the KV cache holds them;
+ *                               of a model each of whose layers stores its own, in rows of one width
+ *   {"what": "attention_mass", "queries": 32, "sinks": 4, "recent": 1024}
+ *                               [layers]  the share of the attention of the last `queries` tokens that falls on the first
+ *                               `sinks` positions and the `recent` most recent ones, the query's own included: what a
+ *                               layer sees if it retains only these. Mean over heads and queries. Without flash attention
+ *
+ * values  row-major float32 of the shape above, n_values its length in floats; NULL to be told the shape only
+ *
+ * On success *out is {"shape": [n, ...]}.
+ */
+KVFOLD_API int32_t kvfold_observe(kvfold_engine * engine, const char * what, const int32_t * tokens, int32_t n_tokens,
+                                  float * values, size_t n_values, char ** out);
+
 /* ---- grammars --------------------------------------------------------------------------------------------------- */
 
 /*

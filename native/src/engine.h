@@ -59,6 +59,7 @@ struct engine : std::enable_shared_from_this<engine> {
     json token_stats();
 
     void evaluate(const int32_t * tokens, int32_t n_tokens, float * logits, size_t n_logits);
+    json observe(const std::string & what, const int32_t * tokens, int32_t n_tokens, float * values, size_t n_values);
 
   private:
     engine() = default;

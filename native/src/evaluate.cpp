@@ -1,10 +1,10 @@
 #include "engine.h"
 
 #include "at_exit.h"
+#include "evaluation.h"
 #include "kvfold_log.h"
 
 #include "common.h"
-#include "llama-cpp.h"
 #include "llama.h"
 
 #include <algorithm>
@@ -12,7 +12,8 @@
 
 namespace kvfold {
 
-static void check_tokens(const int32_t * tokens, int32_t n_tokens, int32_t n_vocab) {
+void check_sequence(const llama_model * model, const int32_t * tokens, int32_t n_tokens) {
+    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
     if (!tokens || n_tokens < 1) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "no tokens to evaluate");
     }
@@ -23,9 +24,12 @@ static void check_tokens(const int32_t * tokens, int32_t n_tokens, int32_t n_voc
                 .compares(tokens[i], n_vocab);
         }
     }
+    if (!llama_model_has_decoder(model)) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "this model has no decoder");
+    }
 }
 
-// A context like the engine's, but for one sequence of n_tokens of which every position has logits.
+// As the engine's, but for one sequence of n_tokens of which every position has an output.
 static llama_context_params context_params(const common_params & params, int32_t n_tokens) {
     llama_context_params own  = common_context_params_to_llama(params);
     own.n_ctx                 = n_tokens;
@@ -42,55 +46,59 @@ static llama_context_params context_params(const common_params & params, int32_t
     return own;
 }
 
+evaluation::evaluation(engine & owner, const llama_model * model, const common_params & options, int32_t n_tokens,
+                       const std::function<void(llama_context_params &)> & adjust) : owner(owner) {
+    llama_context_params params = context_params(options, n_tokens);
+    params.abort_callback       = [](void * self) { return process_is_exiting() || static_cast<engine *>(self)->is_closing(); };
+    params.abort_callback_data  = &owner;
+    adjust(params);
+    {
+        const abort_guard guard;
+        context.reset(llama_init_from_model(const_cast<llama_model *>(model), params));
+    }
+    if (!context) {
+        throw error(KVFOLD_ERROR_OUT_OF_MEMORY, errors.cause("no context for " + std::to_string(n_tokens) + " tokens"));
+    }
+    if (!options.lora_init_without_apply) {
+        auto adapters = options.lora_adapters;
+        common_set_adapter_lora(context.get(), adapters);
+    }
+}
+
+void evaluation::decode(const int32_t * tokens, int32_t start, int32_t end) {
+    llama_batch batch = llama_batch_init(end - start, 0, 1);
+    const std::unique_ptr<llama_batch, void (*)(llama_batch *)> scope(&batch, [](llama_batch * b) { llama_batch_free(*b); });
+    for (int32_t i = start; i < end; i++) {
+        common_batch_add(batch, tokens[i], i, { 0 }, true);
+    }
+    const int32_t result = llama_decode(context.get(), batch);
+    if (owner.is_closing()) {
+        throw error(KVFOLD_ERROR_CLOSED, "the engine was closed");
+    }
+    if (result != 0) {
+        throw error(KVFOLD_ERROR_INTERNAL, errors.cause("llama_decode returned " + std::to_string(result)));
+    }
+}
+
 void engine::evaluate(const int32_t * tokens, int32_t n_tokens, float * logits, size_t n_logits) {
     use                 inside(*this);
     const busy_scope    busy([] {}); // the abort callback looks at process_is_exiting()
-    const error_lines   errors;
-    llama_model *       model   = const_cast<llama_model *>(llama_get_model(server->get_llama_context()));
+    const llama_model * model   = llama_get_model(server->get_llama_context());
     const int32_t       n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
     const size_t        needed  = (size_t) std::max(n_tokens, 0) * n_vocab;
-    check_tokens(tokens, n_tokens, n_vocab);
+    check_sequence(model, tokens, n_tokens);
     if (!logits || n_logits < needed) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the logits need " + std::to_string(needed) + " floats but there is room for " +
                                                        std::to_string(logits ? n_logits : 0))
             .compares((int64_t) n_logits, (int64_t) needed);
     }
-    if (!llama_model_has_decoder(model)) {
-        throw error(KVFOLD_ERROR_UNSUPPORTED, "this model has no decoder");
-    }
 
-    llama_context_params params = context_params(options.params, n_tokens);
-    params.abort_callback       = [](void * self) { return process_is_exiting() || static_cast<engine *>(self)->is_closing(); };
-    params.abort_callback_data  = this;
-    llama_context_ptr context;
-    {
-        const abort_guard guard;
-        context.reset(llama_init_from_model(model, params));
-    }
-    if (!context) {
-        throw error(KVFOLD_ERROR_OUT_OF_MEMORY, errors.cause("no context for " + std::to_string(n_tokens) + " tokens"));
-    }
-    if (!options.params.lora_init_without_apply) {
-        common_set_adapter_lora(context.get(), options.params.lora_adapters);
-    }
-
+    evaluation    run(*this, model, options.params, n_tokens);
     const int32_t n_chunk = std::min<int32_t>(n_tokens, options.params.n_ubatch);
-    llama_batch   batch   = llama_batch_init(n_chunk, 0, 1);
-    const std::unique_ptr<llama_batch, void (*)(llama_batch *)> owner(&batch, [](llama_batch * b) { llama_batch_free(*b); });
     for (int32_t start = 0; start < n_tokens; start += n_chunk) {
         const int32_t end = std::min(start + n_chunk, n_tokens);
-        common_batch_clear(batch);
-        for (int32_t i = start; i < end; i++) {
-            common_batch_add(batch, tokens[i], i, { 0 }, true);
-        }
-        const int32_t result = llama_decode(context.get(), batch);
-        if (is_closing()) {
-            throw error(KVFOLD_ERROR_CLOSED, "the engine was closed");
-        }
-        if (result != 0) {
-            throw error(KVFOLD_ERROR_INTERNAL, errors.cause("llama_decode returned " + std::to_string(result)));
-        }
-        memcpy(logits + (size_t) start * n_vocab, llama_get_logits(context.get()), (size_t) (end - start) * n_vocab * sizeof(float));
+        run.decode(tokens, start, end);
+        memcpy(logits + (size_t) start * n_vocab, llama_get_logits(run.get()), (size_t) (end - start) * n_vocab * sizeof(float));
     }
 }
 

@@ -158,6 +158,15 @@ int32_t kvfold_evaluate(kvfold_engine * handle, const int32_t * tokens, int32_t 
     });
 }
 
+int32_t kvfold_observe(kvfold_engine * handle, const char * what, const int32_t * tokens, int32_t n_tokens, float * values,
+                       size_t n_values, char ** out) {
+    return at_boundary(out, [&] {
+        require(handle, "engine");
+        require(what, "what");
+        return succeed(out, handle->engine->observe(what, tokens, n_tokens, values, n_values));
+    });
+}
+
 int32_t kvfold_schema_to_grammar(const char * schema, char ** out) {
     return at_boundary(out, [&] {
         require(schema, "schema");

@@ -193,6 +193,18 @@ int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * tokens, int32_t 
     return KVFOLD_OK;
 }
 
+int32_t kvfold_observe(kvfold_engine * engine, const char * what, const int32_t * tokens, int32_t n_tokens,
+                       float * values, size_t n_values, char ** out) {
+    (void) engine;
+    if (strcmp(what, "{\"what\":\"hidden_states\"}") != 0) {
+        return give(out, "{\"status\": -1, \"message\": \"not in the stub\"}", KVFOLD_ERROR_INVALID_ARGUMENT);
+    }
+    for (size_t i = 0; values && i < n_values; i++) {
+        values[i] = 10.0f * tokens[i / 2] + i % 2;
+    }
+    return give(out, n_tokens == 3 ? "{\"shape\": [3, 2]}" : "{\"shape\": [1, 2]}", KVFOLD_OK);
+}
+
 int32_t kvfold_schema_to_grammar(const char * schema, char ** out) {
     if (strcmp(schema, "{\"type\":\"ä\"}") != 0) {
         return give(out, "{\"status\": -1, \"message\": \"no schema\"}", KVFOLD_ERROR_INVALID_ARGUMENT);

@@ -12,6 +12,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
@@ -192,6 +193,91 @@ public final class Engine implements AutoCloseable {
             return this;
         });
         return new Logits(values, tokens.length, columns);
+    }
+
+    /**
+     * Computes the last layer's output, normed, at every position of one token sequence. On a context of its own as
+     * {@link #evaluate}, with keys and values in f32.
+     *
+     * @return [tokens, embedding length]
+     * @throws InvalidRequestException if there are no tokens, or the answer takes more than 2 GiB
+     */
+    public float[][] hiddenStates(int... tokens) {
+        ObjectNode what = Json.MAPPER.createObjectNode().put("what", "hidden_states");
+        return observe(what, tokens, (values, shape) -> rows(values, shape[0], shape[1]));
+    }
+
+    /**
+     * Computes what every layer stores in the KV cache for one token sequence, as {@link #hiddenStates}. Keys are
+     * rotated to their positions.
+     *
+     * @throws UnsupportedOperationByModelException unless each layer stores keys and values of its own, in rows of one
+     *     width
+     * @throws InvalidRequestException if there are no tokens, or the answer takes more than 2 GiB
+     */
+    public KeysAndValues keysAndValues(int... tokens) {
+        ObjectNode what = Json.MAPPER.createObjectNode().put("what", "keys_values");
+        return observe(what, tokens, (values, shape) -> {
+            float[][] all = rows(values, 2 * shape[1], shape[2] * shape[3]);
+            return new KeysAndValues(
+                    Arrays.copyOf(all, shape[1]), Arrays.copyOfRange(all, shape[1], all.length), shape[2], shape[3]);
+        });
+    }
+
+    /**
+     * Computes for each layer the share of the attention of the last tokens that falls on what a lazy layer retains
+     * (SimLayerKV's score): the first {@code sinks} positions and the {@code recent} most recent ones, the query's own
+     * included. The mean over heads and queries; 1 if the sequence is no longer than that. Computed without flash
+     * attention, as {@link #hiddenStates}.
+     *
+     * @param sinks from 0
+     * @param recent from 1
+     * @param queries how many of the last tokens are scored; from 1 to the ubatch size
+     * @return [layers]
+     * @throws InvalidRequestException if a number is out of range or there are fewer tokens than queries
+     */
+    public float[] retainedAttention(int sinks, int recent, int queries, int... tokens) {
+        ObjectNode what = Json.MAPPER
+                .createObjectNode()
+                .put("what", "attention_mass")
+                .put("sinks", sinks)
+                .put("recent", recent)
+                .put("queries", queries);
+        return observe(what, tokens, (values, shape) -> rows(values, 1, shape[0])[0]);
+    }
+
+    private interface Observed<T> {
+        T from(FloatBuffer values, int[] shape);
+    }
+
+    private <T> T observe(ObjectNode what, int[] tokens, Observed<T> observed) {
+        byte[] request = Json.write(what);
+        int[] ids = tokens.clone();
+        int[] shape = Json.convert(
+                Json.read(use(engine -> engine.observe(request, ids, null))).path("shape"), int[].class);
+        long floats = 1;
+        for (int size : shape) {
+            floats *= size;
+        }
+        long limit = Integer.MAX_VALUE / Float.BYTES;
+        if (floats > limit) {
+            throw new InvalidRequestException(
+                    "what is observed of " + tokens.length + " tokens takes " + floats + " floats, at most " + limit
+                            + " are possible",
+                    floats,
+                    limit);
+        }
+        FloatBuffer values = direct((int) floats);
+        use(engine -> engine.observe(request, ids, values));
+        return observed.from(values, shape);
+    }
+
+    private static float[][] rows(FloatBuffer values, int rows, int columns) {
+        float[][] all = new float[rows][columns];
+        for (int row = 0; row < rows; row++) {
+            values.get(row * columns, all[row]);
+        }
+        return all;
     }
 
     /**

@@ -314,6 +314,11 @@ public final class ScriptedEngine {
         }
 
         @Override
+        public byte[] observe(byte[] what, int[] tokens, @Nullable FloatBuffer values) {
+            throw new UnsupportedOperationException();
+        }
+
+        @Override
         public void close() {
             closes.incrementAndGet();
             lock.lock();

@@ -4,6 +4,8 @@ import io.kvfold.Engine;
 import io.kvfold.FlashAttention;
 import io.kvfold.KvPlan;
 import io.kvfold.gguf.GgufFile;
+import io.kvfold.gguf.GgufKeys;
+import io.kvfold.gguf.GgufKvPlan;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.Map;
@@ -84,8 +86,33 @@ final class EngineOptions {
         return open(contextSize);
     }
 
+    /** The model, whose header need not be right. */
+    Path model() {
+        return model;
+    }
+
+    /** The plan that was asked for, else the file's own, else every layer its own. */
+    KvPlan plan() {
+        GgufFile file = GgufFile.open(model);
+        KvPlan asked = kvOptions.plan(file);
+        if (asked != null) {
+            return asked;
+        }
+        return GgufKvPlan.read(file).orElseGet(() -> KvPlan.parse("standard", layers(file)));
+    }
+
+    private static int layers(GgufFile file) {
+        String key = GgufKeys.blockCount(file.architecture());
+        return (int) Math.min(file.integer(key).orElse(0), Integer.MAX_VALUE);
+    }
+
     /** The same with another context size than the one asked for. */
     Engine open(@Nullable Integer contextSize) {
+        return open(contextSize, kvOptions.hasPlan() ? kvOptions.plan(GgufFile.open(model)) : null);
+    }
+
+    /** The same with another context size and KV plan than those asked for. */
+    Engine open(@Nullable Integer contextSize, @Nullable KvPlan plan) {
         Engine.Builder builder = builders.get().model(model).slots(slots);
         if (contextSize != null) {
             builder.contextSize(contextSize);
@@ -105,11 +132,8 @@ final class EngineOptions {
         if (kvOptions.hasTypes()) {
             builder.kvCacheTypes(kvOptions.keys(), kvOptions.values());
         }
-        if (kvOptions.hasPlan()) {
-            KvPlan plan = kvOptions.plan(GgufFile.open(model));
-            if (plan != null) {
-                builder.kvPlan(plan);
-            }
+        if (plan != null) {
+            builder.kvPlan(plan);
         }
         options.forEach((name, value) -> builder.option(
                 name, value.equals("true") || value.equals("false") ? (Object) Boolean.valueOf(value) : value));

@@ -40,7 +40,8 @@ final class KvOptions {
             paramLabel = "PLAN",
             description =
                     "Which layer reads whose keys and values: the layer to read for each layer, such as 0_0_2_2, or"
-                            + " a name such as cla:2, lckv:2, yoco:1024 or standard. Default: what the model file says.")
+                            + " a name such as cla:2, lckv:2, streaming, yoco:1024 or standard. Default: what the"
+                            + " model file says.")
     private @Nullable String plan;
 
     boolean hasTypes() {

@@ -32,6 +32,7 @@ import picocli.CommandLine.ScopeType;
             InspectCommand.class,
             LogitsCommand.class,
             PerplexityCommand.class,
+            PlanCommand.class,
             ConvertCommand.class,
             QuantizeCommand.class,
             OptionsCommand.class,

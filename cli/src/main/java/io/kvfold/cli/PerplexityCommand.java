@@ -2,12 +2,10 @@ package io.kvfold.cli;
 
 import io.kvfold.Engine;
 import io.kvfold.InvalidRequestException;
-import io.kvfold.Logits;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.Arrays;
 import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -67,37 +65,12 @@ final class PerplexityCommand implements Callable<Integer> {
                         "%s has %d tokens, but two chunks of %d take %d", text, tokens.length, context, 2 * context));
             }
             int chunks = Math.min(tokens.length / context, maxChunks);
-            PerplexityScore score = score(engine, tokens, context, chunks);
+            PerplexityScore score = PerplexityScore.of(engine, tokens, context, chunks);
             PrintWriter out = spec.commandLine().getOut();
             out.println(Values.format(
                     "PPL = %.4f +/- %.5f (%d tokens scored in %d chunks of %d)",
                     score.perplexity(), score.standardError(), score.count(), chunks, context));
         }
         return ExitCode.OK;
-    }
-
-    private static PerplexityScore score(Engine engine, int[] tokens, int context, int chunks) {
-        Integer bos = engine.info().model().tokens().bos();
-        int[] around = engine.tokenize("", true, false);
-        boolean startsWithBos = bos != null && around.length > 0 && bos == around[0];
-        float[] row = new float[engine.info().model().vocabularySize()];
-        PerplexityScore score = new PerplexityScore();
-        try (Progress progress = new Progress("scoring", chunks, " chunks")) {
-            for (int chunk = 0; chunk < chunks; chunk++) {
-                int[] input = Arrays.copyOfRange(tokens, chunk * context, (chunk + 1) * context);
-                int[] expected = input.clone();
-                if (startsWithBos) {
-                    input[0] = around[0];
-                }
-                Logits logits = engine.evaluate(input);
-                for (int position = context / 2; position < context - 1; position++) {
-                    logits.copyRow(position, row);
-                    score.add(row, expected[position + 1]);
-                }
-                progress.stepTo(chunk + 1);
-                progress.message(Values.format("PPL %.4f", score.perplexity()));
-            }
-        }
-        return score;
     }
 }

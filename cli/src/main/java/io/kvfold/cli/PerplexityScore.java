@@ -1,5 +1,9 @@
 package io.kvfold.cli;
 
+import io.kvfold.Engine;
+import io.kvfold.Logits;
+import java.util.Arrays;
+
 /**
  * The perplexity of a text, as llama.cpp's {@code llama-perplexity} defines it: exp of the mean negative log-likelihood
  * of the scored tokens, with the standard error of that mean carried through exp.
@@ -9,6 +13,36 @@ final class PerplexityScore {
     private int count;
     private double sum;
     private double sumOfSquares;
+
+    /**
+     * Scores the second half of each of the first {@code chunks} chunks of {@code context} tokens.
+     *
+     * @param tokens at least {@code context * chunks}
+     */
+    static PerplexityScore of(Engine engine, int[] tokens, int context, int chunks) {
+        Integer bos = engine.info().model().tokens().bos();
+        int[] around = engine.tokenize("", true, false);
+        boolean startsWithBos = bos != null && around.length > 0 && bos == around[0];
+        float[] row = new float[engine.info().model().vocabularySize()];
+        PerplexityScore score = new PerplexityScore();
+        try (Progress progress = new Progress("scoring", chunks, " chunks")) {
+            for (int chunk = 0; chunk < chunks; chunk++) {
+                int[] input = Arrays.copyOfRange(tokens, chunk * context, (chunk + 1) * context);
+                int[] expected = input.clone();
+                if (startsWithBos) {
+                    input[0] = around[0];
+                }
+                Logits logits = engine.evaluate(input);
+                for (int position = context / 2; position < context - 1; position++) {
+                    logits.copyRow(position, row);
+                    score.add(row, expected[position + 1]);
+                }
+                progress.stepTo(chunk + 1);
+                progress.message(Values.format("PPL %.4f", score.perplexity()));
+            }
+        }
+        return score;
+    }
 
     /**
      * Scores one token.

@@ -1,6 +1,7 @@
 package io.kvfold.internal;
 
 import java.nio.FloatBuffer;
+import org.jspecify.annotations.Nullable;
 
 /** A {@code kvfold_engine}. */
 public interface NativeEngine {
@@ -15,6 +16,9 @@ public interface NativeEngine {
 
     /** {@code logits} is direct, in native byte order, and holds {@code tokens.length * vocabularySize} floats. */
     void evaluate(int[] tokens, FloatBuffer logits) throws NativeStatusException;
+
+    /** {@code values} as {@code logits}, of the shape in the answer; null to be told the shape only. */
+    byte[] observe(byte[] what, int[] tokens, @Nullable FloatBuffer values) throws NativeStatusException;
 
     /** Called once, and while no other call of this handle runs. */
     void close();

@@ -102,6 +102,18 @@ final class DirectLibrary implements Library {
     }
 
     @Override
+    public int kvfold_observe(
+            Pointer engine,
+            byte[] what,
+            int[] tokens,
+            int tokenCount,
+            @Nullable FloatBuffer values,
+            long valueCount,
+            PointerByReference out) {
+        return Functions.kvfold_observe(engine, what, tokens, tokenCount, values, valueCount, out);
+    }
+
+    @Override
     public int kvfold_schema_to_grammar(byte[] schema, PointerByReference out) {
         return Functions.kvfold_schema_to_grammar(schema, out);
     }
@@ -154,6 +166,15 @@ final class DirectLibrary implements Library {
                 int tokenCount,
                 FloatBuffer logits,
                 long logitCount,
+                PointerByReference out);
+
+        static native int kvfold_observe(
+                Pointer engine,
+                byte[] what,
+                int[] tokens,
+                int tokenCount,
+                @Nullable FloatBuffer values,
+                long valueCount,
                 PointerByReference out);
 
         static native int kvfold_schema_to_grammar(byte[] schema, PointerByReference out);

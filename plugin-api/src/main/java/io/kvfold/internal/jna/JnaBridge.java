@@ -150,6 +150,13 @@ public final class JnaBridge implements NativeBridge {
         }
 
         @Override
+        public byte[] observe(byte[] what, int[] tokens, @Nullable FloatBuffer values) throws NativeStatusException {
+            long room = values == null ? 0 : values.remaining();
+            return answer(
+                    out -> library.kvfold_observe(handle, terminated(what), tokens, tokens.length, values, room, out));
+        }
+
+        @Override
         public void close() {
             library.kvfold_close(handle);
         }

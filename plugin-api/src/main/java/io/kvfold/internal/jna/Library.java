@@ -52,6 +52,15 @@ interface Library {
     int kvfold_evaluate(
             Pointer engine, int[] tokens, int tokenCount, FloatBuffer logits, long logitCount, PointerByReference out);
 
+    int kvfold_observe(
+            Pointer engine,
+            byte[] what,
+            int[] tokens,
+            int tokenCount,
+            @Nullable FloatBuffer values,
+            long valueCount,
+            PointerByReference out);
+
     int kvfold_schema_to_grammar(byte[] schema, PointerByReference out);
 
     int kvfold_quantize(byte[] pathIn, byte[] pathOut, byte[] options, PointerByReference out);

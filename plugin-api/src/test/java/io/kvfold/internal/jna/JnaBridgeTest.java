@@ -126,6 +126,8 @@ class JnaBridgeTest {
             Logits logits = engine.evaluate(3, 0, 7);
             assertThat(logits.get(0, 0)).isEqualTo(3000f);
             assertThat(logits.row(2).get(31)).isEqualTo(7031f);
+            assertThat(engine.hiddenStates(3, 0, 7)).isDeepEqualTo(new float[][] {{30, 31}, {0, 1}, {70, 71}});
+            assertThatThrownBy(() -> engine.keysAndValues(3)).isInstanceOf(InvalidRequestException.class);
         }
     }
 }

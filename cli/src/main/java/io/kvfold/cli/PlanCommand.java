@@ -1,0 +1,30 @@
+package io.kvfold.cli;
+
+import picocli.CommandLine;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Spec;
+
+/** {@code kvfold plan}. */
+@Command(
+        name = "plan",
+        header = "Searches a KV plan for an ordinary model.",
+        synopsisSubcommandLabel = "COMMAND",
+        commandListHeading = "%nCommands:%n",
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  kvfold plan share --model model.gguf --text wiki.txt --layers 4",
+            "  kvfold plan lazy --model model.gguf --text book.txt --plot scores.svg"
+        },
+        subcommands = {PlanShareCommand.class, PlanLazyCommand.class})
+final class PlanCommand implements Runnable {
+
+    @Spec
+    @SuppressWarnings("NullAway.Init")
+    private CommandSpec spec;
+
+    @Override
+    public void run() {
+        throw new CommandLine.ParameterException(spec.commandLine(), "plan needs a command: share or lazy");
+    }
+}

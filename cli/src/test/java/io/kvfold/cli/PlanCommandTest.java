@@ -1,0 +1,168 @@
+package io.kvfold.cli;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assumptions.assumeThat;
+
+import io.kvfold.Engine;
+import io.kvfold.KvPlan;
+import io.kvfold.NativeLibrary;
+import io.kvfold.TinyModel;
+import io.kvfold.gguf.GgufFile;
+import io.kvfold.gguf.GgufKvPlan;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import javax.xml.parsers.DocumentBuilderFactory;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+/** {@code kvfold plan} on a model with three layers and random weights. */
+final class PlanCommandTest {
+
+    @TempDir
+    @SuppressWarnings("NullAway.Init")
+    private Path folder;
+
+    @SuppressWarnings("NullAway.Init")
+    private Path model;
+
+    @SuppressWarnings("NullAway.Init")
+    private Path text;
+
+    @BeforeEach
+    void needsTheLibrary() throws IOException {
+        assumeThat(NativeLibrary.isAvailable())
+                .as("the native library is built")
+                .isTrue();
+        model = TinyModel.write(folder.resolve("tiny.gguf"), 1);
+        text = Files.writeString(folder.resolve("text"), "a quick brown fox jumps over a lazy dog ".repeat(60));
+    }
+
+    private CommandRun plan(String command, String... arguments) {
+        List<String> all = new ArrayList<>(
+                List.of("plan", command, "--model", model.toString(), "--text", text.toString(), "--threads", "1"));
+        all.addAll(List.of(arguments));
+        return CommandRun.of(Engine::builder, all.toArray(String[]::new));
+    }
+
+    @Test
+    void sharesAsManyLayersAsAreAskedForAndWritesThePlan() throws IOException {
+        Path out = folder.resolve("shared.gguf");
+
+        CommandRun run = plan("share", "--layers", "1", "--threshold", "-1", "--chunks", "1", "--out", out.toString());
+
+        assertThat(run.exitCode()).as(run.err()).isZero();
+        assertThat(run.out()).contains("3 layers, 29 pieces of 64 tokens").contains("3 layers, 2 with a KV cache");
+        KvPlan printed = printedPlan(run);
+        assertThat(printed.kvLayerCount()).isEqualTo(2);
+        assertThat(GgufKvPlan.read(GgufFile.open(out))).contains(printed);
+        Matcher perplexity = Pattern.compile("PPL = ([0-9.]+) without a plan, ([0-9.]+) with it")
+                .matcher(run.out());
+        assertThat(perplexity.find()).as(run.out()).isTrue();
+        assertThat(perplexity.group(1)).isNotEqualTo(perplexity.group(2));
+        CommandRun alone = CommandRun.of(
+                Engine::builder, "perplexity", "-m", out.toString(), "--text", text.toString(), "--chunks", "1");
+        assertThat(alone.out()).startsWith("PPL = " + perplexity.group(2));
+    }
+
+    @Test
+    void saysHowManyLayersMayShareIfTheyAreTooFew() {
+        CommandRun run = plan(
+                "share",
+                "--layers",
+                "2",
+                "--threshold",
+                "0.99999",
+                "--out",
+                folder.resolve("no").toString());
+
+        assertThat(run.exitCode()).isEqualTo(ExitCode.ERROR);
+        assertThat(run.err())
+                .contains("only 0 of 2 layers can share with a cosine above 0.99999")
+                .hasLineCount(1);
+        assertThat(folder.resolve("no")).doesNotExist();
+    }
+
+    @Test
+    void findsLazyLayersAndDrawsTheirScores() throws Exception {
+        Path out = folder.resolve("lazy.gguf");
+        Path plot = folder.resolve("scores.svg");
+
+        CommandRun run = plan(
+                "lazy",
+                "--recent",
+                "64",
+                "--tokens",
+                "300",
+                "--count",
+                "2",
+                "--plot",
+                plot.toString(),
+                "--out",
+                out.toString());
+
+        assertThat(run.exitCode()).as(run.err()).isZero();
+        assertThat(run.out())
+                .contains("attention on 4 sinks and 64 recent tokens, last 32 of 300 tokens")
+                .contains("2 of 3 layers are lazy (the highest scores)");
+        KvPlan printed = printedPlan(run);
+        assertThat(printed.window()).hasValue(64);
+        assertThat(printed.sinks()).isEqualTo(4);
+        assertThat(GgufKvPlan.read(GgufFile.open(out))).contains(printed);
+        assertThat(DocumentBuilderFactory.newInstance()
+                        .newDocumentBuilder()
+                        .parse(plot.toFile())
+                        .getElementsByTagName("title")
+                        .getLength())
+                .isEqualTo(3);
+        CommandRun generated =
+                CommandRun.of(Engine::builder, "generate", "-m", out.toString(), "-p", "fox", "-n", "200", "-c", "512");
+        assertThat(generated.exitCode()).as(generated.err()).isZero();
+    }
+
+    @Test
+    void aThresholdOfZeroMakesEveryLayerLazyAndOneNone() {
+        assertThat(printedPlan(plan("lazy", "--recent", "64", "--threshold", "0")))
+                .isEqualTo(KvPlan.streaming(3, 64));
+        assertThat(printedPlan(plan("lazy", "--recent", "64", "--threshold", "1")))
+                .isEqualTo(KvPlan.standard(3));
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            value = {
+                "lazy | --threshold 1.5 --recent 9 | a threshold of 1.5 is not within 0 to 1",
+                "lazy | --count 4 --recent 9 | 4 lazy layers of 3",
+                "lazy | --recent 0 | recent 0",
+                "lazy | --sinks -1 | sinks -1",
+                "lazy | --recent 3000 | but a sequence takes",
+                "lazy | --recent 64 --tokens 80 | take 100",
+                "lazy | --kv-plan 0s_1_2;window=8 | has windows of its own",
+                "lazy | --count 1 --threshold 1 | exclude each other",
+                "share | --layers 3 | at most 2 can read another",
+                "share | --layers 0 | the least is 1",
+                "share | --layers 1 --threshold 2 | not within -1 to 1",
+                "share | --layers 1 --tokens 5000 | but a sequence takes 5000",
+                "share | --layers 1 --kv-plan 0_0_2 | this one has the KV plan 0_0_2",
+            })
+    void whatIsOutOfRangeIsNamed(String command, String arguments, String message) {
+        CommandRun run = plan(command, arguments.split(" "));
+
+        assertThat(run.exitCode()).isNotZero();
+        assertThat(run.err()).contains(message);
+    }
+
+    private static KvPlan printedPlan(CommandRun run) {
+        Matcher option = Pattern.compile("--kv-plan (\\S+)").matcher(run.out());
+        assertThat(option.find()).as(run.out() + run.err()).isTrue();
+        return KvPlan.parse(option.group(1));
+    }
+}
