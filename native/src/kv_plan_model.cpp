@@ -96,6 +96,41 @@ bool goes_its_own_way(llm_arch arch) {
     }
 }
 
+// Architectures whose graph looks at the model's own sliding window, which a plan's window would be taken for.
+bool looks_at_windows(llm_arch arch) {
+    switch (arch) {
+        case LLM_ARCH_AFMOE:
+        case LLM_ARCH_COHERE2:
+        case LLM_ARCH_COHERE2MOE:
+        case LLM_ARCH_EXAONE4:
+        case LLM_ARCH_EXAONE_MOE:
+        case LLM_ARCH_GEMMA2:
+        case LLM_ARCH_GEMMA3:
+        case LLM_ARCH_GEMMA3N:
+        case LLM_ARCH_GEMMA4:
+        case LLM_ARCH_GEMMA_EMBEDDING:
+        case LLM_ARCH_GRANITE_SWA:
+        case LLM_ARCH_LAGUNA:
+        case LLM_ARCH_LLAMA4:
+        case LLM_ARCH_MAPLE:
+        case LLM_ARCH_MELLUM:
+        case LLM_ARCH_MIMO2:
+        case LLM_ARCH_MODERN_BERT:
+        case LLM_ARCH_MUSE_GLIMMER:
+        case LLM_ARCH_NANBEIGE:
+        case LLM_ARCH_OLMO2:
+        case LLM_ARCH_OPENAI_MOE:
+        case LLM_ARCH_PHI3:
+        case LLM_ARCH_PHIMOE:
+        case LLM_ARCH_SMALLTHINKER:
+        case LLM_ARCH_SPARK2_5:
+        case LLM_ARCH_STEP35:
+            return true;
+        default:
+            return false;
+    }
+}
+
 // upward readers need a layer loop that repeats groups of layers: patches/ adds it to these
 bool has_layer_loop(llm_arch arch) {
     return arch == LLM_ARCH_LLAMA || arch == LLM_ARCH_QWEN2 || arch == LLM_ARCH_QWEN3;
@@ -123,8 +158,12 @@ void check_against_model(const kvfold_plan & plan, const llama_model_loader & ml
     if (!hparams.causal_attn) {
         fail("the model does not attend causally");
     }
-    if ((plan.upward() || plan.strict || plan.n_swa) && !has_layer_loop(arch)) {
-        fail("upward readers, 'strict' and windows are supported for llama, qwen2 and qwen3, not for " + name);
+    if ((plan.upward() || plan.strict) && !has_layer_loop(arch)) {
+        fail("upward readers and 'strict' are supported for llama, qwen2 and qwen3, not for " + name);
+    }
+    if (plan.n_swa && (looks_at_windows(arch) || hparams.use_alibi)) {
+        fail("windows are not supported for " + name + ", which has " +
+             (hparams.use_alibi ? "positions in its attention mask (ALiBi)" : "sliding windows of its own"));
     }
     if (plan.upward() && hparams.n_expert > 0) {
         fail("upward readers are supported for dense models, this one has " + std::to_string(hparams.n_expert) + " experts");

@@ -524,9 +524,9 @@ int main(int argc, char ** argv) {
             test_plan(spec);
         }
     }
-    // downward maps need nothing of the architecture but the plain KV cache
+    // downward maps and lazy layers need nothing of the architecture but the plain KV cache
     for (const char * arch : { "gemma", "internlm2", "xverse" }) {
-        for (const char * plan : { "cla:2", "pizza-bottom:3" }) {
+        for (const char * plan : { "cla:2", "pizza-bottom:3", "0_1s_2_3s_4_5s_6_7s;window=6;sinks=3" }) {
             kv_test_model spec;
             spec.arch      = arch;
             spec.n_embd    = 128;

@@ -127,6 +127,8 @@ final class FoldedEngineTest {
         "QWEN3, 0_2_1_5_4_3;strict",
         "QWEN3, 0s_1s_1_3_3_3;window=4",
         "EXAONE, 0_1_1_3_3_0",
+        "EXAONE, 0_1s_2_3s_4s_5;window=6;sinks=3",
+        "EXAONE, 0_0s_0s_3s_4_4s;window=6",
     })
     void otherArchitecturesAreFoldedToo(Architecture architecture, String text) throws IOException {
         KvPlan plan = withPasses(KvPlan.parse(text), 9);

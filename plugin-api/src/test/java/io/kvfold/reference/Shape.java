@@ -31,7 +31,7 @@ record Shape(
         QWEN2,
         /** RMS norms of each query and key head, before rotation. */
         QWEN3,
-        /** Bare projections; llama.cpp runs it, as most of its architectures, with downward plans only. */
+        /** Bare projections; llama.cpp runs it, as most of its architectures, with downward plans and windows only. */
         EXAONE
     }
 
