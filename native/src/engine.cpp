@@ -237,6 +237,14 @@ const server_http_context::handler_t * engine::find_handler(const std::string & 
     return found == handlers.end() ? nullptr : found->second;
 }
 
+void engine::require_tokenizer() const {
+    const llama_model * model = llama_get_model(server->get_llama_context());
+    if (llama_vocab_type(llama_model_get_vocab(model)) == LLAMA_VOCAB_TYPE_NONE) {
+        const std::string & path = options.params.model.path;
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "'" + path + "' has no tokenizer, so it takes no text; kvfold_evaluate() takes token ids").about_path(path);
+    }
+}
+
 void engine::admit(const std::shared_ptr<request> & added, bool needs_slot) {
     std::lock_guard<std::mutex> lock(mutex);
     if (failed) {

@@ -51,6 +51,9 @@ struct engine : std::enable_shared_from_this<engine> {
     // The handler behind a route of kvfold_request_open(), or null.
     const server_http_context::handler_t * find_handler(const std::string & route) const;
 
+    // Throws KVFOLD_ERROR_UNSUPPORTED if the file has token ids only, no texts for them.
+    void require_tokenizer() const;
+
     // Ends what waits for these tasks and frees their slots.
     void cancel_tasks(const std::unordered_set<int> & ids);
 

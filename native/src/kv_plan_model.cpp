@@ -96,44 +96,29 @@ bool goes_its_own_way(llm_arch arch) {
     }
 }
 
-// Architectures whose graph looks at the model's own sliding window, which a plan's window would be taken for.
-bool looks_at_windows(llm_arch arch) {
+// upward readers need a layer loop that repeats groups of layers: patches/ adds it to these
+bool has_layer_loop(llm_arch arch) {
+    return arch == LLM_ARCH_LLAMA || arch == LLM_ARCH_QWEN2 || arch == LLM_ARCH_QWEN3;
+}
+
+// Architectures that build another graph once the hyperparameters name a sliding window. Their window readers see through a
+// mask on the full cache.
+bool has_graph_for_windows(llm_arch arch) {
     switch (arch) {
-        case LLM_ARCH_AFMOE:
-        case LLM_ARCH_COHERE2:
-        case LLM_ARCH_COHERE2MOE:
         case LLM_ARCH_EXAONE4:
-        case LLM_ARCH_EXAONE_MOE:
-        case LLM_ARCH_GEMMA2:
         case LLM_ARCH_GEMMA3:
-        case LLM_ARCH_GEMMA3N:
-        case LLM_ARCH_GEMMA4:
-        case LLM_ARCH_GEMMA_EMBEDDING:
-        case LLM_ARCH_GRANITE_SWA:
         case LLM_ARCH_LAGUNA:
         case LLM_ARCH_LLAMA4:
-        case LLM_ARCH_MAPLE:
         case LLM_ARCH_MELLUM:
-        case LLM_ARCH_MIMO2:
-        case LLM_ARCH_MODERN_BERT:
-        case LLM_ARCH_MUSE_GLIMMER:
         case LLM_ARCH_NANBEIGE:
         case LLM_ARCH_OLMO2:
-        case LLM_ARCH_OPENAI_MOE:
         case LLM_ARCH_PHI3:
         case LLM_ARCH_PHIMOE:
         case LLM_ARCH_SMALLTHINKER:
-        case LLM_ARCH_SPARK2_5:
-        case LLM_ARCH_STEP35:
             return true;
         default:
             return false;
     }
-}
-
-// upward readers need a layer loop that repeats groups of layers: patches/ adds it to these
-bool has_layer_loop(llm_arch arch) {
-    return arch == LLM_ARCH_LLAMA || arch == LLM_ARCH_QWEN2 || arch == LLM_ARCH_QWEN3;
 }
 
 void check_against_model(const kvfold_plan & plan, const llama_model_loader & ml, const llama_hparams & hparams) {
@@ -158,12 +143,11 @@ void check_against_model(const kvfold_plan & plan, const llama_model_loader & ml
     if (!hparams.causal_attn) {
         fail("the model does not attend causally");
     }
-    if ((plan.upward() || plan.strict) && !has_layer_loop(arch)) {
-        fail("upward readers and 'strict' are supported for llama, qwen2 and qwen3, not for " + name);
+    if (plan.upward() && !has_layer_loop(arch)) {
+        fail("upward readers are supported for llama, qwen2 and qwen3, not for " + name);
     }
-    if (plan.n_swa && (looks_at_windows(arch) || hparams.use_alibi)) {
-        fail("windows are not supported for " + name + ", which has " +
-             (hparams.use_alibi ? "positions in its attention mask (ALiBi)" : "sliding windows of its own"));
+    if (plan.n_swa && hparams.use_alibi) {
+        fail("windows are not supported for " + name + ", which has positions in its attention mask (ALiBi)");
     }
     if (plan.upward() && hparams.n_expert > 0) {
         fail("upward readers are supported for dense models, this one has " + std::to_string(hparams.n_expert) + " experts");
@@ -188,13 +172,16 @@ void check_against_model(const kvfold_plan & plan, const llama_model_loader & ml
     }
 }
 
-void adopt(const kvfold_plan & plan, llama_hparams & hparams) {
+void adopt(const kvfold_plan & plan, llm_arch arch, llama_hparams & hparams) {
     hparams.kv_plan = plan;
+    if (has_graph_for_windows(arch)) {
+        hparams.kv_plan.in_swa.fill(0);
+    }
 
     bool any = false;
     for (uint32_t il = 0; il < plan.n_layer; ++il) {
-        hparams.is_swa_impl[il] = plan.in_swa[il];
-        any |= plan.in_swa[il];
+        hparams.is_swa_impl[il] = hparams.kv_plan.in_swa[il];
+        any |= hparams.kv_plan.in_swa[il];
     }
     if (any) {
         // producers for window readers only live in llama.cpp's window-sized cache
@@ -297,7 +284,7 @@ void kvfold_load_plan(const llama_model_loader & ml, llama_hparams & hparams, co
         }
         check_against_model(plan, ml, hparams);
         if (!is_standard(plan)) {
-            adopt(plan, hparams);
+            adopt(plan, ml.get_arch(), hparams);
             LLAMA_LOG_INFO("%s: KV plan: %s, %u of %u layers keep keys and values\n", __func__,
                     plan.str().c_str(), plan.n_layer_kv(), plan.n_layer);
         }

@@ -26,6 +26,10 @@ static bool route_needs_slot(const std::string & route) {
     return routes.count(route) == 1;
 }
 
+static bool route_tells_of_engine(const std::string & route) {
+    return route == "/props" || route == "/slots" || route == "/metrics";
+}
+
 std::shared_ptr<request> request::open(const std::shared_ptr<engine> & owner, const std::string & route, const std::string & body) {
     engine::use inside(*owner);
     const auto * handler = owner->find_handler(route);
@@ -33,6 +37,9 @@ std::shared_ptr<request> request::open(const std::shared_ptr<engine> & owner, co
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "unknown route '" + route + "'");
     }
     parse_body(body);
+    if (!route_tells_of_engine(route)) {
+        owner->require_tokenizer();
+    }
     const bool               needs_slot = route_needs_slot(route);
     std::shared_ptr<request> opened(new request(owner, *handler, needs_slot, route, body));
     owner->admit(opened, needs_slot);

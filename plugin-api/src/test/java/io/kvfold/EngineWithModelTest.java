@@ -3,6 +3,7 @@ package io.kvfold;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.assertj.core.api.Assertions.catchThrowable;
+import static org.assertj.core.api.Assertions.within;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
@@ -10,6 +11,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.gguf.GgufFile;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Set;
 import java.util.concurrent.Callable;
@@ -20,6 +22,7 @@ import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.stream.IntStream;
+import java.util.stream.StreamSupport;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -215,6 +218,50 @@ class EngineWithModelTest {
         }
     }
 
+    /**
+     * With the defaults, F16 and flash attention. The answers are those of each prompt alone, up to a place where two tokens are
+     * as likely but for rounding.
+     */
+    @Test
+    void departsFromTheAnswerAloneOnlyWhereTwoTokensAreAsLikely() throws Exception {
+        try (Engine engine = builder().model(TinyModel.stories()).slots(4).open()) {
+            List<ObjectNode> bodies = IntStream.range(0, 16)
+                    .mapToObj(
+                            i -> completion("Once upon a time there were " + i + " cats and " + "a dog ".repeat(i), 60)
+                                    .put("return_tokens", true))
+                    .toList();
+            List<Callable<JsonNode>> calls = bodies.stream()
+                    .<Callable<JsonNode>>map(body -> () -> engine.call("/completion", body))
+                    .toList();
+            List<JsonNode> alone = new ArrayList<>();
+            for (Callable<JsonNode> call : calls) {
+                alone.add(call.call());
+            }
+            List<JsonNode> together = atOnce(calls);
+            for (int i = 0; i < bodies.size(); i++) {
+                int[] one = tokens(alone.get(i)), other = tokens(together.get(i));
+                assertThat(other).hasSize(60).hasSameSizeAs(one);
+                int same = Arrays.mismatch(one, other);
+                if (same < 0) {
+                    continue;
+                }
+                int[] prompt = engine.tokenize(bodies.get(i).path("prompt").asText(), true, true);
+                int[] seen = Arrays.copyOf(prompt, prompt.length + same);
+                System.arraycopy(one, 0, seen, prompt.length, same);
+                Logits logits = engine.evaluate(seen);
+                assertThat(logits.get(seen.length - 1, one[same]))
+                        .as("prompt %d after %d tokens", i, same)
+                        .isCloseTo(logits.get(seen.length - 1, other[same]), within(0.05f));
+            }
+        }
+    }
+
+    private static int[] tokens(JsonNode completion) {
+        return StreamSupport.stream(completion.path("tokens").spliterator(), false)
+                .mapToInt(JsonNode::asInt)
+                .toArray();
+    }
+
     @Test
     void runsBesideAnotherEngine() throws Exception {
         Path other = TinyModel.write(directory.resolve("other.gguf"), 2);
@@ -398,11 +445,11 @@ class EngineWithModelTest {
                 });
     }
 
-    private static List<String> atOnce(List<Callable<String>> calls) throws Exception {
+    private static <T> List<T> atOnce(List<Callable<T>> calls) throws Exception {
         ExecutorService threads = Executors.newFixedThreadPool(calls.size());
         try {
-            List<String> answers = new ArrayList<>();
-            for (Future<String> answer : threads.invokeAll(calls)) {
+            List<T> answers = new ArrayList<>();
+            for (Future<T> answer : threads.invokeAll(calls)) {
                 answers.add(answer.get());
             }
             return answers;

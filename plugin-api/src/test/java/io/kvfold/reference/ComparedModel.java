@@ -1,5 +1,7 @@
 package io.kvfold.reference;
 
+import static java.util.Objects.requireNonNull;
+
 import io.kvfold.KvPlan;
 import io.kvfold.gguf.GgufKeys;
 import io.kvfold.gguf.GgufKvPlan;
@@ -141,8 +143,16 @@ final class ComparedModel {
                 .put(architecture + ".rope.dimension_count", shape.headSize())
                 .put(architecture + ".rope.freq_base", (float) shape.ropeTheta())
                 .put(architecture + ".attention.layer_norm_rms_epsilon", (float) shape.epsilon());
+        boolean fused = shape.architecture() == Architecture.PHI3;
         weights.forEach((name, values) -> {
-            float[] data = isRotated(name) && shape.architecture() == Architecture.LLAMA ? paired(values) : values;
+            if (fused && name.endsWith("mlp.gate_proj.weight")) {
+                return;
+            }
+            float[] data = isRotated(name) && shape.architecture() == Architecture.LLAMA
+                    ? paired(values)
+                    : fused && name.endsWith("mlp.up_proj.weight")
+                            ? joined(requireNonNull(weights.get(name.replace("up_proj", "gate_proj"))), values)
+                            : values;
             writer.tensor(ggufName(name), GgufType.F32, dimensions(name, data.length), out -> {
                 ByteBuffer bytes = ByteBuffer.allocate(4 * data.length).order(ByteOrder.LITTLE_ENDIAN);
                 bytes.asFloatBuffer().put(data);
@@ -150,6 +160,12 @@ final class ComparedModel {
             });
         });
         return writer;
+    }
+
+    private static float[] joined(float[] first, float[] second) {
+        float[] both = Arrays.copyOf(first, first.length + second.length);
+        System.arraycopy(second, 0, both, first.length, second.length);
+        return both;
     }
 
     private static boolean isRotated(String name) {

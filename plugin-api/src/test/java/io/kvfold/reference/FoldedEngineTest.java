@@ -1,8 +1,11 @@
 package io.kvfold.reference;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import io.kvfold.Engine;
 import io.kvfold.FlashAttention;
 import io.kvfold.KvPlan;
@@ -11,6 +14,7 @@ import io.kvfold.KvPlan.Position;
 import io.kvfold.KvType;
 import io.kvfold.Logits;
 import io.kvfold.RealLibrary;
+import io.kvfold.UnsupportedOperationByModelException;
 import io.kvfold.reference.Shape.Architecture;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -129,6 +133,11 @@ final class FoldedEngineTest {
         "EXAONE, 0_1_1_3_3_0",
         "EXAONE, 0_1s_2_3s_4s_5;window=6;sinks=3",
         "EXAONE, 0_0s_0s_3s_4_4s;window=6",
+        "EXAONE, 0_1_1_3_3_0;strict",
+        "EXAONE, 0s_1s_1_3_3_3;window=4",
+        "EXAONE, 0s_1s_2s_3_3_3;window=5",
+        "PHI3, 0_1_1_3_3_0",
+        "PHI3, 0s_1s_2s_3_3_3;window=5",
     })
     void otherArchitecturesAreFoldedToo(Architecture architecture, String text) throws IOException {
         KvPlan plan = withPasses(KvPlan.parse(text), 9);
@@ -226,6 +235,26 @@ final class FoldedEngineTest {
         ComparedModel model = ComparedModel.forAnyPlan(Shape.tiny(Architecture.LLAMA), 6, 6);
         Path file = model.write(folder.resolve("folded-with-all-weights.gguf"), KvPlan.parse("0_4x4_5"));
         compare(model, KvPlan.standard(6), file, KvPlan.standard(6), 16);
+    }
+
+    @Test
+    void aModelWithoutTokenizerTakesTokenIdsAndRefusesText() throws IOException {
+        Path file = ComparedModel.forAnyPlan(Shape.tiny(Architecture.LLAMA), 2, 6)
+                .write(folder.resolve("ids-only.gguf"), KvPlan.standard(2));
+        JsonNode body = JsonNodeFactory.instance.objectNode().put("prompt", "a").put("n_predict", 1);
+        try (Engine engine =
+                Engine.builder().model(file).threads(1).contextSize(64).open()) {
+            for (String route :
+                    List.of("/completion", "/v1/chat/completions", "/v1/embeddings", "/v1/rerank", "/apply-template")) {
+                assertThatThrownBy(() -> engine.call(route, body))
+                        .isInstanceOf(UnsupportedOperationByModelException.class)
+                        .hasMessageContaining("has no tokenizer");
+            }
+            assertThatThrownBy(() -> engine.tokenize("a", true, true))
+                    .isInstanceOf(UnsupportedOperationByModelException.class);
+            assertThatThrownBy(() -> engine.detokenize(1)).isInstanceOf(UnsupportedOperationByModelException.class);
+            assertThat(engine.evaluate(1, 2).tokens()).isEqualTo(2);
+        }
     }
 
     @Test

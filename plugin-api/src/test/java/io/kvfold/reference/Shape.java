@@ -31,13 +31,16 @@ record Shape(
         QWEN2,
         /** RMS norms of each query and key head, before rotation. */
         QWEN3,
-        /** Bare projections; llama.cpp runs it, as most of its architectures, with downward plans and windows only. */
-        EXAONE
+        /** Bare projections; llama.cpp runs it, as most of its architectures, with downward plans only. */
+        EXAONE,
+        /** Gate and up projections in one matrix; llama.cpp has a second graph for it, for models with windows of their own. */
+        PHI3
     }
 
     /** A small one in which widths differ from each other where they can, so that none stands in for another unnoticed. */
     static Shape tiny(Architecture architecture) {
-        int hidden = architecture == Architecture.QWEN2 ? 128 : 48; // llama.cpp wants Qwen2's as wide as its queries
+        // llama.cpp wants Qwen2's and Phi-3's as wide as their queries
+        int hidden = architecture == Architecture.QWEN2 || architecture == Architecture.PHI3 ? 128 : 48;
         return new Shape(architecture, 96, hidden, 80, 4, 2, 32, 1e-5, 10000);
     }
 
