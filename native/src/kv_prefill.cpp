@@ -51,12 +51,13 @@ float kvfold_iterated_share(const kvfold_plan & plan) {
     return (float) n/plan.n_layer;
 }
 
-uint32_t kvfold_choose_seq_tokens(const kvfold_split_policy & policy, uint32_t n_seqs, uint32_t n_left, uint32_t n_ubatch) {
+uint32_t kvfold_choose_seq_tokens(
+        const kvfold_split_policy & policy, uint32_t n_seqs, uint32_t n_left, uint32_t n_ubatch, bool verifies) {
     const kvfold_plan & plan = *policy.plan;
 
     uint32_t max = std::max(1u, std::min(n_left, n_ubatch/n_seqs));
-    if (is_exact(plan, policy.prefill)) {
-        max = std::min(max, EXACT_MAX_TOKENS);
+    if (verifies || is_exact(plan, policy.prefill)) {
+        max = std::min(max, max_passes(plan, policy.prefill));
     }
     if (policy.prefill == KVFOLD_PREFILL_FIXED) {
         return max;
@@ -96,28 +97,33 @@ uint32_t kvfold_ubatch_tokens(
         uint32_t n_ubatch,
         bool sequential) {
     // the sequences that split_equal() will take, and the tokens that each has left
-    std::map<llama_seq_id, uint32_t> left;
+    struct tokens { uint32_t n, n_outputs; };
+    std::map<llama_seq_id, tokens> left;
     llama_seq_id last = -1;
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
         if (used[i]) {
             continue;
         }
         const llama_seq_id seq_id = batch.seq_id[i][0];
-        const auto it = left.find(seq_id);
-        if (it != left.end()) {
-            it->second++;
-        } else if (left.size() < n_ubatch && (!sequential || left.empty() || seq_id == last + 1)) {
-            left[seq_id] = 1;
+        auto it = left.find(seq_id);
+        if (it == left.end() && left.size() < n_ubatch && (!sequential || left.empty() || seq_id == last + 1)) {
+            it   = left.emplace(seq_id, tokens { 0, 0 }).first;
             last = seq_id;
+        }
+        if (it != left.end()) {
+            it->second.n++;
+            it->second.n_outputs += batch.logits && batch.logits[i];
         }
     }
 
-    uint32_t n_left = UINT32_MAX;
-    for (const auto & [_, n] : left) {
-        n_left = std::min(n_left, n);
+    uint32_t n_left   = UINT32_MAX;
+    bool     verifies = false; // drafted tokens, whose logits decide: they must be those of one token after the other
+    for (const auto & [_, tokens] : left) {
+        n_left    = std::min(n_left, tokens.n);
+        verifies |= tokens.n_outputs > 1 && policy.prefill != KVFOLD_PREFILL_FIXED;
     }
     const uint32_t n_seqs = (uint32_t) left.size();
-    return n_seqs == 0 ? n_ubatch : n_seqs*kvfold_choose_seq_tokens(policy, n_seqs, n_left, n_ubatch);
+    return n_seqs == 0 ? n_ubatch : n_seqs*kvfold_choose_seq_tokens(policy, n_seqs, n_left, n_ubatch, verifies);
 }
 
 uint32_t kvfold_graph_max_nodes(const llama_hparams & hparams, const llama_cparams & cparams, uint32_t n_tokens, uint32_t n_nodes) {

@@ -5,6 +5,7 @@
 #include "arg.h"
 #include "chat.h"
 #include "log.h"
+#include "speculative.h"
 
 #include <algorithm>
 #include <charconv>
@@ -278,6 +279,24 @@ engine_options parse_options(const std::string & text) {
 }
 
 // Follows common_params_parse_ex() and llama_server() of the pinned version, in their order.
+// The server core aborts when one decode call cannot take each slot's last token and its draft.
+static void make_room_for_drafts(engine_options & options) {
+    common_params & params = options.params;
+    const int64_t   drafts = common_speculative_n_max(&params.speculative);
+    const int64_t   needed = params.n_parallel * (1 + drafts);
+    if (drafts == 0 || needed <= params.n_batch) {
+        return;
+    }
+    if (options.batch_size_given || needed > std::numeric_limits<int32_t>::max()) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"batch-size\" is " + std::to_string(params.n_batch) + ", but " +
+                                                       std::to_string(params.n_parallel) + " slots with drafts of up to " +
+                                                       std::to_string(drafts) + " tokens need " + std::to_string(needed))
+            .compares(params.n_batch, needed)
+            .about_option("batch-size");
+    }
+    params.n_batch = (int32_t) needed;
+}
+
 void complete_options(engine_options & options, uint64_t context_length_train) {
     common_params & params = options.params;
 
@@ -326,6 +345,7 @@ void complete_options(engine_options & options, uint64_t context_length_train) {
         params.n_parallel = 4;
         params.kv_unified = true;
     }
+    make_room_for_drafts(options);
     if (params.n_ctx == 0 && params.kv_unified_per_slot > 0) {
         params.n_ctx = params.n_parallel * params.kv_unified_per_slot;
     }

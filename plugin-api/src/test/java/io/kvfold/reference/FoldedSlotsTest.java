@@ -142,6 +142,60 @@ final class FoldedSlotsTest {
         }
     }
 
+    /** Drafts of a model that is always right, so that long runs of them are kept, and of one that hardly ever is. */
+    @ParameterizedTest
+    @CsvSource({
+        "0_0_2_2_4_4, true",
+        "0_0_2_2_4_4, false",
+        "0_4x4_5, true",
+        "0_4x4_5, false",
+        "0_2_1_5_4_3;strict, true",
+        "0s_1s_2s_3_3_3;window=6, true",
+        "0_4s_4_4s_4_5;window=6, false"
+    })
+    void draftedTokensAreVerifiedAsIfTheyCameOneByOne(String text, boolean right) throws IOException {
+        KvPlan plan = KvPlan.parse(text);
+        ComparedModel model = ComparedModel.forPlan(Shape.tiny(Architecture.LLAMA), plan, text.hashCode());
+        Path file = model.writeForText(folder.resolve("verifying.gguf"), plan);
+        Path draft = right
+                ? file
+                : ComparedModel.forAnyPlan(Shape.tiny(Architecture.LLAMA), 2, 7)
+                        .writeForText(folder.resolve("drafting.gguf"), KvPlan.standard(2));
+        try (Engine engine = builder(file, 3, FlashAttention.OFF, true)
+                .option("spec-type", "draft-simple")
+                .option("spec-draft-model", draft.toString())
+                .option("spec-draft-n-max", 11)
+                .option("spec-draft-p-min", 0)
+                .open()) {
+            List<int[]> prompts =
+                    List.of(model.tokens(5, 1), model.tokens(2, 2), model.tokens(4, 3)); // exact in five passes
+            int drafted = 0, kept = 0;
+            List<Generation> running = new ArrayList<>();
+            for (int[] prompt : prompts) {
+                running.add(engine.complete(body(prompt).put("n_probs", 0).put("return_tokens", true)));
+            }
+            for (int p = 0; p < prompts.size(); p++) {
+                try (Generation generation = running.get(p)) {
+                    JsonNode answer = Objects.requireNonNull(generation.next());
+                    int[] generated = new int[GENERATED];
+                    Arrays.setAll(
+                            generated, step -> answer.at("/tokens/" + step).asInt(-1));
+                    double[][] expected = model.reference(plan).sequential(concat(prompts.get(p), generated));
+                    for (int step = 0; step < GENERATED; step++) {
+                        double[] logits = expected[prompts.get(p).length - 1 + step];
+                        assertThat(logits[generated[step]])
+                                .as("plan %s, prompt %d, step %d", plan, p, step)
+                                .isGreaterThan(Arrays.stream(logits).max().orElseThrow() - 1e-3);
+                    }
+                    drafted += answer.at("/timings/draft_n").asInt();
+                    kept += answer.at("/timings/draft_n_accepted").asInt();
+                }
+            }
+            assertThat(drafted).isGreaterThan(GENERATED);
+            assertThat(kept).isBetween(right ? drafted / 2 : 0, drafted);
+        }
+    }
+
     @Test
     void theSlotsOfAFoldedCacheAreUsedAgain() throws IOException {
         KvPlan plan = KvPlan.parse("0_4x4_5;exact");
