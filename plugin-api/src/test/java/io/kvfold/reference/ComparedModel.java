@@ -78,6 +78,11 @@ final class ComparedModel {
         return new ComparedModel(shape, plan.layers(), weights);
     }
 
+    /** A copy of the weights by their Hugging Face names, as {@link #of} takes them. */
+    Map<String, float[]> weights() {
+        return new LinkedHashMap<>(weights);
+    }
+
     ReferenceModel reference(KvPlan plan) {
         return new ReferenceModel(shape, plan, weights);
     }
