@@ -232,6 +232,7 @@ static void measure_decode(settings & set) {
             }
             depth += n;
         }
+        fprintf(stderr, "kv_bench: at depth %d\n", depth); // filling may run beside other work, measuring should not
         measure(set, "decode at " + std::to_string(depth), [&](const subject & s) {
             double took = 0.0;
             for (int i = 0; i < set.n_generate; i++) {

@@ -67,11 +67,12 @@ final class KvOptions {
      */
     @Nullable
     KvPlan plan(GgufFile model) {
-        if (plan == null) {
-            return null;
-        }
+        return plan == null ? null : plan(plan, model);
+    }
+
+    static KvPlan plan(String text, GgufFile model) {
         long layers = model.integer(GgufKeys.blockCount(model.architecture())).orElse(0);
-        return layers < 1 || layers > KvPlan.MAX_LAYERS ? KvPlan.parse(plan) : KvPlan.parse(plan, (int) layers);
+        return layers < 1 || layers > KvPlan.MAX_LAYERS ? KvPlan.parse(text) : KvPlan.parse(text, (int) layers);
     }
 
     /** Takes ggml's names, in any case. */

@@ -35,6 +35,7 @@ import picocli.CommandLine.ScopeType;
             PlanCommand.class,
             ConvertCommand.class,
             QuantizeCommand.class,
+            BenchCommand.class,
             OptionsCommand.class,
             VersionCommand.class
         })

@@ -34,7 +34,10 @@ public final class Main {
         CommandLine command = new CommandLine(new KvfoldCommand(), new IFactory() {
             @Override
             public <K> K create(Class<K> type) throws Exception {
-                return type == EngineOptions.class ? type.cast(new EngineOptions(builders)) : factory.create(type);
+                if (type == EngineOptions.class) {
+                    return type.cast(new EngineOptions(builders));
+                }
+                return type == BenchCommand.class ? type.cast(new BenchCommand(builders)) : factory.create(type);
             }
         });
         Errors errors = new Errors();

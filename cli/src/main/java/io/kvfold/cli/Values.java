@@ -1,11 +1,17 @@
 package io.kvfold.cli;
 
+import java.util.Arrays;
 import java.util.Locale;
+import java.util.OptionalLong;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
 /** Values as a command line writes them. */
 final class Values {
 
     private static final String[] BYTE_UNITS = {"B", "KiB", "MiB", "GiB", "TiB"};
+
+    private static final Pattern SIZE = Pattern.compile("([0-9]+) ?(B|KiB|MiB|GiB|TiB|)");
 
     private Values() {}
 
@@ -19,6 +25,20 @@ final class Values {
         }
         int digits = unit == 0 || value >= 100 ? 0 : value >= 10 ? 1 : 2;
         return String.format(Locale.ROOT, "%." + digits + "f %s", value, BYTE_UNITS[unit]);
+    }
+
+    /** The opposite: a whole number with one of these units, or with none for bytes; empty if it is no such size. */
+    static OptionalLong parseBytes(String text) {
+        Matcher matcher = SIZE.matcher(text.strip());
+        if (!matcher.matches()) {
+            return OptionalLong.empty();
+        }
+        int unit = matcher.group(2).isEmpty() ? 0 : Arrays.asList(BYTE_UNITS).indexOf(matcher.group(2));
+        try {
+            return OptionalLong.of(Math.multiplyExact(Long.parseLong(matcher.group(1)), 1L << (10 * unit)));
+        } catch (ArithmeticException | NumberFormatException e) {
+            return OptionalLong.empty();
+        }
     }
 
     static String format(String format, Object... arguments) {

@@ -56,6 +56,57 @@ final class RealModelTest {
     }
 
     @Test
+    void benchesAsManySequencesAsABudgetHolds(@TempDir Path directory) throws IOException {
+        Path json = directory.resolve("bench.json");
+        CommandRun run = run(
+                "bench",
+                "--plan",
+                "standard,lckv:2",
+                "--kv-budget",
+                "1MiB",
+                "--workload",
+                "40+8,3+8",
+                "--rounds",
+                "2",
+                "--threads",
+                "1",
+                "--json",
+                json.toString(),
+                "--plots",
+                directory.resolve("plots").toString());
+
+        assertThat(run.exitCode()).as(run.err()).isZero();
+        assertThat(run.out())
+                .contains("| stories260K standard f16 | 40+8 |")
+                .contains("| stories260K lckv:2 f16 | 3+8 |");
+        JsonNode results = new ObjectMapper().readTree(json.toFile()).path("results");
+        assertThat(results).hasSize(4);
+        for (JsonNode result : results) {
+            int layers = result.path("plan").asText().equals("standard") ? 5 : 3;
+            int bytesPerSequence = 256 * layers * 2 * 32 * 2; // cells, layers, K and V, width of four heads of 8, f16
+            assertThat(result.path("sequences").asInt()).isEqualTo((1 << 20) / bytesPerSequence);
+            assertThat(result.path("kv_bytes").asInt()).isEqualTo((1 << 20) / bytesPerSequence * bytesPerSequence);
+            assertThat(result.at("/throughput_tokens_per_second/lowest").asDouble())
+                    .isPositive();
+            assertThat(result.path("first_token_seconds_p99").asDouble())
+                    .isGreaterThanOrEqualTo(
+                            result.path("first_token_seconds_p50").asDouble());
+        }
+        for (String plot : List.of("throughput", "first-token", "kv-cache")) {
+            assertThat(directory.resolve("plots").resolve(plot + ".png")).isNotEmptyFile();
+        }
+    }
+
+    @Test
+    void refusesABudgetThatHoldsNoSequence() {
+        CommandRun run = run("bench", "--kv-budget", "1KiB");
+
+        assertThat(run.exitCode()).isEqualTo(ExitCode.ERROR);
+        assertThat(run.err()).contains("512+128").contains("1KiB");
+        assertThat(run("bench", "--kv-budget", "1XB").exitCode()).isEqualTo(ExitCode.USAGE);
+    }
+
+    @Test
     void measuresTheSamePerplexity(@TempDir Path directory) throws IOException {
         StringBuilder story = new StringBuilder();
         for (String number : "two three four five six seven eight nine ten many".split(" ")) {

@@ -1,0 +1,125 @@
+package io.kvfold.benchmarks;
+
+import dev.langchain4j.data.message.UserMessage;
+import dev.langchain4j.model.chat.request.ChatRequest;
+import dev.langchain4j.model.chat.response.ChatResponse;
+import dev.langchain4j.model.chat.response.StreamingChatResponseHandler;
+import io.kvfold.bench.Spread;
+import io.kvfold.langchain4j.KvfoldStreamingChatModel;
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
+import java.util.concurrent.CompletableFuture;
+
+/**
+ * What Java costs per token: greedy decoding of one sequence through the streaming ChatModel against the same through
+ * kvfold.h from C (native/tools/decode_rate.c), in turn. Each round opens the model anew on both sides, because a second
+ * copy of the weights would share the caches of the processor with the first.
+ */
+public final class ChatModelOverhead {
+
+    private ChatModelOverhead() {}
+
+    /** Arguments: a GGUF file, the decode_rate program, tokens per answer, rounds, threads. */
+    public static void main(String[] args) throws Exception {
+        if (args.length != 5) {
+            throw new IllegalArgumentException("arguments: <model.gguf> <decode_rate> <tokens> <rounds> <threads>");
+        }
+        int tokens = Integer.parseInt(args[2]);
+        int rounds = Integer.parseInt(args[3]);
+        int threads = Integer.parseInt(args[4]);
+        List<Double> fromC = new ArrayList<>();
+        List<Double> fromJava = new ArrayList<>();
+        List<Double> ratios = new ArrayList<>();
+        System.out.println("| round | C, tokens/s | Java, tokens/s | ratio |\n|---|---|---|---|");
+        for (int round = 0; round < rounds; round++) {
+            boolean javaFirst = round % 2 == 1;
+            double java = javaFirst ? throughChatModel(args[0], tokens, threads) : 0;
+            double c = throughC(args[1], args[0], tokens, threads);
+            java = javaFirst ? java : throughChatModel(args[0], tokens, threads);
+            fromC.add(c);
+            fromJava.add(java);
+            ratios.add(java / c);
+            System.out.printf(Locale.ROOT, "| %d | %.2f | %.2f | %.3f |%n", round + 1, c, java, java / c);
+        }
+        System.out.println("\n| | median | lowest - highest |\n|---|---|---|");
+        print("C, tokens/s", fromC);
+        print("Java, tokens/s", fromJava);
+        print("ratio", ratios);
+    }
+
+    private static void print(String name, List<Double> values) {
+        Spread spread = Spread.of(values.stream().mapToDouble(v -> v).toArray());
+        System.out.printf(
+                Locale.ROOT, "| %s | %.3f | %.3f - %.3f |%n", name, spread.median(), spread.lowest(), spread.highest());
+    }
+
+    private static double throughC(String program, String model, int tokens, int threads)
+            throws IOException, InterruptedException {
+        Process process = new ProcessBuilder(program, model, String.valueOf(tokens), "1", String.valueOf(threads))
+                .redirectError(ProcessBuilder.Redirect.INHERIT)
+                .start();
+        double rate = Double.NaN;
+        try (BufferedReader lines = process.inputReader(StandardCharsets.UTF_8)) {
+            for (String line = lines.readLine(); line != null; line = lines.readLine()) {
+                if (line.startsWith("median ")) {
+                    rate = Double.parseDouble(line.split(" ")[1]);
+                }
+            }
+        }
+        if (process.waitFor() != 0 || Double.isNaN(rate)) {
+            throw new IOException(program + " failed with exit code " + process.exitValue());
+        }
+        return rate;
+    }
+
+    /** Tokens per second from the first to the last, as decode_rate counts. */
+    private static double throughChatModel(String path, int tokens, int threads) {
+        try (KvfoldStreamingChatModel model = KvfoldStreamingChatModel.builder()
+                .modelPath(path)
+                .contextSize(tokens + 64)
+                .slots(1)
+                .threads(threads)
+                .engineOption("ignore-eos", true)
+                .temperature(0.0)
+                .build()) {
+            answer(model, Math.min(tokens, 8));
+            return answer(model, tokens);
+        }
+    }
+
+    private static double answer(KvfoldStreamingChatModel model, int tokens) {
+        long[] times = new long[2]; // of the first and of the latest token
+        CompletableFuture<ChatResponse> done = new CompletableFuture<>();
+        model.chat(
+                ChatRequest.builder()
+                        .messages(UserMessage.from("Once upon a time"))
+                        .maxOutputTokens(tokens)
+                        .build(),
+                new StreamingChatResponseHandler() {
+                    @Override
+                    public void onPartialResponse(String text) {
+                        times[1] = System.nanoTime();
+                        times[0] = times[0] == 0 ? times[1] : times[0];
+                    }
+
+                    @Override
+                    public void onCompleteResponse(ChatResponse response) {
+                        done.complete(response);
+                    }
+
+                    @Override
+                    public void onError(Throwable error) {
+                        done.completeExceptionally(error);
+                    }
+                });
+        int generated = done.join().tokenUsage().outputTokenCount();
+        if (generated != tokens) {
+            throw new IllegalStateException("the answer has " + generated + " tokens instead of " + tokens);
+        }
+        return (tokens - 1) / (1e-9 * (times[1] - times[0]));
+    }
+}

@@ -1,0 +1,160 @@
+package io.kvfold.bench;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.Engine;
+import io.kvfold.Generation;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Random;
+import java.util.concurrent.BrokenBarrierException;
+import java.util.concurrent.CyclicBarrier;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
+import java.util.function.Function;
+
+/**
+ * Runs cases in turn. Every run opens an engine of its own, so that no two of them share memory, and warms it up with a
+ * few tokens. Prompts are random token ids and answers never end early: only the shape of the work counts.
+ */
+public final class Bench {
+
+    private static final int WARM_UP_TOKENS = 4;
+
+    private final Function<Subject, Engine.Builder> builders;
+
+    /** @param builders an engine's settings for a subject: model, plan and types, threads, without context and slots */
+    public Bench(Function<Subject, Engine.Builder> builders) {
+        this.builders = builders;
+    }
+
+    /** One run: all sequences start at once. */
+    public Sample run(Subject subject, Workload workload, int sequences) throws InterruptedException {
+        double before = residentBytes();
+        try (Engine engine = builders.apply(subject)
+                .slots(sequences)
+                .contextSize(Math.multiplyExact(sequences, Workload.padded(workload.tokens())))
+                .maxQueue(sequences)
+                .open()) {
+            int vocabulary = engine.info().model().vocabularySize();
+            sequence(engine, body(0, WARM_UP_TOKENS, WARM_UP_TOKENS, vocabulary), System.nanoTime());
+            List<ObjectNode> bodies = new ArrayList<>();
+            for (int i = 0; i < sequences; i++) {
+                bodies.add(body(1 + i, workload.prompt(), workload.generate(), vocabulary));
+            }
+            List<Timeline> timelines = atOnce(engine, bodies);
+            return sample(workload, timelines, engine.kvCacheStats().bytesAllocated(), residentBytes() - before);
+        }
+    }
+
+    private static Sample sample(Workload workload, List<Timeline> timelines, long kvBytes, double residentBytes) {
+        double allStarted = timelines.stream().mapToDouble(t -> t.at(0)).max().orElseThrow();
+        double allDone = timelines.stream()
+                .mapToDouble(t -> t.at(t.seconds().size() - 1))
+                .max()
+                .orElseThrow();
+        long later = timelines.stream()
+                .flatMap(t -> t.seconds().stream())
+                .filter(second -> second > allStarted)
+                .count();
+        int sequences = timelines.size();
+        return new Sample(
+                sequences * (double) workload.prompt() / allStarted,
+                later == 0 ? Double.NaN : later / (allDone - allStarted),
+                sequences * (double) workload.generate() / allDone,
+                timelines.stream().map(t -> t.at(0)).sorted().toList(),
+                kvBytes,
+                residentBytes);
+    }
+
+    /** When each token of an answer came, in seconds since the start. */
+    private record Timeline(List<Double> seconds) {
+        double at(int token) {
+            return seconds.get(token);
+        }
+    }
+
+    private static List<Timeline> atOnce(Engine engine, List<ObjectNode> bodies) throws InterruptedException {
+        ExecutorService threads = Executors.newFixedThreadPool(bodies.size());
+        CyclicBarrier ready = new CyclicBarrier(bodies.size() + 1);
+        long[] start = new long[1];
+        try {
+            List<Future<Timeline>> running = new ArrayList<>();
+            for (ObjectNode body : bodies) {
+                running.add(threads.submit(() -> {
+                    ready.await(); // every thread is there
+                    ready.await(); // and the time is taken
+                    return sequence(engine, body, start[0]);
+                }));
+            }
+            ready.await();
+            start[0] = System.nanoTime();
+            ready.await();
+            List<Timeline> timelines = new ArrayList<>();
+            for (Future<Timeline> one : running) {
+                timelines.add(one.get());
+            }
+            return timelines;
+        } catch (ExecutionException e) {
+            if (e.getCause() instanceof RuntimeException failure) {
+                throw failure;
+            }
+            throw new IllegalStateException(e.getCause());
+        } catch (BrokenBarrierException e) {
+            throw new IllegalStateException(e);
+        } finally {
+            threads.shutdownNow();
+        }
+    }
+
+    private static Timeline sequence(Engine engine, ObjectNode body, long start) {
+        List<Double> seconds = new ArrayList<>();
+        try (Generation generation = engine.complete(body)) {
+            for (JsonNode chunk = generation.next(); chunk != null; chunk = generation.next()) {
+                double now = 1e-9 * (System.nanoTime() - start);
+                // the last chunk repeats no token; a chunk may hold several when a character takes several
+                for (int i = 0; i < chunk.path("tokens").size(); i++) {
+                    seconds.add(now);
+                }
+            }
+        }
+        if (seconds.size() != body.path("n_predict").asInt()) {
+            throw new IllegalStateException(
+                    "an answer has " + seconds.size() + " tokens, not " + body.path("n_predict"));
+        }
+        return new Timeline(seconds);
+    }
+
+    private static ObjectNode body(long seed, int prompt, int generate, int vocabulary) {
+        ObjectNode body = JsonNodeFactory.instance.objectNode();
+        ArrayNode tokens = body.putArray("prompt");
+        // control tokens come first in a vocabulary
+        new Random(seed)
+                .ints(prompt, Math.min(vocabulary - 1, vocabulary / 8), vocabulary)
+                .forEach(tokens::add);
+        return body.put("n_predict", generate)
+                .put("ignore_eos", true)
+                .put("cache_prompt", false)
+                .put("temperature", 0)
+                .put("return_tokens", true)
+                .put("stream", true);
+    }
+
+    private static double residentBytes() {
+        Path statm = Path.of("/proc/self/statm");
+        try {
+            return Files.isReadable(statm)
+                    ? 4096.0 * Long.parseLong(Files.readString(statm).split(" ")[1])
+                    : Double.NaN;
+        } catch (IOException e) {
+            return Double.NaN;
+        }
+    }
+}

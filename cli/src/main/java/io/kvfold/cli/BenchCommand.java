@@ -1,0 +1,242 @@
+package io.kvfold.cli;
+
+import com.fasterxml.jackson.databind.ObjectMapper;
+import io.kvfold.Engine;
+import io.kvfold.FlashAttention;
+import io.kvfold.InvalidRequestException;
+import io.kvfold.KvPlan;
+import io.kvfold.KvType;
+import io.kvfold.bench.Bench;
+import io.kvfold.bench.Plots;
+import io.kvfold.bench.Report;
+import io.kvfold.bench.Result;
+import io.kvfold.bench.Sample;
+import io.kvfold.bench.Subject;
+import io.kvfold.bench.Workload;
+import io.kvfold.gguf.GgufFile;
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.Callable;
+import java.util.function.Supplier;
+import org.jspecify.annotations.Nullable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Spec;
+
+/** {@code kvfold bench}. */
+@Command(
+        name = "bench",
+        header = "Measures speed and memory of plans and KV types, in turn.",
+        description = {
+            "",
+            "Every model, plan and type is run with every number of sequences; a round runs all of them once, and the"
+                    + " order turns by one each round. All sequences of a run start at once with random prompts and end"
+                    + " after --generate tokens. Prints a Markdown table of medians with the lowest and highest of the"
+                    + " rounds; ratios are to the first line of the same workload, round by round. Run it alone on the"
+                    + " machine.",
+            "",
+            "With --kv-budget the number of sequences is the most whose keys and values fit the budget (256 at most),"
+                    + " as in Table 1 of the LCKV paper.",
+            ""
+        },
+        footerHeading = "%nExamples:%n",
+        footer = {
+            "  kvfold bench -m model.gguf --plan standard,lckv:2 --parallel 1,4,16",
+            "  kvfold bench -m model.gguf --kv-type f16,q4_0 --kv-budget 512MiB",
+            "  kvfold bench -m a.gguf -m b.gguf --workload 512+512,5+2043 --plots out"
+        })
+final class BenchCommand implements Callable<Integer> {
+
+    private static final int DEFAULT_UBATCH = 512;
+
+    private final Supplier<Engine.Builder> builders;
+
+    @Spec
+    @SuppressWarnings("NullAway.Init")
+    private CommandSpec spec;
+
+    @Option(
+            names = {"-m", "--model"},
+            required = true,
+            split = ",",
+            paramLabel = "FILE",
+            description = "The models, GGUF files.")
+    @SuppressWarnings("NullAway.Init")
+    private List<Path> models;
+
+    @Option(
+            names = {"--plan", "--kv-plan"},
+            split = ",",
+            paramLabel = "PLAN",
+            description =
+                    "The KV plans, such as standard, cla:2 or lckv:2; file means the model file's own. Default: file.")
+    private List<String> plans = List.of(FILE_PLAN);
+
+    @Option(
+            names = "--kv-type",
+            split = ",",
+            paramLabel = "TYPE",
+            converter = KvOptions.KvTypeConverter.class,
+            description = "How keys and values are stored. Default: f16.")
+    private List<KvType> types = List.of(KvType.F16);
+
+    @Option(
+            names = "--workload",
+            split = ",",
+            paramLabel = "P+G",
+            description = "Tokens of each prompt and each answer. Default: 512+128.")
+    private List<String> workloads = List.of("512+128");
+
+    @Option(names = "--parallel", split = ",", paramLabel = "N", description = "Sequences side by side. Default: 1.")
+    private List<Integer> parallel = List.of(1);
+
+    @Option(
+            names = "--kv-budget",
+            paramLabel = "SIZE",
+            description = "Bytes of KV cache, such as 512MiB or 8GiB; replaces --parallel.")
+    private @Nullable String budget;
+
+    @Option(names = "--rounds", paramLabel = "N", description = "Runs of each case. Default: 3.")
+    private int rounds = 3;
+
+    @Option(
+            names = {"-t", "--threads"},
+            paramLabel = "N",
+            description = "Threads that compute on the CPU. Default: one per physical core.")
+    private @Nullable Integer threads;
+
+    @Option(
+            names = {"-ngl", "--gpu-layers"},
+            paramLabel = "N",
+            description = "Layers that a GPU holds and computes. Default: all, if the build has a GPU backend.")
+    private @Nullable Integer gpuLayers;
+
+    @Option(
+            names = {"-ub", "--ubatch"},
+            paramLabel = "N",
+            description = "Tokens that are computed at a time. Default: 512.")
+    private int ubatchSize = DEFAULT_UBATCH;
+
+    @Option(
+            names = {"-fa", "--flash-attn"},
+            paramLabel = "on|off|auto",
+            description = "Whether attention is computed by the fused kernel. Default: auto.")
+    private FlashAttention flashAttention = FlashAttention.AUTO;
+
+    @Option(names = "--json", paramLabel = "FILE", description = "Writes all figures as JSON.")
+    private @Nullable Path json;
+
+    @Option(names = "--plots", paramLabel = "FOLDER", description = "Draws throughput, first token and KV cache (PNG).")
+    private @Nullable Path plots;
+
+    private static final String FILE_PLAN = "file";
+
+    BenchCommand(Supplier<Engine.Builder> builders) {
+        this.builders = builders;
+    }
+
+    private record Case(Subject subject, Workload workload, int sequences) {}
+
+    @Override
+    public Integer call() throws IOException, InterruptedException {
+        if (rounds < 1 || parallel.stream().anyMatch(n -> n < 1 || n > Subject.MAX_SEQUENCES)) {
+            throw new ParameterException(
+                    spec.commandLine(), "--rounds is 1 or more, --parallel 1 to " + Subject.MAX_SEQUENCES);
+        }
+        List<Case> cases = cases();
+        List<List<Sample>> samples = new ArrayList<>();
+        cases.forEach(one -> samples.add(new ArrayList<>()));
+        Bench bench = new Bench(this::builder);
+        try (Progress progress = new Progress("measuring", (long) rounds * cases.size(), " runs")) {
+            for (int round = 0; round < rounds; round++) {
+                for (int k = 0; k < cases.size(); k++) {
+                    int index = (k + round) % cases.size();
+                    Case one = cases.get(index);
+                    progress.message(one.subject().label());
+                    samples.get(index).add(bench.run(one.subject(), one.workload(), one.sequences()));
+                    progress.stepTo((long) round * cases.size() + k + 1);
+                }
+            }
+        }
+        List<Result> results = new ArrayList<>();
+        for (int i = 0; i < cases.size(); i++) {
+            Case one = cases.get(i);
+            results.add(new Result(one.subject(), one.workload(), one.sequences(), samples.get(i)));
+        }
+        PrintWriter out = spec.commandLine().getOut();
+        out.print(Report.markdown(results));
+        if (json != null) {
+            Files.writeString(
+                    json,
+                    new ObjectMapper().writerWithDefaultPrettyPrinter().writeValueAsString(Report.json(results))
+                            + "\n");
+        }
+        if (plots != null) {
+            Plots.write(results, plots).forEach(file -> out.println("wrote " + file));
+        }
+        return ExitCode.OK;
+    }
+
+    /** By workload, so that the lines to compare stand together. */
+    private List<Case> cases() {
+        List<Subject> subjects = new ArrayList<>();
+        for (Path model : models) {
+            GgufFile file = GgufFile.open(model);
+            for (String plan : plans) {
+                KvPlan parsed = plan.equals(FILE_PLAN) ? null : KvOptions.plan(plan, file);
+                types.forEach(type -> subjects.add(new Subject(model, plan, parsed, type)));
+            }
+        }
+        List<Case> cases = new ArrayList<>();
+        for (String text : workloads) {
+            Workload workload = workload(text);
+            if (budget == null) {
+                parallel.forEach(n -> subjects.forEach(subject -> cases.add(new Case(subject, workload, n))));
+                continue;
+            }
+            long bytes = Values.parseBytes(budget)
+                    .orElseThrow(() -> new ParameterException(
+                            spec.commandLine(), "--kv-budget is a size such as 512MiB, not " + budget));
+            for (Subject subject : subjects) {
+                int fitting = subject.sequencesWithin(bytes, workload.tokens(), ubatchSize)
+                        .orElseThrow(() -> new InvalidRequestException(subject.label() + " does not fit " + workload
+                                + " tokens of one sequence into " + budget));
+                cases.add(new Case(subject, workload, fitting));
+            }
+        }
+        return cases;
+    }
+
+    private Workload workload(String text) {
+        if (!text.matches("[1-9][0-9]{0,6}\\+[1-9][0-9]{0,6}")) {
+            throw new ParameterException(
+                    spec.commandLine(), "--workload is PROMPT+ANSWER such as 512+128, not " + text);
+        }
+        String[] parts = text.split("\\+");
+        return new Workload(Integer.parseInt(parts[0]), Integer.parseInt(parts[1]));
+    }
+
+    private Engine.Builder builder(Subject subject) {
+        Engine.Builder builder = builders.get()
+                .model(subject.model())
+                .kvCacheTypes(subject.type(), subject.type())
+                .ubatchSize(ubatchSize)
+                .flashAttention(flashAttention);
+        if (subject.plan() != null) {
+            builder.kvPlan(subject.plan());
+        }
+        if (threads != null) {
+            builder.threads(threads);
+        }
+        if (gpuLayers != null) {
+            builder.gpuLayers(gpuLayers);
+        }
+        return builder;
+    }
+}
