@@ -29,7 +29,7 @@ static void fail(const char * what, char * answer) {
     exit(1);
 }
 
-/* Tokens per second from the first chunk to the last. */
+/* Tokens per second from the first text to the last, of the request that a streaming ChatModel makes. */
 static double measure(kvfold_engine * engine, int n_tokens) {
     char             body[256];
     char *           answer  = NULL;
@@ -37,10 +37,10 @@ static double measure(kvfold_engine * engine, int n_tokens) {
     int              chunks  = 0;
     double           first = 0, last = 0;
     snprintf(body, sizeof(body),
-             "{\"prompt\": \"Once upon a time\", \"n_predict\": %d, \"temperature\": 0, \"ignore_eos\": true, \"stream\": true,"
-             " \"cache_prompt\": false}",
+             "{\"messages\": [{\"role\": \"user\", \"content\": \"Once upon a time\"}], \"max_tokens\": %d, \"temperature\": 0,"
+             " \"stream\": true}",
              n_tokens);
-    if (kvfold_request_open(engine, "/completion", body, &request, &answer) != KVFOLD_OK) {
+    if (kvfold_request_open(engine, "/v1/chat/completions", body, &request, &answer) != KVFOLD_OK) {
         fail("request", answer);
     }
     for (;;) {
@@ -51,14 +51,18 @@ static double measure(kvfold_engine * engine, int n_tokens) {
         if (status != KVFOLD_OK) {
             fail("next", answer);
         }
-        last = seconds();
-        if (chunks++ == 0) {
-            first = last;
+        if (strstr(answer, "\"content\":\"")) {
+            last = seconds();
+            if (chunks++ == 0) {
+                first = last;
+            }
         }
         kvfold_free(answer);
     }
     kvfold_request_close(request);
-    /* the first chunk carries the first token, the last chunk none: n_tokens - 1 tokens lie between */
+    if (chunks < 2) {
+        fail("answer", NULL);
+    }
     return (n_tokens - 1) / (last - first);
 }
 
@@ -79,7 +83,7 @@ int main(int argc, char ** argv) {
         fprintf(stderr, "decode_rate: at least 2 tokens and 1 repetition\n");
         return 2;
     }
-    snprintf(options, room, "{\"model\": \"%s\", \"parallel\": 1, \"ctx-size\": %d", argv[1], n_tokens + 64);
+    snprintf(options, room, "{\"model\": \"%s\", \"ignore-eos\": true, \"parallel\": 1, \"ctx-size\": %d", argv[1], n_tokens + 64);
     if (threads > 0) {
         snprintf(options + strlen(options), room - strlen(options), ", \"threads\": %d", threads);
     }

@@ -172,6 +172,34 @@ static double decode(const subject & s, int n_seq, int n, int pos) {
     return took.count();
 }
 
+// Makes sequence 0 `to` tokens long. One ubatch is computed and the rest are copies of its keys and values: what they
+// hold does not change how long it takes to attend to them.
+static void fill(const subject & s, int n_ubatch, int from, int to) {
+    llama_context * ctx    = s.context.get();
+    llama_memory_t  memory = llama_get_memory(ctx);
+    std::vector<uint8_t> copy;
+    while (from < to) {
+        const int n = std::min(n_ubatch, to - from);
+        if (from < n_ubatch || n < n_ubatch) {
+            decode(s, 1, n, from);
+        } else {
+            if (copy.empty()) {
+                llama_memory_seq_cp(memory, 0, 1, 0, n_ubatch);
+                copy.resize(llama_state_seq_get_size(ctx, 1));
+                llama_state_seq_get_data(ctx, copy.data(), copy.size(), 1);
+                llama_memory_seq_rm(memory, 1, -1, -1);
+            }
+            if (llama_state_seq_set_data(ctx, copy.data(), copy.size(), 1) == 0) {
+                throw std::runtime_error("no room for " + std::to_string(to) + " tokens");
+            }
+            llama_memory_seq_add(memory, 1, 0, -1, from);
+            llama_memory_seq_cp(memory, 1, 0, -1, -1);
+            llama_memory_seq_rm(memory, 1, -1, -1);
+        }
+        from += n;
+    }
+}
+
 static double median(std::vector<double> v) {
     std::sort(v.begin(), v.end());
     return v.size() % 2 ? v[v.size()/2] : (v[v.size()/2 - 1] + v[v.size()/2])/2;
@@ -218,21 +246,17 @@ static void measure_prefill(settings & set, int n_seq) {
 }
 
 static void measure_decode(settings & set) {
-    const int n_ctx = set.depths.back() + set.n_generate + 1;
+    const int n_ctx = set.depths.back() + set.n_generate + set.n_ubatch;
     for (auto & s : set.subjects) {
         load(s, ";passes=1"); // how exact the prompt is does not matter here
-        open_context(s, set, n_ctx, set.n_ubatch, 1);
+        open_context(s, set, n_ctx, set.n_ubatch, 2); // the second sequence only while copying
     }
     int depth = 0;
     for (const int next : set.depths) {
-        while (depth < next) {
-            const int n = std::min(set.n_ubatch, next - depth);
-            for (auto & s : set.subjects) {
-                decode(s, 1, n, depth);
-            }
-            depth += n;
+        for (auto & s : set.subjects) {
+            fill(s, set.n_ubatch, depth, next);
         }
-        fprintf(stderr, "kv_bench: at depth %d\n", depth); // filling may run beside other work, measuring should not
+        depth = next;
         measure(set, "decode at " + std::to_string(depth), [&](const subject & s) {
             double took = 0.0;
             for (int i = 0; i < set.n_generate; i++) {
