@@ -8,13 +8,13 @@ import java.util.List;
 import org.junit.jupiter.api.AfterAll;
 
 /**
- * LangChain4j's suite for AI services, against a scripted llama-server.
+ * LangChain4j's suite for AI services, against the {@link ConformanceEngine}.
  *
  * <p>Nothing is switched off.
  */
 class KvfoldAiServiceConformanceTest extends AbstractAiServiceIT {
 
-    private final Engine engine = FakeLlamaServer.engine();
+    private final Engine engine = ConformanceEngine.open();
 
     @AfterAll
     void closeEngine() {

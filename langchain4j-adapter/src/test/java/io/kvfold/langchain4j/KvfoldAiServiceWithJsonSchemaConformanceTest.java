@@ -7,13 +7,13 @@ import java.util.List;
 import org.junit.jupiter.api.AfterAll;
 
 /**
- * LangChain4j's suite for AI services that extract objects by JSON schema, against a scripted llama-server.
+ * LangChain4j's suite for AI services that extract objects by JSON schema, against the {@link ConformanceEngine}.
  *
  * <p>Nothing is switched off; {@code supportsRecursion}, off by default, is on.
  */
 class KvfoldAiServiceWithJsonSchemaConformanceTest extends AbstractAiServiceWithJsonSchemaIT {
 
-    private final Engine engine = FakeLlamaServer.engine();
+    private final Engine engine = ConformanceEngine.open();
 
     @AfterAll
     void closeEngine() {

@@ -9,13 +9,13 @@ import java.util.List;
 import org.junit.jupiter.api.AfterAll;
 
 /**
- * LangChain4j's suite for AI services with tools, against a scripted llama-server.
+ * LangChain4j's suite for AI services with tools, against the {@link ConformanceEngine}.
  *
  * <p>Nothing is switched off; {@code supportsRecursion} and {@code supportsMultimodalToolResults}, off by default, are on.
  */
 class KvfoldAiServiceWithToolsConformanceTest extends AbstractAiServiceWithToolsIT {
 
-    private final Engine engine = FakeLlamaServer.engine();
+    private final Engine engine = ConformanceEngine.open();
 
     @AfterAll
     void closeEngine() {
@@ -48,6 +48,6 @@ class KvfoldAiServiceWithToolsConformanceTest extends AbstractAiServiceWithTools
 
     @Override
     protected boolean supportsMultimodalToolResults() {
-        return true;
+        return ConformanceEngine.seesImages();
     }
 }

@@ -10,7 +10,7 @@ import java.util.List;
 import org.junit.jupiter.api.AfterAll;
 
 /**
- * LangChain4j's suite for chat models, against a scripted llama-server.
+ * LangChain4j's suite for chat models, against the {@link ConformanceEngine}.
  *
  * <p>Switched off: {@code supportsModelNameParameter}, because an engine holds one model and accepts its own name only;
  * {@code supportsSingleImageInputAsPublicURL}, because an in-process model does not read from the network. The tests that
@@ -18,7 +18,7 @@ import org.junit.jupiter.api.AfterAll;
  */
 class KvfoldChatModelConformanceTest extends AbstractChatModelIT {
 
-    private final Engine engine = FakeLlamaServer.engine();
+    private final Engine engine = ConformanceEngine.open();
 
     @AfterAll
     void closeEngine() {
@@ -63,6 +63,11 @@ class KvfoldChatModelConformanceTest extends AbstractChatModelIT {
     @Override
     protected boolean supportsModelNameParameter() {
         return false;
+    }
+
+    @Override
+    protected boolean supportsSingleImageInputAsBase64EncodedString() {
+        return ConformanceEngine.seesImages();
     }
 
     @Override

@@ -10,7 +10,7 @@ import org.junit.jupiter.api.AfterEach;
 /** LangChain4j's suite for the listeners of a chat model. Nothing is switched off. */
 class KvfoldChatModelListenerConformanceTest extends AbstractChatModelListenerIT {
 
-    private final Engine engine = FakeLlamaServer.engine();
+    private final Engine engine = ConformanceEngine.open();
 
     @AfterEach
     void closeEngine() {

@@ -10,7 +10,7 @@ import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.TestInstance;
 
 /**
- * LangChain4j's suite for embedding models, against a scripted llama-server.
+ * LangChain4j's suite for embedding models, against the {@link ConformanceEngine}.
  *
  * <p>Switched off: {@code supportsDimensionsParameter}, because llama.cpp gives a model's own dimension;
  * {@code supportsImageInput}, because llama.cpp embeds text. The tests that both are refused run instead.
@@ -20,7 +20,7 @@ class KvfoldEmbeddingModelConformanceTest extends AbstractEmbeddingModelIT {
 
     private static final int ERROR_UNSUPPORTED = -11;
 
-    private final Engine engine = FakeLlamaServer.engine();
+    private final Engine engine = ConformanceEngine.openForEmbeddings();
 
     private final Engine failingEngine = FakeLlamaServer.scripted(
                     (route, body) -> List.of(ScriptedEngine.fail(ERROR_UNSUPPORTED, "embeddings are off")))

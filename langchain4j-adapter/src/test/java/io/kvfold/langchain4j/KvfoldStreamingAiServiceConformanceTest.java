@@ -8,10 +8,10 @@ import io.kvfold.Engine;
 import java.util.List;
 import org.junit.jupiter.api.AfterAll;
 
-/** LangChain4j's suite for streaming AI services, against a scripted llama-server. Nothing is switched off. */
+/** LangChain4j's suite for streaming AI services, against the {@link ConformanceEngine}. Nothing is switched off. */
 class KvfoldStreamingAiServiceConformanceTest extends AbstractStreamingAiServiceIT {
 
-    private final Engine engine = FakeLlamaServer.engine();
+    private final Engine engine = ConformanceEngine.open();
 
     @AfterAll
     void closeEngine() {

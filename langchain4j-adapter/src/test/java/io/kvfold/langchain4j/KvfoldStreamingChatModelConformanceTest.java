@@ -12,14 +12,14 @@ import java.util.List;
 import org.junit.jupiter.api.AfterAll;
 
 /**
- * LangChain4j's suite for streaming chat models, with a handler and with a publisher, against a scripted llama-server.
+ * LangChain4j's suite for streaming chat models, with a handler and with a publisher, against the {@link ConformanceEngine}.
  *
  * <p>Switched off: as in {@link KvfoldChatModelConformanceTest}, for the same reasons. That one thread calls a handler is
  * asserted in spite of the publisher mode, which the suite would take as a reason not to.
  */
 class KvfoldStreamingChatModelConformanceTest extends AbstractStreamingChatModelIT {
 
-    private final Engine engine = FakeLlamaServer.engine();
+    private final Engine engine = ConformanceEngine.open();
 
     @AfterAll
     void closeEngine() {
@@ -77,6 +77,11 @@ class KvfoldStreamingChatModelConformanceTest extends AbstractStreamingChatModel
     @Override
     protected boolean supportsModelNameParameter() {
         return false;
+    }
+
+    @Override
+    protected boolean supportsSingleImageInputAsBase64EncodedString() {
+        return ConformanceEngine.seesImages();
     }
 
     @Override

@@ -10,7 +10,7 @@ import org.junit.jupiter.api.AfterEach;
 /** LangChain4j's suite for the listeners of a streaming chat model. Nothing is switched off. */
 class KvfoldStreamingChatModelListenerConformanceTest extends AbstractStreamingChatModelListenerIT {
 
-    private final Engine engine = FakeLlamaServer.engine();
+    private final Engine engine = ConformanceEngine.open();
 
     @AfterEach
     void closeEngine() {
