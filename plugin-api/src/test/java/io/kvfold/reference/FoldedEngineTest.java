@@ -138,6 +138,8 @@ final class FoldedEngineTest {
         "EXAONE, 0s_1s_2s_3_3_3;window=5",
         "PHI3, 0_1_1_3_3_0",
         "PHI3, 0s_1s_2s_3_3_3;window=5",
+        "EXAONE, 0s_1_2s_3_3_5s;window=6;sinks=2",
+        "PHI3, 0s_1_2s_3_3_5s;window=6;sinks=2",
     })
     void otherArchitecturesAreFoldedToo(Architecture architecture, String text) throws IOException {
         KvPlan plan = withPasses(KvPlan.parse(text), 9);
