@@ -1,5 +1,7 @@
 package io.kvfold.benchmarks;
 
+import static java.util.Objects.requireNonNull;
+
 import de.kherud.llama.InferenceParameters;
 import de.kherud.llama.LlamaOutput;
 import de.kherud.llama.ModelParameters;
@@ -39,16 +41,17 @@ public final class JavaLlamaComparison {
             throw new IllegalArgumentException("arguments: <model.gguf> <prompt words> <tokens> <rounds> <threads>");
         }
         Map<String, List<Rates>> all = new TreeMap<>();
+        SUBJECTS.forEach(subject -> all.put(subject, new ArrayList<>()));
         for (int round = 0; round < number(args[3]); round++) {
             for (int k = 0; k < SUBJECTS.size(); k++) {
                 String subject = SUBJECTS.get((k + round) % SUBJECTS.size());
-                all.computeIfAbsent(subject, name -> new ArrayList<>()).add(inItsOwnJvm(args, subject));
+                requireNonNull(all.get(subject)).add(inItsOwnJvm(args, subject));
             }
         }
         System.out.println(
                 "| | prompt words/s | lowest - highest | decode, tokens/s | lowest - highest |\n|---|---|---|---|---|");
         all.forEach((subject, rates) -> print(subject, rates, rates));
-        print("ratio", all.get("kvfold"), all.get("java-llama.cpp"));
+        print("ratio", requireNonNull(all.get("kvfold")), requireNonNull(all.get("java-llama.cpp")));
     }
 
     private static int number(String text) {
