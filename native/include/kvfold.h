@@ -59,6 +59,7 @@ typedef enum kvfold_status {
     KVFOLD_ERROR_CANCELLED          =   -9, /* kvfold_request_cancel() or a progress callback that returned 0 */
     KVFOLD_ERROR_CLOSED             =  -10, /* the engine was closed while the call was inside */
     KVFOLD_ERROR_UNSUPPORTED        =  -11, /* valid, but not possible with this model or these options */
+    KVFOLD_ERROR_STATE              =  -12, /* a saved KV state that cannot be read, written or used by this engine */
     KVFOLD_ERROR_INTERNAL           = -100  /* everything else: a failed decode, a bug */
 } kvfold_status;
 
@@ -213,6 +214,30 @@ KVFOLD_API void kvfold_close(kvfold_engine * engine);
  */
 KVFOLD_API int32_t kvfold_request_open(kvfold_engine * engine, const char * route, const char * body,
                                        kvfold_request ** request, char ** out);
+
+/*
+ * As kvfold_request_open() on a completion route, for a conversation whose keys and values are kept in a file. `state` is
+ * a JSON object:
+ *
+ *   "load"      path of a file to begin with, if its tokens agree with more of the prompt than what the slot holds; the
+ *               rest of the prompt is computed. "cached_tokens" of the answer's usage says how much was found
+ *   "save"      path to write once the answer is complete: all tokens of prompt and answer but the last one. Written by
+ *               the kvfold_request_next() that returns KVFOLD_DONE, and complete whenever it appears under its name;
+ *               of two writers the later one wins. Not written after a failure or when the request is closed earlier
+ *   "strict"    true: a file that cannot be used or cannot be written is KVFOLD_ERROR_STATE, an engine without a state
+ *               to keep KVFOLD_ERROR_UNSUPPORTED. False, the default: that is logged, and the prompt is computed. A
+ *               file that does not exist begins a conversation in both cases
+ *
+ * A file is used only by an engine with the same model, KV plan, KV types and the like, and says what differs. It holds
+ * the conversation as it is, so it is created for its owner's eyes only. A damaged or hostile file is an error like any
+ * other. Where keys and values do not depend on the tokens alone (adapters, control vectors, a draft model, images) and
+ * for models without a plain KV cache nothing is loaded or saved. With a sliding window the prompt is
+ * computed again from the last checkpoint (llama-server's "ctx-checkpoints") before it departs from the saved tokens.
+ *
+ * The prompt is one, and so is the answer.
+ */
+KVFOLD_API int32_t kvfold_request_open_state(kvfold_engine * engine, const char * route, const char * body,
+                                             const char * state, kvfold_request ** request, char ** out);
 
 /*
  * Waits for the next chunk: KVFOLD_OK and one JSON value in *out, KVFOLD_DONE after the last one, or a failure, after

@@ -216,6 +216,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
 void engine::start() {
     worker.start([this] {
         const busy_scope     busy([this] { server->terminate(); });
+        const worker_scope   hooks(exchanges);
         const c_locale_scope c_locale;
         try {
             server->start_loop();
@@ -290,6 +291,13 @@ void engine::cancel_tasks(const std::unordered_set<int> & ids) {
     reader.queue_tasks.post(std::move(tasks), true);
 }
 
+void engine::wake_worker() {
+    auto        reader = server->get_response_reader();
+    server_task task(SERVER_TASK_TYPE_NEXT_RESPONSE);
+    task.id = reader.get_new_id();
+    reader.queue_tasks.post(std::move(task));
+}
+
 std::vector<std::shared_ptr<request>> engine::live_requests() {
     std::lock_guard<std::mutex>           lock(mutex);
     std::vector<std::shared_ptr<request>> found;
@@ -310,6 +318,38 @@ void engine::end_all(kvfold_status why) {
         request->end(why);
         request->stop_tasks();
     }
+}
+
+// ---- KV states of conversations --------------------------------------------------------------------------------------
+
+void engine::require_states() {
+    const common_params & params = options.params;
+    const char *          why    = no_state_because(server->get_llama_context());
+    if (!params.lora_adapters.empty() || !params.control_vectors.empty()) {
+        why = "keys and values depend on adapters";
+    } else if (!params.speculative.draft.mparams.path.empty()) {
+        why = "the draft model has a state of its own";
+    }
+    if (why) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, std::string("no KV state can be kept of this engine: ") + why);
+    }
+}
+
+const state_fit & engine::own_fit() {
+    std::lock_guard<std::mutex> lock(fit_mutex);
+    if (!fit) {
+        fit = describe_fit(server->get_llama_context(), facts.files);
+    }
+    return *fit;
+}
+
+std::unique_ptr<kv_state> engine::load_state(const std::string & path) {
+    const uint32_t slot_tokens = server->get_meta().slot_n_ctx;
+    return std::make_unique<kv_state>(read_state(path, own_fit(), server->get_llama_context(), slot_tokens));
+}
+
+void engine::save_state(const std::string & path, const kv_state & state) {
+    write_state(path, own_fit(), state);
 }
 
 // ---- closing ----------------------------------------------------------------------------------------------------------

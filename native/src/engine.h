@@ -7,6 +7,7 @@
 #include "kvfold.h"
 #include "model_check.h"
 #include "options.h"
+#include "slot_exchange.h"
 
 #include "server-context.h"
 
@@ -14,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -48,6 +50,17 @@ struct engine : std::enable_shared_from_this<engine> {
     void admit(const std::shared_ptr<request> & added, bool needs_slot);
     void retire(request * gone, bool needs_slot);
 
+    // How the worker finds what belongs to a task.
+    slot_exchanges exchanges;
+
+    // Lets a slot that has paused go on.
+    void wake_worker();
+
+    // KV states of conversations, see kv_state.h. The first throws KVFOLD_ERROR_UNSUPPORTED if there are none here.
+    void                      require_states();
+    std::unique_ptr<kv_state> load_state(const std::string & path);
+    void                      save_state(const std::string & path, const kv_state & state);
+
     // The handler behind a route of kvfold_request_open(), or null.
     const server_http_context::handler_t * find_handler(const std::string & route) const;
 
@@ -75,6 +88,8 @@ struct engine : std::enable_shared_from_this<engine> {
     size_t requests_waiting();
     server_task_result_ptr ask_worker(server_task_type question);
 
+    const state_fit & own_fit();
+
     std::vector<std::shared_ptr<request>> live_requests();
 
     engine_options                  options;
@@ -83,6 +98,8 @@ struct engine : std::enable_shared_from_this<engine> {
     std::unique_ptr<server_routes>  routes;
     deep_thread                     worker;
     kv_layout                       layout;
+    std::mutex                      fit_mutex;
+    std::optional<state_fit>        fit; // guarded by `fit_mutex`
     json                            fixed_info;
 
     std::map<std::string, const server_http_context::handler_t *> handlers;

@@ -120,6 +120,24 @@ int32_t kvfold_request_open(kvfold_engine * handle, const char * route, const ch
     });
 }
 
+int32_t kvfold_request_open_state(kvfold_engine * handle, const char * route, const char * body, const char * state,
+                                  kvfold_request ** request_handle, char ** out) {
+    if (request_handle) {
+        *request_handle = nullptr;
+    }
+    return at_boundary(out, [&] {
+        require(handle, "engine");
+        require(route, "route");
+        require(body, "body");
+        require(state, "state");
+        require(request_handle, "request");
+        auto opened     = std::make_unique<kvfold_request>();
+        opened->request = request::open(handle->engine, route, body, state_files::parse(state));
+        *request_handle = opened.release();
+        return KVFOLD_OK;
+    });
+}
+
 int32_t kvfold_request_next(kvfold_request * handle, char ** out) {
     return at_boundary(out, [&] {
         require(handle, "request");

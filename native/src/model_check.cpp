@@ -166,7 +166,7 @@ static opened_file open_whole(const std::string & path) {
 }
 
 // The other files of a model that comes in several.
-static uint64_t check_splits(const gguf_context * header, const std::string & path) {
+static uint64_t check_splits(const gguf_context * header, const std::string & path, std::vector<std::string> & files) {
     const uint64_t count  = read_unsigned(header, "split.count").value_or(0);
     const uint64_t number = read_unsigned(header, "split.no").value_or(0);
     char           prefix[4096];
@@ -178,6 +178,7 @@ static uint64_t check_splits(const gguf_context * header, const std::string & pa
         char other[4096];
         if (i != number && llama_split_path(other, sizeof(other), prefix, (int32_t) i, (int32_t) count) > 0) {
             bytes += open_whole(other).tensor_bytes;
+            files.push_back(other);
         }
     }
     return bytes;
@@ -198,7 +199,8 @@ model_facts check_model(const std::string & path) {
     if (facts.architecture.empty()) {
         throw invalid(path, "it does not name an architecture (general.architecture)");
     }
-    facts.bytes = opened.tensor_bytes + check_splits(file.get(), path);
+    facts.files = { path };
+    facts.bytes = opened.tensor_bytes + check_splits(file.get(), path, facts.files);
 
     const std::string prefix = facts.architecture + ".";
     facts.layers             = read_unsigned(file.get(), prefix + "block_count").value_or(0);

@@ -12,6 +12,7 @@ namespace kvfold {
 // What has to be known of a model before it is loaded.
 struct model_facts {
     std::string architecture;
+    std::vector<std::string> files; // several for a split model
     uint64_t    bytes          = 0; // tensor data, all files of a split model
     uint64_t    context_length = 0; // trained with; 0 = not stated
     uint64_t    layers         = 0;

@@ -3,9 +3,11 @@
 #include "at_exit.h"
 #include "hooks/request_hook.h"
 #include "json_text.h"
+#include "kvfold_log.h"
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <set>
 
 namespace kvfold {
@@ -30,7 +32,27 @@ static bool route_tells_of_engine(const std::string & route) {
     return route == "/props" || route == "/slots" || route == "/metrics";
 }
 
-std::shared_ptr<request> request::open(const std::shared_ptr<engine> & owner, const std::string & route, const std::string & body) {
+state_files state_files::parse(const std::string & text) {
+    const json  object = parse_object(text, "the state");
+    state_files files;
+    for (const auto & [name, value] : object.items()) {
+        if (name == "load" && value.is_string()) {
+            files.load = value.get<std::string>();
+        } else if (name == "save" && value.is_string()) {
+            files.save = value.get<std::string>();
+        } else if (name == "strict" && value.is_boolean()) {
+            files.strict = value.get<bool>();
+        } else if (name == "load" || name == "save" || name == "strict") {
+            throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"" + name + "\" of a state cannot be " + value.dump_safe());
+        } else {
+            throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "a state has no \"" + name + "\": \"load\", \"save\" or \"strict\"");
+        }
+    }
+    return files;
+}
+
+std::shared_ptr<request> request::open(const std::shared_ptr<engine> & owner, const std::string & route, const std::string & body,
+                                       const state_files & files) {
     engine::use inside(*owner);
     const auto * handler = owner->find_handler(route);
     if (!handler) {
@@ -40,18 +62,29 @@ std::shared_ptr<request> request::open(const std::shared_ptr<engine> & owner, co
     if (!route_tells_of_engine(route)) {
         owner->require_tokenizer();
     }
+    const bool with_state = !files.load.empty() || !files.save.empty();
+    if (with_state && route != "/v1/chat/completions" && route != "/completion") {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "route '" + route + "' leaves no KV state");
+    }
+    if (with_state && files.strict) {
+        owner->require_states();
+    }
     const bool               needs_slot = route_needs_slot(route);
-    std::shared_ptr<request> opened(new request(owner, *handler, needs_slot, route, body));
-    owner->admit(opened, needs_slot);
-    // handlers wait for the first result, and this function must not
-    opened->handler_thread.start([running = opened.get()] { running->run_handler(); });
+    std::shared_ptr<request> opened(new request(owner, *handler, needs_slot, route, body, files));
+    opened->start();
     return opened;
 }
 
+void request::start() {
+    owner->admit(shared_from_this(), needs_slot);
+    // handlers wait for the first result, and whoever opens a request must not
+    handler_thread.start([this] { run_handler(); });
+}
+
 request::request(const std::shared_ptr<engine> & owner, const server_http_context::handler_t & handler, bool needs_slot,
-                 const std::string & route, const std::string & body)
+                 const std::string & route, const std::string & body, const state_files & files)
     : owner(owner), handler(handler), needs_slot(needs_slot), should_stop([this] { return ended.load() != 0; }),
-      http_request{ {}, {}, route, "", body, {}, should_stop } {}
+      http_request{ {}, {}, route, "", body, {}, should_stop }, files(files) {}
 
 request::~request() {
     cancel();
@@ -77,7 +110,10 @@ void request::call_handler() {
     const abort_guard    guard;
     const current_scope  scope(this);
     try {
+        load_state();
         settle(handler(http_request), std::nullopt);
+    } catch (const error &) {
+        settle(nullptr, current_error());
     } catch (const std::bad_alloc &) {
         settle(nullptr, current_error());
     } catch (const aborted &) {
@@ -86,6 +122,60 @@ void request::call_handler() {
         // handlers throw what they find wrong with a body; the HTTP layer would answer 400 or 500
         settle(nullptr, error(KVFOLD_ERROR_INVALID_ARGUMENT, e.what()));
     }
+}
+
+// Runs what reads or writes a file of state: a failure is the request's only where the caller is strict.
+void request::keep_state_from(const std::function<void()> & work) {
+    try {
+        work();
+    } catch (const std::exception &) {
+        const error cause = current_error();
+        if (files.strict) {
+            throw cause;
+        }
+        log_emit(KVFOLD_LOG_WARN, "a conversation goes on without its saved KV state: " + cause.message);
+    }
+}
+
+// Before the task is posted, so that the worker does not wait for a disk.
+void request::load_state() {
+    if (files.load.empty() && files.save.empty()) {
+        return;
+    }
+    keep_state_from([&] {
+        owner->require_states();
+        {
+            std::lock_guard<std::mutex> lock(exchange->mutex);
+            exchange->save = !files.save.empty();
+        }
+        std::error_code code;
+        if (!files.load.empty() && std::filesystem::exists(std::filesystem::u8path(files.load), code)) {
+            auto                        loaded = owner->load_state(files.load);
+            std::lock_guard<std::mutex> lock(exchange->mutex);
+            exchange->load = std::move(loaded);
+        }
+    });
+}
+
+// After the last chunk. The slot ends soon after it has sent that, if it has not ended already.
+void request::save_state() {
+    std::optional<kv_state> state;
+    keep_state_from([&] {
+        std::unique_lock<std::mutex> lock(exchange->mutex);
+        if (!exchange->save) {
+            return;
+        }
+        exchange->changed.wait(lock, [&] { return exchange->slot_ended || !exchange->save; });
+        if (exchange->save && !exchange->saved) {
+            throw error(KVFOLD_ERROR_STATE, exchange->save_failure);
+        }
+        state.swap(exchange->saved);
+        lock.unlock();
+        if (state) {
+            engine::use inside(*owner);
+            owner->save_state(files.save, *state);
+        }
+    });
 }
 
 void request::settle(server_http_res_ptr result, std::optional<error> caught) {
@@ -97,10 +187,16 @@ void request::settle(server_http_res_ptr result, std::optional<error> caught) {
 }
 
 void request::on_tasks_waiting(const std::unordered_set<int> & ids) {
+    if (ids.size() > 1 && (!files.load.empty() || !files.save.empty())) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "a request with a KV state has one prompt and one answer, not " + std::to_string(ids.size()))
+            .compares((int64_t) ids.size(), 1);
+    }
+    owner->exchanges.add(ids, exchange);
     bool late = false;
     {
         std::lock_guard<std::mutex> lock(mutex);
         task_ids.insert(ids.begin(), ids.end());
+        all_task_ids.insert(ids.begin(), ids.end());
         late = ended != 0;
     }
     if (late) {
@@ -121,6 +217,11 @@ void request::cancel() {
 void request::end(kvfold_status why) {
     int none = 0;
     if (ended.compare_exchange_strong(none, why)) {
+        {
+            std::lock_guard<std::mutex> lock(exchange->mutex);
+            exchange->save = false;
+            exchange->changed.notify_all();
+        }
         std::lock_guard<std::mutex> lock(mutex);
         changed.notify_all();
     }
@@ -158,6 +259,7 @@ std::optional<std::string> request::next() {
                 return chunk;
             }
             if (exhausted) {
+                save_state();
                 finish();
                 return std::nullopt;
             }
@@ -169,29 +271,40 @@ std::optional<std::string> request::next() {
     }
 }
 
-// Waits for the answer, or for more of it.
-void request::fetch() {
-    {
-        std::unique_lock<std::mutex> lock(mutex);
-        changed.wait(lock, [&] { return answered || ended != 0; });
-        if (ended != 0) {
-            return;
-        }
-        if (failure) {
-            throw *failure;
-        }
+// Returns without an answer if the request was ended.
+void request::await_answer() {
+    std::unique_lock<std::mutex> lock(mutex);
+    changed.wait(lock, [&] { return answered || ended != 0; });
+    if (ended == 0 && failure) {
+        throw *failure;
     }
+}
+
+bool request::fetch_piece(std::string & text) {
     engine::use         inside(*owner);
     const abort_guard   guard;
     const current_scope scope(this);
+    const bool          more = answer->next(text);
+    if (!text.empty() && text.front() != ':' && note_read(*exchange)) { // ':' begins a sign of life that no slot has sent
+        owner->wake_worker();
+    }
+    return more;
+}
+
+// Waits for the answer, or for more of it.
+void request::fetch() {
+    await_answer();
+    if (ended != 0) {
+        return;
+    }
+    engine::use inside(*owner);
     if (!answer->is_stream()) {
         read_answer();
         exhausted = true;
         return;
     }
     std::string text;
-    const bool  more = answer->next(text);
-    exhausted        = !more;
+    exhausted = !fetch_piece(text);
     if (ended == 0) {
         read_events(text);
     }
@@ -291,6 +404,10 @@ void request::release() {
     }
     retired = true;
     answer.reset();
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        owner->exchanges.remove(all_task_ids);
+    }
     owner->retire(this, needs_slot);
 }
 

@@ -9,8 +9,18 @@
 
 namespace kvfold {
 
+// The `state` of kvfold_request_open_state().
+struct state_files {
+    std::string load; // empty: none
+    std::string save;
+    bool        strict = false;
+
+    static state_files parse(const std::string & text);
+};
+
 struct request : std::enable_shared_from_this<request> {
-    static std::shared_ptr<request> open(const std::shared_ptr<engine> & owner, const std::string & route, const std::string & body);
+    static std::shared_ptr<request> open(const std::shared_ptr<engine> & owner, const std::string & route, const std::string & body,
+                                         const state_files & files = {});
 
     ~request();
 
@@ -34,11 +44,18 @@ struct request : std::enable_shared_from_this<request> {
 
   private:
     request(const std::shared_ptr<engine> & owner, const server_http_context::handler_t & handler, bool needs_slot, const std::string & route,
-            const std::string & body);
+            const std::string & body, const state_files & files);
+
+    void start();
 
     void run_handler();
+    void load_state();
+    void save_state();
+    void keep_state_from(const std::function<void()> & work);
     void call_handler();
     void settle(server_http_res_ptr result, std::optional<error> caught);
+    void await_answer();
+    bool fetch_piece(std::string & text);
     void fetch();
     void read_answer();
     void read_events(const std::string & text);
@@ -49,6 +66,8 @@ struct request : std::enable_shared_from_this<request> {
     const bool                             needs_slot; // decodes, so it counts against "max-queue"
     const std::function<bool()>            should_stop;
     server_http_req                        http_request;
+    const state_files                      files;
+    const std::shared_ptr<slot_exchange>   exchange = std::make_shared<slot_exchange>();
 
     std::atomic<int> ended{ 0 }; // a kvfold_status, or 0
 
@@ -57,7 +76,8 @@ struct request : std::enable_shared_from_this<request> {
     deep_thread             handler_thread;
     bool                    answered = false; // guarded by `mutex`: the handler has returned
     std::optional<error>    failure;          // guarded by `mutex` until `answered`
-    std::unordered_set<int> task_ids;         // guarded by `mutex`
+    std::unordered_set<int> task_ids;         // guarded by `mutex`; those that may still have to be stopped
+    std::unordered_set<int> all_task_ids;     // guarded by `mutex`
 
     // Used by one thread at a time: the one inside next(), or the one that closes the engine after the last next().
     server_http_res_ptr     answer;

@@ -154,6 +154,12 @@ int32_t kvfold_request_open(kvfold_engine * engine, const char * route, const ch
     return KVFOLD_OK;
 }
 
+int32_t kvfold_request_open_state(kvfold_engine * engine, const char * route, const char * body, const char * state,
+                                  kvfold_request ** request, char ** out) {
+    (void) body;
+    return kvfold_request_open(engine, route, state, request, out);
+}
+
 int32_t kvfold_request_next(kvfold_request * request, char ** out) {
     *out = NULL;
     if (request->n_chunks++ > 0) {

@@ -92,6 +92,16 @@ public final class Engine implements AutoCloseable {
     }
 
     /**
+     * As {@link #chat(JsonNode)}, for a conversation whose KV state is kept.
+     *
+     * @throws QueueFullException if too many requests wait
+     * @throws KvStateException if the store fails and the session is strict
+     */
+    public Generation chat(JsonNode body, Session session) {
+        return start("/v1/chat/completions", body, session);
+    }
+
+    /**
      * Starts the continuation of a raw prompt; llama-server's route {@code /completion}.
      *
      * @throws QueueFullException if too many requests wait
@@ -110,12 +120,37 @@ public final class Engine implements AutoCloseable {
      * @throws QueueFullException if too many requests wait
      */
     public Generation start(String route, JsonNode body) {
+        return start(route, body, (SessionFiles) null);
+    }
+
+    /**
+     * As {@link #start(String, JsonNode)} on a route of completions, for a conversation whose KV state is kept. The body
+     * asks for one answer to one prompt.
+     *
+     * @throws InvalidRequestException as above, and for another route
+     * @throws QueueFullException if too many requests wait
+     * @throws KvStateException if the store fails and the session is strict
+     */
+    public Generation start(String route, JsonNode body, Session session) {
+        SessionFiles files = SessionFiles.open(session);
+        try {
+            return start(route, body, files);
+        } catch (RuntimeException e) {
+            if (files != null) {
+                files.run();
+            }
+            throw e;
+        }
+    }
+
+    private Generation start(String route, JsonNode body, @Nullable SessionFiles files) {
         if (!body.isObject()) {
             throw new InvalidRequestException("the body of a request is a JSON object, not "
                     + body.getNodeType().name().toLowerCase(Locale.ROOT));
         }
         byte[] json = Json.write(body);
-        return new Generation(this, use(engine -> engine.open(route, json)));
+        byte[] state = files == null ? null : files.toJson();
+        return new Generation(this, use(engine -> engine.open(route, json, state)), files);
     }
 
     /**

@@ -30,6 +30,7 @@ final class Failures {
             case NativeStatus.ERROR_CANCELLED -> new GenerationCancelledException(message, value, limit);
             case NativeStatus.ERROR_CLOSED -> new EngineClosedException(message, value, limit);
             case NativeStatus.ERROR_UNSUPPORTED -> new UnsupportedOperationByModelException(message, value, limit);
+            case NativeStatus.ERROR_STATE -> new KvStateException(message, value, limit);
             default -> new InternalEngineException(message, value, limit);
         };
     }

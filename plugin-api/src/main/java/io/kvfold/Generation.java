@@ -28,9 +28,9 @@ public final class Generation implements AutoCloseable {
     private final ReentrantLock pulling = new ReentrantLock();
     private final Waiting waiting;
 
-    Generation(Engine engine, NativeRequest handle) {
+    Generation(Engine engine, NativeRequest handle, @Nullable SessionFiles session) {
         this.engine = engine;
-        this.request = new Request(handle);
+        this.request = new Request(handle, session);
         this.waiting = new Waiting(request);
         this.cleanable = Engine.CLEANER.register(this, request);
     }
@@ -90,10 +90,12 @@ public final class Generation implements AutoCloseable {
         private final NativeRequest handle;
         // Calls of the handle hold the read lock, its close the write lock.
         private final ReentrantReadWriteLock inUse = new ReentrantReadWriteLock();
+        private final @Nullable SessionFiles session;
         private volatile boolean closed;
 
-        Request(NativeRequest handle) {
+        Request(NativeRequest handle, @Nullable SessionFiles session) {
             this.handle = handle;
+            this.session = session;
         }
 
         @SuppressWarnings("NullAway") // it takes no type argument to be nullable
@@ -103,7 +105,13 @@ public final class Generation implements AutoCloseable {
                 if (closed) {
                     throw new GenerationCancelledException("the generation is closed");
                 }
-                return PlatformThreads.call(handle::next);
+                return PlatformThreads.call(() -> {
+                    byte[] chunk = handle.next();
+                    if (chunk == null && session != null) {
+                        session.complete();
+                    }
+                    return chunk;
+                });
             } finally {
                 inUse.readLock().unlock();
             }
@@ -132,6 +140,9 @@ public final class Generation implements AutoCloseable {
             try {
                 PlatformThreads.call(() -> {
                     handle.close();
+                    if (session != null) {
+                        session.run();
+                    }
                     return this;
                 });
             } finally {

@@ -289,7 +289,7 @@ public final class ScriptedEngine {
         }
 
         @Override
-        public NativeRequest open(String route, byte[] body) throws NativeStatusException {
+        public NativeRequest open(String route, byte[] body, byte @Nullable [] state) throws NativeStatusException {
             Request request = new Request(route, Json.read(body));
             requests.add(request);
             Deque<Step> steps;

@@ -81,6 +81,17 @@ final class DirectLibrary implements Library {
     }
 
     @Override
+    public int kvfold_request_open_state(
+            Pointer engine,
+            byte[] route,
+            byte[] body,
+            byte[] state,
+            PointerByReference request,
+            PointerByReference out) {
+        return Functions.kvfold_request_open_state(engine, route, body, state, request, out);
+    }
+
+    @Override
     public int kvfold_request_next(Pointer request, PointerByReference out) {
         return Functions.kvfold_request_next(request, out);
     }
@@ -153,6 +164,14 @@ final class DirectLibrary implements Library {
 
         static native int kvfold_request_open(
                 Pointer engine, byte[] route, byte[] body, PointerByReference request, PointerByReference out);
+
+        static native int kvfold_request_open_state(
+                Pointer engine,
+                byte[] route,
+                byte[] body,
+                byte[] state,
+                PointerByReference request,
+                PointerByReference out);
 
         static native int kvfold_request_next(Pointer request, PointerByReference out);
 

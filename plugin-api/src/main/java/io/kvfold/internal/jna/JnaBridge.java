@@ -137,10 +137,13 @@ public final class JnaBridge implements NativeBridge {
         }
 
         @Override
-        public NativeRequest open(String route, byte[] body) throws NativeStatusException {
+        public NativeRequest open(String route, byte[] body, byte @Nullable [] state) throws NativeStatusException {
             PointerByReference request = new PointerByReference();
             byte[] path = terminated(route.getBytes(StandardCharsets.UTF_8));
-            answer(out -> library.kvfold_request_open(handle, path, terminated(body), request, out));
+            byte[] json = terminated(body);
+            answer(out -> state == null
+                    ? library.kvfold_request_open(handle, path, json, request, out)
+                    : library.kvfold_request_open_state(handle, path, json, terminated(state), request, out));
             return new Request(request.getValue());
         }
 

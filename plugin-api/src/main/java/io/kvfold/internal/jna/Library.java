@@ -43,6 +43,14 @@ interface Library {
     int kvfold_request_open(
             Pointer engine, byte[] route, byte[] body, PointerByReference request, PointerByReference out);
 
+    int kvfold_request_open_state(
+            Pointer engine,
+            byte[] route,
+            byte[] body,
+            byte[] state,
+            PointerByReference request,
+            PointerByReference out);
+
     int kvfold_request_next(Pointer request, PointerByReference out);
 
     void kvfold_request_cancel(Pointer request);

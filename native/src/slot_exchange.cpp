@@ -1,0 +1,123 @@
+#include "slot_exchange.h"
+
+#include "hooks/request_hook.h"
+#include "kvfold_log.h"
+
+#include "server-task.h"
+
+namespace kvfold {
+
+// A reader that is a little slow must not stop a slot; one that has stopped must not cost memory.
+static constexpr size_t pause_at  = 64;
+static constexpr size_t resume_at = 32;
+
+static thread_local slot_exchanges * of_worker = nullptr;
+
+worker_scope::worker_scope(slot_exchanges & exchanges) {
+    of_worker = &exchanges;
+}
+
+worker_scope::~worker_scope() {
+    of_worker = nullptr;
+}
+
+void slot_exchanges::add(const std::unordered_set<int> & task_ids, const std::shared_ptr<slot_exchange> & exchange) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (const int id : task_ids) {
+        by_task[id] = exchange;
+    }
+}
+
+void slot_exchanges::remove(const std::unordered_set<int> & task_ids) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (const int id : task_ids) {
+        by_task.erase(id);
+    }
+}
+
+std::shared_ptr<slot_exchange> slot_exchanges::find(int task_id) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto                        found = by_task.find(task_id);
+    return found == by_task.end() ? nullptr : found->second;
+}
+
+static std::shared_ptr<slot_exchange> exchange_of(const server_task & task) {
+    return of_worker ? of_worker->find(task.id) : nullptr;
+}
+
+bool note_read(slot_exchange & exchange) {
+    const std::lock_guard<std::mutex> lock(exchange.mutex);
+    if (exchange.unread > 0) {
+        exchange.unread--;
+    }
+    const bool wake = exchange.paused && exchange.unread <= resume_at;
+    exchange.paused = exchange.paused && !wake;
+    return wake;
+}
+
+static size_t common_prefix(const std::vector<llama_token> & saved, const server_tokens & prompt) {
+    size_t n = 0;
+    while (n < saved.size() && n < prompt.size() && saved[n] == prompt[n]) {
+        n++;
+    }
+    return n;
+}
+
+} // namespace kvfold
+
+using namespace kvfold;
+
+bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & prompt, const server_task & task) {
+    const auto exchange = exchange_of(task);
+    if (!exchange) {
+        return true;
+    }
+    const std::lock_guard<std::mutex> lock(exchange->mutex);
+    if (!exchange->load || !task.params.cache_prompt ||
+        common_prefix(exchange->load->tokens, task.tokens) <= prompt.tokens.get_common_prefix(task.tokens)) {
+        exchange->load.reset();
+        return true;
+    }
+    const bool placed = put_state(context, id_slot, prompt, *exchange->load);
+    if (placed) {
+        exchange->load.reset();
+    } else {
+        log_emit(KVFOLD_LOG_WARN, "the KV cache has no room for the " + std::to_string(exchange->load->tokens.size()) +
+                                      " tokens of a saved state besides those of other slots");
+    }
+    return placed;
+}
+
+void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt & prompt, const server_task & task) {
+    const auto exchange = exchange_of(task);
+    if (!exchange) {
+        return;
+    }
+    const std::lock_guard<std::mutex> lock(exchange->mutex);
+    if (exchange->save) {
+        try {
+            exchange->saved = take_state(context, id_slot, prompt);
+        } catch (const std::exception & e) {
+            exchange->save_failure = e.what();
+        }
+    }
+    exchange->slot_ended = true;
+    exchange->changed.notify_all();
+}
+
+void kvfold_slot_sends(const server_task & task) {
+    if (const auto exchange = exchange_of(task)) {
+        const std::lock_guard<std::mutex> lock(exchange->mutex);
+        exchange->unread++;
+    }
+}
+
+bool kvfold_slot_pauses(const server_task & task) {
+    const auto exchange = exchange_of(task);
+    if (!exchange) {
+        return false;
+    }
+    const std::lock_guard<std::mutex> lock(exchange->mutex);
+    exchange->paused = exchange->paused || exchange->unread >= pause_at;
+    return exchange->paused;
+}

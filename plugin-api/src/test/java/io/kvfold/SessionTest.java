@@ -1,0 +1,489 @@
+package io.kvfold;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.attribute.PosixFilePermissions;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** What is reused of a prompt: from the slot, from another slot, and from a session's saved state. */
+@Timeout(120)
+class SessionTest {
+
+    private static final int DOCUMENT_TOKENS = 8192;
+
+    @TempDir
+    @SuppressWarnings("NullAway.Init")
+    static Path models;
+
+    @SuppressWarnings("NullAway.Init")
+    private static Path model;
+
+    @TempDir
+    @SuppressWarnings("NullAway.Init")
+    Path folder;
+
+    @SuppressWarnings("NullAway.Init")
+    private SessionStore store;
+
+    @BeforeAll
+    static void writeModel() throws IOException {
+        RealLibrary.require();
+        model = TinyModel.write(models.resolve("tiny.gguf"), 1);
+    }
+
+    @BeforeEach
+    void openStore() {
+        store = SessionStore.directory(folder.resolve("sessions"));
+    }
+
+    /** What an answer says, and what it cost. */
+    private record Answer(String text, int promptTokens, int cachedTokens) {}
+
+    private static Engine engine(@Nullable String plan) {
+        Engine.Builder builder = builder();
+        if (plan != null) {
+            builder.kvPlan(KvPlan.parse(plan, TinyModel.LAYERS));
+        }
+        return builder.open();
+    }
+
+    private static Engine.Builder builder() {
+        return Engine.builder()
+                .model(model)
+                .contextSize(9216)
+                .option("override-kv", "llama.context_length=int:16384")
+                .slots(1)
+                .threads(1)
+                .flashAttention(FlashAttention.OFF);
+    }
+
+    private static ObjectNode body(String... messages) {
+        ObjectNode body = Json.MAPPER.createObjectNode().put("temperature", 0).put("max_tokens", 8);
+        String[] roles = {"user", "assistant"};
+        for (int i = 0; i < messages.length; i++) {
+            body.withArray("messages").addObject().put("role", roles[i % 2]).put("content", messages[i]);
+        }
+        return body;
+    }
+
+    private static Answer ask(Engine engine, @Nullable Session session, ObjectNode body) {
+        try (Generation generation = session == null ? engine.chat(body) : engine.chat(body, session)) {
+            JsonNode answer = generation.next();
+            assertThat(answer).isNotNull();
+            assertThat(generation.next()).isNull();
+            JsonNode usage = answer.path("usage");
+            return new Answer(
+                    answer.path("choices")
+                            .path(0)
+                            .path("message")
+                            .path("content")
+                            .asText(),
+                    usage.path("prompt_tokens").asInt(),
+                    usage.path("prompt_tokens_details").path("cached_tokens").asInt());
+        }
+    }
+
+    /** About so many tokens: one for each letter and each space. */
+    private static String document(int tokens, long seed) {
+        Random random = new Random(seed);
+        StringBuilder text = new StringBuilder();
+        while (text.length() < tokens) {
+            text.append((char) ('a' + random.nextInt(26)));
+        }
+        return text.toString();
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"standard", "0_0_2", "0_2_2;exact", "2_2_2;passes=5", "0_1s_1s;window=64", "streaming:64"})
+    void prefillsOnlyTheNewTokensOfTheSecondQuestion(String plan) {
+        String document = document(DOCUMENT_TOKENS, 7);
+        Session session = Session.of(store, "document");
+        Answer first;
+        Answer second;
+        try (Engine engine = engine(plan)) {
+            first = ask(engine, session, body(document + " who"));
+            second = ask(engine, session, body(document + " why"));
+        }
+        Answer restored;
+        Answer unaided;
+        try (Engine engine = engine(plan)) {
+            restored = ask(engine, session, body(document + " when"));
+        }
+        try (Engine engine = engine(plan)) {
+            unaided = ask(engine, null, body(document + " when"));
+        }
+
+        assertThat(first.promptTokens()).isGreaterThan(DOCUMENT_TOKENS);
+        assertThat(first.cachedTokens()).isZero();
+        assertThat(second.promptTokens() - second.cachedTokens()).isBetween(1, 40);
+        assertThat(unaided.cachedTokens()).isZero();
+        // where a window forgets, from the last checkpoint on, a ubatch before the end
+        int computed = restored.promptTokens() - restored.cachedTokens();
+        assertThat(computed).isBetween(1, plan.contains("64") ? 550 : 40);
+        assertThat(restored.text()).isEqualTo(unaided.text()).isNotEmpty();
+    }
+
+    /** Slots of 1024 tokens each. */
+    private static Engine.Builder small(int slots) {
+        return builder().contextSize(1024 * slots).slots(slots);
+    }
+
+    @Test
+    void findsTheSlotThatHoldsTheConversation() {
+        List<String> documents =
+                Stream.of(1, 2, 3).map(seed -> document(400, seed)).toList();
+        try (Engine engine = small(3).open()) {
+            documents.forEach(document -> ask(engine, null, body(document + " who")));
+            List<Answer> second = documents.stream()
+                    .map(document -> ask(engine, null, body(document + " why")))
+                    .toList();
+
+            assertThat(second)
+                    .allSatisfy(answer -> assertThat(answer.cachedTokens()).isBetween(400, answer.promptTokens() - 1));
+        }
+    }
+
+    @Test
+    void computesAgainWhatOnlyASessionWouldHaveKept() {
+        String document = document(400, 1);
+        Session session = Session.of(store, "a");
+        try (Engine engine = small(1).open()) {
+            ask(engine, session, body(document + " who"));
+            ask(engine, null, body(document(400, 2)));
+            Answer without = ask(engine, null, body(document + " why"));
+            ask(engine, null, body(document(400, 2)));
+            Answer with = ask(engine, session, body(document + " why"));
+
+            assertThat(without.cachedTokens()).isLessThan(20);
+            assertThat(with.cachedTokens()).isGreaterThan(400);
+            assertThat(with.text()).isEqualTo(without.text());
+        }
+    }
+
+    @Test
+    void continuesAConversationOfSeveralTurns() {
+        Session session = Session.of(store, "a");
+        String first = document(300, 1);
+        String reply;
+        Answer second;
+        try (Engine engine = small(1).open()) {
+            reply = ask(engine, session, body(first)).text();
+        }
+        try (Engine engine = small(1).open()) {
+            second = ask(engine, session, body(first, reply, "why"));
+        }
+        try (Engine engine = small(1).open()) {
+            Answer third = ask(engine, session, body(first, reply, "why", second.text(), "how"));
+
+            assertThat(second.cachedTokens()).isGreaterThan(300);
+            assertThat(third.cachedTokens()).isGreaterThan(second.cachedTokens());
+        }
+    }
+
+    @Test
+    void makesRoomInASharedPool() {
+        Session session = Session.of(store, "a");
+        String document = document(600, 1);
+        try (Engine engine =
+                builder().contextSize(1024).slots(2).option("kv-unified", true).open()) {
+            ask(engine, session, body(document));
+            ask(engine, null, body(document(700, 2))); // takes the cells of the idle slot
+            Answer again = ask(engine, session, body(document + " why"));
+
+            assertThat(again.cachedTokens()).isGreaterThan(600);
+        }
+    }
+
+    @Test
+    void readsAStateWithoutReplacingIt() throws IOException {
+        Session session = Session.of(store, "a");
+        try (Engine engine = small(1).open()) {
+            ask(engine, session, body(document(100, 1)));
+            byte[] saved = Files.readAllBytes(file("a"));
+            ask(engine, session.readOnly(), body(document(100, 2)));
+
+            assertThat(Files.readAllBytes(file("a"))).isEqualTo(saved);
+        }
+    }
+
+    @Test
+    void keepsStatesForTheirOwnersEyesUnderNamesThatAreNoPaths() throws IOException {
+        try (Engine engine = small(1).open()) {
+            ask(engine, Session.of(store, "../../ä/nul"), body("who"));
+        }
+        try (Stream<Path> files = Files.list(folder.resolve("sessions"))) {
+            List<Path> all = files.toList();
+            assertThat(all).hasSize(1);
+            assertThat(all.get(0).getFileName().toString()).matches("[0-9a-f]{64}\\.kvstate");
+            if (Files.getFileStore(folder).supportsFileAttributeView("posix")) {
+                assertThat(PosixFilePermissions.toString(Files.getPosixFilePermissions(all.get(0))))
+                        .isEqualTo("rw-------");
+            }
+        }
+        store.delete("../../ä/nul");
+        assertThat(folder.resolve("sessions")).isEmptyDirectory();
+    }
+
+    @Test
+    void refusesTheStateOfAnotherEngine() throws IOException {
+        Session session = Session.of(store, "a").strict();
+        ObjectNode body = body(document(300, 1));
+        try (Engine engine = small(1).open()) {
+            ask(engine, session, body);
+        }
+        Path other = TinyModel.write(models.resolve("other.gguf"), 2);
+        refuses(small(1).model(other), session, "saved with model '");
+        refuses(small(1).kvPlan(KvPlan.parse("0_0_2", 3)), session, "kv-plan 'standard', this engine has '0_0_2");
+        refuses(small(1).kvCacheTypes(KvType.Q8_0, KvType.F16), session, "cache-type-k 'f16', this engine has 'q8_0'");
+        refuses(small(2), session, "streams '1', this engine has '2'");
+        refuses(small(1).option("rope-freq-base", 5000), session, "rope-freq-base '");
+        refuses(small(1).contextSize(256), session, " tokens but a slot holds 256");
+        try (Engine engine = small(1).open()) {
+            assertThat(ask(engine, session, body).cachedTokens()).isGreaterThan(300);
+        }
+    }
+
+    private static void refuses(Engine.Builder builder, Session session, String why) {
+        try (Engine engine = builder.open()) {
+            assertThatThrownBy(() -> ask(engine, session, body("who")))
+                    .isInstanceOf(KvStateException.class)
+                    .hasMessageContaining(why);
+        }
+    }
+
+    @Test
+    void refusesADamagedStateOrReplacesIt() throws IOException {
+        String document = document(60, 1);
+        Session session = Session.of(store, "a");
+        try (Engine engine = small(1).open()) {
+            Answer answer = ask(engine, session, body(document));
+            byte[] whole = Files.readAllBytes(file("a"));
+            List<byte[]> damaged = new ArrayList<>(List.of(new byte[0], Arrays.copyOf(whole, whole.length + 1)));
+            Random random = new Random(1);
+            for (int i = 0; i < 60; i++) {
+                damaged.add(Arrays.copyOf(whole, random.nextInt(i < 30 ? 1000 : whole.length)));
+                byte[] flipped = whole.clone();
+                flipped[random.nextInt(i < 30 ? 1000 : whole.length)] ^= (byte) (1 << random.nextInt(8));
+                damaged.add(flipped);
+            }
+            for (byte[] bytes : damaged) {
+                Files.write(file("a"), bytes);
+                assertThatThrownBy(() -> ask(engine, session.strict(), body(document)))
+                        .isInstanceOf(KvStateException.class)
+                        .hasMessageContaining(file("a").toString());
+            }
+            ask(engine, null, body(document(60, 2)));
+            Answer after = ask(engine, session, body(document));
+            assertThat(after.text()).isEqualTo(answer.text());
+            assertThat(after.cachedTokens()).isLessThan(20);
+            assertThat(Files.readAllBytes(file("a"))).hasSameSizeAs(whole);
+            ask(engine, session.strict(), body(document));
+        }
+    }
+
+    private Path file(String key) {
+        try {
+            return ((SessionDirectory) store).file(key);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    @Test
+    void savesNothingOfARequestThatIsNotPulledToItsEnd() {
+        try (Engine engine = small(1).open()) {
+            Session session = Session.of(store, "a").strict();
+            try (Generation generation = engine.chat(body("who"), session)) {
+                assertThat(generation.next()).isNotNull();
+            }
+            try (Generation generation = engine.chat(body("who").put("stream", true), session)) {
+                assertThat(generation.next()).isNotNull();
+                generation.cancel();
+            }
+            assertThat(file("a")).doesNotExist();
+        }
+    }
+
+    @Test
+    void takesOnePromptAndOneAnswer() {
+        try (Engine engine = small(2).open()) {
+            Session session = Session.of(store, "a");
+            assertThatThrownBy(() -> ask(engine, session, body("who").put("n", 2)))
+                    .isInstanceOf(InvalidRequestException.class)
+                    .hasMessageContaining("one prompt and one answer");
+            assertThatThrownBy(() -> engine.start("/v1/embeddings", body("who"), session))
+                    .isInstanceOf(InvalidRequestException.class)
+                    .hasMessageContaining("/v1/embeddings");
+        }
+    }
+
+    /** A store that keeps states elsewhere than in files. */
+    private static final class Memory implements SessionStore {
+        private final Map<String, byte[]> states = new ConcurrentHashMap<>();
+        private volatile boolean broken;
+
+        @Override
+        public boolean load(String key, Path file) throws IOException {
+            check();
+            byte[] state = states.get(key);
+            if (state != null) {
+                Files.write(file, state);
+            }
+            return state != null;
+        }
+
+        @Override
+        public void save(String key, Path file) throws IOException {
+            check();
+            states.put(key, Files.readAllBytes(file));
+        }
+
+        @Override
+        public void delete(String key) {
+            states.remove(key);
+        }
+
+        private void check() throws IOException {
+            if (broken) {
+                throw new IOException("the store is broken");
+            }
+        }
+    }
+
+    @Test
+    void takesAStoreOfTheCallers() {
+        Memory memory = new Memory();
+        Session session = Session.of(memory, "a");
+        String document = document(300, 1);
+        try (Engine engine = small(1).open()) {
+            ask(engine, session, body(document));
+        }
+        try (Engine engine = small(1).open()) {
+            assertThat(ask(engine, session, body(document)).cachedTokens()).isGreaterThan(300);
+            memory.broken = true;
+            assertThat(ask(engine, session, body(document)).text()).isNotEmpty();
+            assertThatThrownBy(() -> ask(engine, session.strict(), body(document)))
+                    .isInstanceOf(KvStateException.class)
+                    .hasMessageContaining("the store is broken");
+        }
+    }
+
+    @Test
+    void sharesAFolderWithAnotherProcess() throws Exception {
+        String output = new ForkedJvm()
+                .withRealLibrary()
+                .run(Asking.class, model.toString(), folder.resolve("sessions").toString())
+                .outputOfSuccess();
+        assertThat(output).contains("asked");
+        try (Engine engine = small(1).open()) {
+            Answer answer = ask(engine, Session.of(store, "a").strict(), body(document(300, 1) + " why"));
+            assertThat(answer.cachedTokens()).isGreaterThan(300);
+        }
+    }
+
+    static final class Asking {
+        private Asking() {}
+
+        public static void main(String[] args) {
+            model = Path.of(args[0]);
+            try (Engine engine = small(1).open()) {
+                Session session = Session.of(SessionStore.directory(Path.of(args[1])), "a");
+                ask(engine, session, body(document(300, 1) + " who"));
+            }
+            System.out.println("asked");
+        }
+    }
+
+    @Test
+    void seesWholeStatesWhileOthersWriteThem() throws Exception {
+        Session session = Session.of(store, "a").strict();
+        try (Engine engine = small(2).open();
+                Engine other = small(2).open()) {
+            List<Thread> writers = new ArrayList<>();
+            List<Throwable> failures = new CopyOnWriteArrayList<>();
+            for (Engine each : List.of(engine, engine, other)) {
+                Thread writer = new Thread(() -> {
+                    for (int i = 0; i < 15; i++) {
+                        ask(each, session, body(document(100 + i, i)));
+                    }
+                });
+                writer.setUncaughtExceptionHandler((thread, failure) -> failures.add(failure));
+                writer.start();
+                writers.add(writer);
+            }
+            for (Thread writer : writers) {
+                writer.join();
+            }
+            assertThat(failures).isEmpty();
+        }
+        try (Stream<Path> files = Files.list(folder.resolve("sessions"))) {
+            assertThat(files).containsExactly(file("a"));
+        }
+    }
+
+    @Test
+    void pausesASlotThatNobodyReads() throws Exception {
+        ObjectNode body = body("who").put("stream", true).put("max_tokens", 600).put("ignore_eos", true);
+        body.putObject("stream_options").put("include_usage", true);
+        try (Engine engine = small(2).open();
+                Generation slow = engine.chat(body)) {
+            assertThat(slow.next()).isNotNull();
+            long used = awaitSteadyCells(engine);
+            assertThat(used).isLessThan(200);
+            assertThat(engine.kvCacheStats().slotsBusy()).isEqualTo(1);
+
+            assertThat(ask(engine, null, body("why")).text()).isNotEmpty(); // another slot goes on meanwhile
+
+            JsonNode usage = Json.MAPPER.missingNode();
+            for (JsonNode chunk = slow.next(); chunk != null; chunk = slow.next()) {
+                usage = chunk.has("usage") ? chunk.path("usage") : usage;
+            }
+            assertThat(usage.path("completion_tokens").asInt()).isEqualTo(600);
+        }
+    }
+
+    @Test
+    void cancelsASlotThatPauses() throws Exception {
+        ObjectNode body = body("who").put("stream", true).put("max_tokens", 600).put("ignore_eos", true);
+        try (Engine engine = small(1).open()) {
+            try (Generation slow = engine.chat(body)) {
+                assertThat(slow.next()).isNotNull();
+                awaitSteadyCells(engine);
+            }
+            assertThat(ask(engine, null, body("why")).text()).isNotEmpty();
+        }
+    }
+
+    private static long awaitSteadyCells(Engine engine) throws InterruptedException {
+        long before = -1;
+        for (long now = engine.kvCacheStats().cellsUsed();
+                now != before;
+                now = engine.kvCacheStats().cellsUsed()) {
+            before = now;
+            Thread.sleep(300);
+        }
+        return before;
+    }
+}
