@@ -10,9 +10,7 @@ import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
 /** What the builders of the two chat models have in common. Not thread-safe. */
-abstract class ChatModelBuilder<B extends ChatModelBuilder<B>> extends EngineBackedBuilder<B> {
-
-    private final KvfoldChatRequestParameters.Builder parameters = KvfoldChatRequestParameters.builder();
+abstract class ChatModelBuilder<B extends ChatModelBuilder<B>> extends SamplingBuilder<B> {
 
     @Nullable
     ChatRequestParameters defaultRequestParameters;
@@ -31,72 +29,6 @@ abstract class ChatModelBuilder<B extends ChatModelBuilder<B>> extends EngineBac
     /** Parameters of every request that does not set its own; a setter of this builder takes precedence over them. */
     public B defaultRequestParameters(@Nullable ChatRequestParameters parameters) {
         this.defaultRequestParameters = parameters;
-        return self();
-    }
-
-    /** The loaded model's own name, which every answer carries; any other name is refused. Need not be set. */
-    public B modelName(@Nullable String modelName) {
-        parameters.modelName(modelName);
-        return self();
-    }
-
-    /** At least 0; 0 always takes the most probable token. Default 0.8. */
-    public B temperature(@Nullable Double temperature) {
-        parameters.temperature(temperature);
-        return self();
-    }
-
-    /** In [0, 1]; 1 switches it off. Default 0.95. */
-    public B topP(@Nullable Double topP) {
-        parameters.topP(topP);
-        return self();
-    }
-
-    /** At least 0; 0 switches it off. Default 40. */
-    public B topK(@Nullable Integer topK) {
-        parameters.topK(topK);
-        return self();
-    }
-
-    /** See {@link KvfoldChatRequestParameters#minP()}. Default 0.05. */
-    public B minP(@Nullable Double minP) {
-        parameters.minP(minP);
-        return self();
-    }
-
-    /** Lowers a token's logit by this for every time it was used. Default 0. */
-    public B frequencyPenalty(@Nullable Double frequencyPenalty) {
-        parameters.frequencyPenalty(frequencyPenalty);
-        return self();
-    }
-
-    /** Lowers a token's logit by this once it was used. Default 0. */
-    public B presencePenalty(@Nullable Double presencePenalty) {
-        parameters.presencePenalty(presencePenalty);
-        return self();
-    }
-
-    /** See {@link KvfoldChatRequestParameters#repeatPenalty()}. Default 1. */
-    public B repeatPenalty(@Nullable Double repeatPenalty) {
-        parameters.repeatPenalty(repeatPenalty);
-        return self();
-    }
-
-    /** See {@link KvfoldChatRequestParameters#seed()}. */
-    public B seed(@Nullable Integer seed) {
-        parameters.seed(seed);
-        return self();
-    }
-
-    /** Tokens an answer has at most, at least 1. Default: what fits the slot. */
-    public B maxOutputTokens(@Nullable Integer maxOutputTokens) {
-        parameters.maxOutputTokens(maxOutputTokens);
-        return self();
-    }
-
-    /** Texts at which an answer ends; they are not part of it. */
-    public B stopSequences(@Nullable List<String> stopSequences) {
-        parameters.stopSequences(stopSequences);
         return self();
     }
 

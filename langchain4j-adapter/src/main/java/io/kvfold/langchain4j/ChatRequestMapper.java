@@ -122,7 +122,7 @@ final class ChatRequestMapper {
         return !parameters.toolSpecifications().isEmpty() && parameters.toolChoice() != ToolChoice.NONE;
     }
 
-    private static void putSampling(ObjectNode body, ChatRequestParameters parameters) {
+    static void putSampling(ObjectNode body, ChatRequestParameters parameters) {
         putNumber(body, "temperature", parameters.temperature());
         putNumber(body, "top_p", parameters.topP());
         putNumber(body, "top_k", parameters.topK());
