@@ -6,6 +6,7 @@ import dev.langchain4j.model.chat.response.ChatResponse;
 import io.kvfold.Engine;
 import io.kvfold.Generation;
 import io.kvfold.KvfoldException;
+import io.kvfold.Session;
 import java.time.Duration;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
@@ -49,8 +50,9 @@ final class ChatBackend implements AutoCloseable {
     /** Validates the request; each call is a run of its own, which starts when its first event is asked for. */
     Supplier<ChatCall> calls(ChatRequest request, boolean stream) {
         ObjectNode body = mapper.toBody(request, stream);
+        Session session = request.parameters() instanceof KvfoldChatRequestParameters ours ? ours.session() : null;
         return () -> new ChatCall(
-                () -> start(body),
+                () -> start(body, session),
                 new Answer(engine.model().name(), returnThinking, kvBytesPerToken),
                 timeout,
                 this::logResponse);
@@ -60,9 +62,9 @@ final class ChatBackend implements AutoCloseable {
         return calls(request, stream).get();
     }
 
-    private Generation start(ObjectNode body) {
+    private Generation start(ObjectNode body, @Nullable Session session) {
         logRequest(body);
-        return engine.engine().chat(body);
+        return session == null ? engine.engine().chat(body) : engine.engine().chat(body, session);
     }
 
     private void logRequest(ObjectNode body) {

@@ -4,6 +4,7 @@ import dev.langchain4j.model.chat.Capability;
 import dev.langchain4j.model.chat.listener.ChatModelListener;
 import dev.langchain4j.model.chat.request.ChatRequestParameters;
 import dev.langchain4j.model.chat.request.ResponseFormat;
+import io.kvfold.Session;
 import java.time.Duration;
 import java.util.List;
 import java.util.Set;
@@ -41,6 +42,12 @@ abstract class ChatModelBuilder<B extends ChatModelBuilder<B>> extends SamplingB
     /** See {@link KvfoldChatRequestParameters#parallelToolCalls()}. */
     public B parallelToolCalls(@Nullable Boolean parallelToolCalls) {
         parameters.parallelToolCalls(parallelToolCalls);
+        return self();
+    }
+
+    /** See {@link KvfoldChatRequestParameters#session()}. */
+    public B session(@Nullable Session session) {
+        parameters.session(session);
         return self();
     }
 

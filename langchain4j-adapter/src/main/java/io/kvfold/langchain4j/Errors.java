@@ -12,6 +12,7 @@ import io.kvfold.EngineClosedException;
 import io.kvfold.GenerationCancelledException;
 import io.kvfold.InvalidModelException;
 import io.kvfold.InvalidPlanException;
+import io.kvfold.KvStateException;
 import io.kvfold.KvfoldException;
 import io.kvfold.NativeLibraryException;
 import io.kvfold.QueueFullException;
@@ -61,7 +62,9 @@ final class Errors {
             cancelled.initCause(error);
             return cancelled;
         }
-        if (error instanceof EngineClosedException || error instanceof NativeLibraryException) {
+        if (error instanceof KvStateException
+                || error instanceof EngineClosedException
+                || error instanceof NativeLibraryException) {
             return new NonRetriableException(message, error);
         }
         return new InternalServerException(message, error);

@@ -2,6 +2,7 @@ package io.kvfold.langchain4j;
 
 import dev.langchain4j.model.chat.request.ChatRequestParameters;
 import dev.langchain4j.model.chat.request.DefaultChatRequestParameters;
+import io.kvfold.Session;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
@@ -20,6 +21,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
     private final @Nullable Boolean parallelToolCalls;
     private final @Nullable Boolean enableThinking;
     private final @Nullable String grammar;
+    private final @Nullable Session session;
 
     private KvfoldChatRequestParameters(Builder builder) {
         super(builder);
@@ -29,6 +31,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         this.parallelToolCalls = builder.parallelToolCalls;
         this.enableThinking = builder.enableThinking;
         this.grammar = builder.grammar;
+        this.session = builder.session;
     }
 
     /** Seed of the sampler, at least 0; null draws one per request. */
@@ -64,6 +67,14 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         return grammar;
     }
 
+    /**
+     * The conversation that the request continues, whose KV state is kept between requests and processes; null keeps none.
+     * See {@link KvfoldSessions} for AI services.
+     */
+    public @Nullable Session session() {
+        return session;
+    }
+
     @Override
     public KvfoldChatRequestParameters overrideWith(ChatRequestParameters that) {
         return builder().overrideWith(this).overrideWith(that).build();
@@ -83,19 +94,21 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
                 && Objects.equals(repeatPenalty, that.repeatPenalty)
                 && Objects.equals(parallelToolCalls, that.parallelToolCalls)
                 && Objects.equals(enableThinking, that.enableThinking)
-                && Objects.equals(grammar, that.grammar);
+                && Objects.equals(grammar, that.grammar)
+                && Objects.equals(session, that.session);
     }
 
     @Override
     public int hashCode() {
-        return Objects.hash(super.hashCode(), seed, minP, repeatPenalty, parallelToolCalls, enableThinking, grammar);
+        return Objects.hash(
+                super.hashCode(), seed, minP, repeatPenalty, parallelToolCalls, enableThinking, grammar, session);
     }
 
     @Override
     public String toString() {
         return "KvfoldChatRequestParameters{common=" + super.toString() + ", seed=" + seed + ", minP=" + minP
                 + ", repeatPenalty=" + repeatPenalty + ", parallelToolCalls=" + parallelToolCalls
-                + ", enableThinking=" + enableThinking + ", grammar=" + grammar + '}';
+                + ", enableThinking=" + enableThinking + ", grammar=" + grammar + ", session=" + session + '}';
     }
 
     /** A new, empty builder. */
@@ -112,6 +125,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         private @Nullable Boolean parallelToolCalls;
         private @Nullable Boolean enableThinking;
         private @Nullable String grammar;
+        private @Nullable Session session;
 
         @Override
         public Builder overrideWith(ChatRequestParameters parameters) {
@@ -123,6 +137,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
                 parallelToolCalls = ours.parallelToolCalls != null ? ours.parallelToolCalls : parallelToolCalls;
                 enableThinking = ours.enableThinking != null ? ours.enableThinking : enableThinking;
                 grammar = ours.grammar != null ? ours.grammar : grammar;
+                session = ours.session != null ? ours.session : session;
             }
             return this;
         }
@@ -160,6 +175,12 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         /** See {@link KvfoldChatRequestParameters#grammar()}. */
         public Builder grammar(@Nullable String grammar) {
             this.grammar = grammar;
+            return this;
+        }
+
+        /** See {@link KvfoldChatRequestParameters#session()}. */
+        public Builder session(@Nullable Session session) {
+            this.session = session;
             return this;
         }
 

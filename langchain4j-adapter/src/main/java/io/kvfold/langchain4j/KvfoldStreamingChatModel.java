@@ -40,7 +40,8 @@ import org.slf4j.LoggerFactory;
  * thread ends, and none follows.
  *
  * <p>The publisher starts to generate with the first demand, takes no further chunk from the engine while there is none, and
- * holds no thread meanwhile. The engine decodes ahead of a slow subscriber, at most to the end of its slot.
+ * holds no thread meanwhile. The engine decodes some tens of tokens ahead of a slow subscriber or handler; then the slot
+ * pauses until they are taken, and others go on. A paused slot is occupied: cancel a subscription that is given up.
  *
  * <p>Exceptions are those of {@link KvfoldChatModel}.
  */

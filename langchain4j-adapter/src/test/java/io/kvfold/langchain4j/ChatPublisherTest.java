@@ -7,8 +7,11 @@ import dev.langchain4j.model.chat.request.ChatRequest;
 import dev.langchain4j.model.chat.response.ChatModelStreamingEvent;
 import dev.langchain4j.model.chat.response.CompleteResponse;
 import io.kvfold.Engine;
+import io.kvfold.RealLibrary;
 import io.kvfold.ScriptedEngine;
 import io.kvfold.ScriptedEngine.Step;
+import io.kvfold.TinyModel;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.Flow.Publisher;
@@ -16,6 +19,7 @@ import java.util.concurrent.Flow.Subscriber;
 import java.util.concurrent.Flow.Subscription;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
 import org.reactivestreams.tck.TestEnvironment;
 import org.reactivestreams.tck.flow.FlowPublisherVerification;
 import org.testng.ITestResult;
@@ -110,6 +114,36 @@ class ChatPublisherTest {
         @Override
         public long maxElementsFromPublisher() {
             return 10_000;
+        }
+    }
+
+    @Test
+    void pausesTheSlotOfASubscriberThatWantsNothing(@TempDir Path folder) throws Exception {
+        RealLibrary.require();
+        try (KvfoldStreamingChatModel model = KvfoldStreamingChatModel.builder()
+                .modelPath(TinyModel.write(folder.resolve("tiny.gguf"), 1))
+                .contextSize(2048)
+                .slots(2)
+                .threads(1)
+                .temperature(0.0)
+                .maxOutputTokens(700)
+                .build()) {
+            Demanding subscriber = new Demanding();
+            model.chat(ChatRequest.builder().messages(UserMessage.from("hi")).build())
+                    .subscribe(subscriber);
+            subscriber.request(1);
+            subscriber.awaitEvents(1);
+            long cells = -1;
+            for (long now = 0; now != cells; now = model.engine().kvCacheStats().cellsUsed()) {
+                cells = now;
+                Thread.sleep(300);
+            }
+            assertThat(cells).isBetween(1L, 200L);
+            assertThat(model.engine().kvCacheStats().slotsBusy()).isEqualTo(1);
+
+            subscriber.request(Long.MAX_VALUE);
+            subscriber.awaitEvents(701);
+            assertThat(subscriber.events.get(700)).isInstanceOf(CompleteResponse.class);
         }
     }
 
