@@ -19,9 +19,9 @@ endif()
 
 find_package(Threads REQUIRED)
 if(APPLE OR WIN32)
-    target_link_libraries(kvfold_llama INTERFACE ${kvfold_archives} Threads::Threads)
+    target_link_libraries(kvfold_llama INTERFACE kvfold_llama_http ${kvfold_archives} Threads::Threads)
 else()
-    target_link_libraries(kvfold_llama INTERFACE
+    target_link_libraries(kvfold_llama INTERFACE kvfold_llama_http
         -Wl,--start-group ${kvfold_archives} -Wl,--end-group Threads::Threads ${CMAKE_DL_LIBS} m)
 endif()
 
@@ -41,6 +41,18 @@ if(APPLE)
 elseif(WIN32)
     target_link_libraries(kvfold_llama INTERFACE ws2_32 crypt32)
 endif()
+
+# llama-server's HTTP layer, which is not part of the target that stage 1 builds; without its user interface.
+set(N_ASSETS 0)
+set(ASSET_ARRAYS "")
+set(ASSET_TABLE "")
+set(USE_GZIP false)
+configure_file(${KVFOLD_LLAMA_SOURCE}/tools/ui/ui.h.in ${CMAKE_CURRENT_BINARY_DIR}/no_ui/ui.h)
+configure_file(${KVFOLD_LLAMA_SOURCE}/tools/ui/ui.cpp.in ${CMAKE_CURRENT_BINARY_DIR}/no_ui/ui.cpp)
+add_library(kvfold_llama_http STATIC
+    ${KVFOLD_LLAMA_SOURCE}/tools/server/server-http.cpp ${CMAKE_CURRENT_BINARY_DIR}/no_ui/ui.cpp)
+target_include_directories(kvfold_llama_http SYSTEM PRIVATE
+    ${CMAKE_CURRENT_BINARY_DIR}/no_ui $<TARGET_PROPERTY:kvfold_llama,INTERFACE_INCLUDE_DIRECTORIES>)
 
 # ggml alone, for tools that write files: it contains no call into this library.
 add_library(kvfold_ggml INTERFACE)

@@ -44,6 +44,7 @@ extern "C" {
 
 typedef struct kvfold_engine  kvfold_engine;  /* a loaded model, its context, slots and worker thread; thread-safe */
 typedef struct kvfold_request kvfold_request; /* one running request; see kvfold_request_next() for its threading */
+typedef struct kvfold_server  kvfold_server;  /* an engine that listens on HTTP; closed once */
 
 typedef enum kvfold_status {
     KVFOLD_OK                       =    0,
@@ -60,6 +61,7 @@ typedef enum kvfold_status {
     KVFOLD_ERROR_CLOSED             =  -10, /* the engine was closed while the call was inside */
     KVFOLD_ERROR_UNSUPPORTED        =  -11, /* valid, but not possible with this model or these options */
     KVFOLD_ERROR_STATE              =  -12, /* a saved KV state that cannot be read, written or used by this engine */
+    KVFOLD_ERROR_ADDRESS            =  -13, /* an address that cannot be listened on, e.g. because its port is in use */
     KVFOLD_ERROR_INTERNAL           = -100  /* everything else: a failed decode, a bug */
 } kvfold_status;
 
@@ -253,6 +255,30 @@ KVFOLD_API void kvfold_request_cancel(kvfold_request * request);
 /* Cancels the request if it still runs, then frees it. Must not run concurrently with any other call on the same
  * request. NULL is allowed. */
 KVFOLD_API void kvfold_request_close(kvfold_request * request);
+
+/* ---- HTTP ------------------------------------------------------------------------------------------------------- */
+
+/*
+ * Serves the engine over HTTP on the routes of llama-server, which are OpenAI's (chat completions, completions, responses,
+ * embeddings, models), Anthropic's (messages) and its own. Requests share slots, queue and limits with those of
+ * kvfold_request_open(). `options` is a JSON object with llama-server's names:
+ *
+ *   "host"          address to listen on, or several (default "127.0.0.1", this machine only)
+ *   "port"          default 8080; 0 takes any that is free
+ *   "api-key"       a key, or several, one of which requests must bring ("api-key-file": a file with one per line)
+ *   "cors-origins"  default "localhost": only pages of this machine, where llama-server's default is "*"
+ *   "api-prefix", "threads-http", "timeout", "reuse-port", "cors-methods", "cors-headers", "cors-credentials"
+ *
+ * There is no user interface, no tools, no switching of models and no TLS. *out:
+ *
+ *   {"addresses": ["http://127.0.0.1:8080"], "port": 8080}
+ *
+ * The server keeps the engine's memory; after kvfold_close() it answers every request with 503.
+ */
+KVFOLD_API int32_t kvfold_serve(kvfold_engine * engine, const char * options, kvfold_server ** server, char ** out);
+
+/* Ends the requests that came through this server, and returns when it listens no more. NULL is allowed. */
+KVFOLD_API void kvfold_server_close(kvfold_server * server);
 
 /* ---- raw evaluation --------------------------------------------------------------------------------------------- */
 

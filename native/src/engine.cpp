@@ -246,6 +246,15 @@ void engine::require_tokenizer() const {
     }
 }
 
+common_params engine::server_params(const std::string & text) {
+    use inside(*this);
+    return parse_server_options(options.params, text);
+}
+
+const server_http_context::handler_t & engine::handler_of(server_http_context::handler_t server_routes::* member) const {
+    return (*routes).*member;
+}
+
 void engine::admit(const std::shared_ptr<request> & added, bool needs_slot) {
     std::lock_guard<std::mutex> lock(mutex);
     if (failed) {

@@ -61,6 +61,10 @@ struct engine : std::enable_shared_from_this<engine> {
     std::unique_ptr<kv_state> load_state(const std::string & path);
     void                      save_state(const std::string & path, const kv_state & state);
 
+    // Options of a server in front of this engine; the handlers of its routes.
+    common_params                          server_params(const std::string & options);
+    const server_http_context::handler_t & handler_of(server_http_context::handler_t server_routes::* member) const;
+
     // The handler behind a route of kvfold_request_open(), or null.
     const server_http_context::handler_t * find_handler(const std::string & route) const;
 

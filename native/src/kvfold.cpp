@@ -5,6 +5,7 @@
 #include "build_info.h"
 #include "engine.h"
 #include "error.h"
+#include "http_server.h"
 #include "kvfold_log.h"
 #include "options.h"
 #include "quantize.h"
@@ -15,6 +16,10 @@
 
 struct kvfold_engine {
     std::shared_ptr<kvfold::engine> engine;
+};
+
+struct kvfold_server {
+    std::unique_ptr<kvfold::http_server> server;
 };
 
 struct kvfold_request {
@@ -162,6 +167,28 @@ void kvfold_request_cancel(kvfold_request * handle) {
 }
 
 void kvfold_request_close(kvfold_request * handle) {
+    at_boundary(nullptr, [&] {
+        delete handle;
+        return KVFOLD_OK;
+    });
+}
+
+int32_t kvfold_serve(kvfold_engine * handle, const char * options, kvfold_server ** server_handle, char ** out) {
+    if (server_handle) {
+        *server_handle = nullptr;
+    }
+    return at_boundary(out, [&] {
+        require(handle, "engine");
+        require(options, "options");
+        require(server_handle, "server");
+        auto opened      = std::make_unique<kvfold_server>(kvfold_server{ http_server::open(handle->engine, options) });
+        const auto status = succeed(out, opened->server->info());
+        *server_handle   = opened.release();
+        return status;
+    });
+}
+
+void kvfold_server_close(kvfold_server * handle) {
     at_boundary(nullptr, [&] {
         delete handle;
         return KVFOLD_OK;

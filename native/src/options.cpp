@@ -29,7 +29,7 @@ static const std::vector<refusal> & refusals() {
     static const std::vector<refusal> table = {
         { "it prints and exits",
           { "help", "usage", "version", "cache-list", "completion-bash", "list-devices", "fit-print" } },
-        { "this library does not listen on HTTP",
+        { "an engine does not listen on HTTP, see kvfold_serve()",
           { "host", "port", "reuse-port", "path", "cors-origins", "cors-methods", "cors-headers", "cors-credentials", "api-prefix",
             "api-key", "api-key-file", "ssl-key-file", "ssl-cert-file", "timeout", "threads-http", "sse-ping-interval", "ui", "webui",
             "ui-config", "webui-config", "ui-config-file", "webui-config-file", "ui-mcp-proxy", "webui-mcp-proxy", "tools",
@@ -276,6 +276,38 @@ engine_options parse_options(const std::string & text) {
         check_range("parallel", params.n_parallel, 1, (int64_t) llama_max_parallel_sequences());
     }
     return options;
+}
+
+common_params parse_server_options(const common_params & engine, const std::string & text) {
+    static const std::set<std::string> served = { "host",         "port",         "api-key",      "api-key-file",     "api-prefix",
+                                                  "threads-http", "timeout",      "reuse-port",   "cors-origins",     "cors-methods",
+                                                  "cors-headers", "cors-credentials" };
+    const json     object  = parse_object(text, "the options");
+    common_params  parsed;
+    auto           context = common_params_parser_init(parsed, LLAMA_EXAMPLE_SERVER);
+    const auto     names   = long_names(context.options);
+    common_params  params  = engine;
+    params.cors_origins    = "localhost"; // llama-server lets the page of any origin talk to it
+    params.ui              = false;
+    for (const auto & [key, value] : object.items()) {
+        std::string name = key;
+        std::replace(name.begin(), name.end(), '_', '-');
+        if (value.is_null()) {
+            continue;
+        }
+        const auto found = names.find(name);
+        if (!served.count(name) || found == names.end()) {
+            std::string known;
+            for (const auto & each : served) {
+                known += (known.empty() ? "\"" : ", \"") + each + "\"";
+            }
+            throw error(KVFOLD_ERROR_UNKNOWN_OPTION, "a server has no option \"" + name + "\": " + known).about_option(name);
+        }
+        apply(name, found->second, value, params);
+    }
+    check_range("port", params.port, 0, 65535);
+    check_range("timeout", params.timeout_read, 1, std::numeric_limits<int>::max());
+    return params;
 }
 
 // Follows common_params_parse_ex() and llama_server() of the pinned version, in their order.

@@ -70,7 +70,18 @@ std::shared_ptr<request> request::open(const std::shared_ptr<engine> & owner, co
         owner->require_states();
     }
     const bool               needs_slot = route_needs_slot(route);
-    std::shared_ptr<request> opened(new request(owner, *handler, needs_slot, route, body, files));
+    std::shared_ptr<request> opened(new request(owner, *handler, needs_slot, route, body, {}, files));
+    opened->start();
+    return opened;
+}
+
+std::shared_ptr<request> request::open(const std::shared_ptr<engine> & owner, const server_http_context::handler_t & handler, bool needs_slot,
+                                       const server_http_req & origin) {
+    engine::use inside(*owner);
+    std::shared_ptr<request> opened(new request(owner, handler, needs_slot, origin.path, origin.body, origin.should_stop, {}));
+    opened->http_request.params       = origin.params;
+    opened->http_request.query_string = origin.query_string;
+    opened->http_request.files        = origin.files;
     opened->start();
     return opened;
 }
@@ -82,8 +93,9 @@ void request::start() {
 }
 
 request::request(const std::shared_ptr<engine> & owner, const server_http_context::handler_t & handler, bool needs_slot,
-                 const std::string & route, const std::string & body, const state_files & files)
-    : owner(owner), handler(handler), needs_slot(needs_slot), should_stop([this] { return ended.load() != 0; }),
+                 const std::string & route, const std::string & body, std::function<bool()> gone, const state_files & files)
+    : owner(owner), handler(handler), needs_slot(needs_slot), gone(std::move(gone)),
+      should_stop([this] { return ended.load() != 0 || (this->gone && this->gone()); }),
       http_request{ {}, {}, route, "", body, {}, should_stop }, files(files) {}
 
 request::~request() {
@@ -308,6 +320,34 @@ void request::fetch() {
     if (ended == 0) {
         read_events(text);
     }
+}
+
+bool request::take_answer(server_http_res & into) {
+    {
+        // also of a request that was ended: until it returns, its handler looks at the client's connection
+        std::unique_lock<std::mutex> lock(mutex);
+        changed.wait(lock, [&] { return answered; });
+    }
+    await_answer();
+    if (ended != 0) {
+        throw ended_error(ended);
+    }
+    engine::use inside(*owner);
+    into.status       = answer->status;
+    into.content_type = answer->content_type;
+    into.headers      = answer->headers;
+    if (answer->is_stream()) {
+        return true; // its data is the first piece
+    }
+    into.data = std::move(answer->data);
+    return false;
+}
+
+bool request::next_piece(std::string & out) {
+    if (ended != 0) {
+        throw ended_error(ended);
+    }
+    return fetch_piece(out);
 }
 
 static int64_t number_after(const std::string & text, const char * words) {

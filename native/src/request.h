@@ -22,7 +22,17 @@ struct request : std::enable_shared_from_this<request> {
     static std::shared_ptr<request> open(const std::shared_ptr<engine> & owner, const std::string & route, const std::string & body,
                                          const state_files & files = {});
 
+    // One that came over HTTP. `origin`.should_stop() is asked until take_answer() returns, and then by next_piece().
+    static std::shared_ptr<request> open(const std::shared_ptr<engine> & owner, const server_http_context::handler_t & handler,
+                                         bool needs_slot, const server_http_req & origin);
+
     ~request();
+
+    // Waits for the answer, for one that came over HTTP, and hands over all of it but the pieces of a stream. True if it is one.
+    bool take_answer(server_http_res & into);
+
+    // The next piece of a streamed answer as it is; false if it is the last one.
+    bool next_piece(std::string & out);
 
     // The next chunk, or nothing after the last one.
     std::optional<std::string> next();
@@ -44,7 +54,7 @@ struct request : std::enable_shared_from_this<request> {
 
   private:
     request(const std::shared_ptr<engine> & owner, const server_http_context::handler_t & handler, bool needs_slot, const std::string & route,
-            const std::string & body, const state_files & files);
+            const std::string & body, std::function<bool()> gone, const state_files & files);
 
     void start();
 
@@ -64,6 +74,7 @@ struct request : std::enable_shared_from_this<request> {
     const std::shared_ptr<engine>          owner;
     const server_http_context::handler_t & handler;
     const bool                             needs_slot; // decodes, so it counts against "max-queue"
+    const std::function<bool()>            gone; // whether a client has gone away; may be empty
     const std::function<bool()>            should_stop;
     server_http_req                        http_request;
     const state_files                      files;

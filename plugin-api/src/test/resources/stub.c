@@ -187,6 +187,15 @@ void kvfold_request_close(kvfold_request * request) {
     free(request);
 }
 
+int32_t kvfold_serve(kvfold_engine * engine, const char * options, kvfold_server ** server, char ** out) {
+    *server = (kvfold_server *) engine;
+    return give(out, options, KVFOLD_OK);
+}
+
+void kvfold_server_close(kvfold_server * server) {
+    (void) server;
+}
+
 int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * tokens, int32_t n_tokens, float * logits,
                         size_t n_logits, char ** out) {
     if (n_logits != (size_t) n_tokens * engine->n_vocab) {

@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.internal.NativeBridge;
 import io.kvfold.internal.NativeEngine;
+import io.kvfold.internal.NativeServer;
 import io.kvfold.internal.NativeStatusException;
 import java.lang.ref.Cleaner;
 import java.lang.ref.Reference;
@@ -228,6 +229,15 @@ public final class Engine implements AutoCloseable {
             return this;
         });
         return new Logits(values, tokens.length, columns);
+    }
+
+    /** Serves this engine over HTTP, on this machine only unless told otherwise. */
+    public EngineServer.Builder server() {
+        return new EngineServer.Builder(this);
+    }
+
+    NativeServer serve(byte[] options) {
+        return use(engine -> engine.serve(options));
     }
 
     /**

@@ -31,6 +31,7 @@ final class Failures {
             case NativeStatus.ERROR_CLOSED -> new EngineClosedException(message, value, limit);
             case NativeStatus.ERROR_UNSUPPORTED -> new UnsupportedOperationByModelException(message, value, limit);
             case NativeStatus.ERROR_STATE -> new KvStateException(message, value, limit);
+            case NativeStatus.ERROR_ADDRESS -> new ServerAddressException(message, value, limit);
             default -> new InternalEngineException(message, value, limit);
         };
     }

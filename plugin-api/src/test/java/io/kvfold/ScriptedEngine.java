@@ -6,6 +6,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.internal.NativeBridge;
 import io.kvfold.internal.NativeEngine;
 import io.kvfold.internal.NativeRequest;
+import io.kvfold.internal.NativeServer;
 import io.kvfold.internal.NativeStatus;
 import io.kvfold.internal.NativeStatusException;
 import java.nio.FloatBuffer;
@@ -302,6 +303,11 @@ public final class ScriptedEngine {
                 throw failure.exception();
             }
             return new RequestHandle(request, steps);
+        }
+
+        @Override
+        public NativeServer serve(byte[] options) {
+            throw new UnsupportedOperationException();
         }
 
         /** Logit of token i after position p: 100 p + i. */

@@ -23,12 +23,14 @@ import picocli.CommandLine.ScopeType;
             "  kvfold chat --model model.gguf",
             "  kvfold inspect model.gguf --ctx 32768",
             "  kvfold generate -m model.gguf -p \"Once upon a time\" --max-tokens 50",
+            "  kvfold serve -m model.gguf --port 8080",
             "  kvfold perplexity --help"
         },
         versionProvider = VersionCommand.class,
         subcommands = {
             ChatCommand.class,
             GenerateCommand.class,
+            ServeCommand.class,
             InspectCommand.class,
             LogitsCommand.class,
             PerplexityCommand.class,

@@ -15,6 +15,8 @@ public interface NativeEngine {
     /** @param state which files of KV state the request begins with and leaves, as JSON; null for none */
     NativeRequest open(String route, byte[] body, byte @Nullable [] state) throws NativeStatusException;
 
+    NativeServer serve(byte[] options) throws NativeStatusException;
+
     /** {@code logits} is direct, in native byte order, and holds {@code tokens.length * vocabularySize} floats. */
     void evaluate(int[] tokens, FloatBuffer logits) throws NativeStatusException;
 

@@ -107,6 +107,16 @@ final class DirectLibrary implements Library {
     }
 
     @Override
+    public int kvfold_serve(Pointer engine, byte[] options, PointerByReference server, PointerByReference out) {
+        return Functions.kvfold_serve(engine, options, server, out);
+    }
+
+    @Override
+    public void kvfold_server_close(Pointer server) {
+        Functions.kvfold_server_close(server);
+    }
+
+    @Override
     public int kvfold_evaluate(
             Pointer engine, int[] tokens, int tokenCount, FloatBuffer logits, long logitCount, PointerByReference out) {
         return Functions.kvfold_evaluate(engine, tokens, tokenCount, logits, logitCount, out);
@@ -178,6 +188,11 @@ final class DirectLibrary implements Library {
         static native void kvfold_request_cancel(Pointer request);
 
         static native void kvfold_request_close(Pointer request);
+
+        static native int kvfold_serve(
+                Pointer engine, byte[] options, PointerByReference server, PointerByReference out);
+
+        static native void kvfold_server_close(Pointer server);
 
         static native int kvfold_evaluate(
                 Pointer engine,

@@ -7,6 +7,7 @@ import io.kvfold.LogListener;
 import io.kvfold.internal.NativeBridge;
 import io.kvfold.internal.NativeEngine;
 import io.kvfold.internal.NativeRequest;
+import io.kvfold.internal.NativeServer;
 import io.kvfold.internal.NativeStatus;
 import io.kvfold.internal.NativeStatusException;
 import java.lang.ref.Reference;
@@ -148,6 +149,13 @@ public final class JnaBridge implements NativeBridge {
         }
 
         @Override
+        public NativeServer serve(byte[] options) throws NativeStatusException {
+            PointerByReference server = new PointerByReference();
+            byte[] info = answer(out -> library.kvfold_serve(handle, terminated(options), server, out));
+            return new Server(server.getValue(), info);
+        }
+
+        @Override
         public void evaluate(int[] tokens, FloatBuffer logits) throws NativeStatusException {
             answer(out -> library.kvfold_evaluate(handle, tokens, tokens.length, logits, logits.remaining(), out));
         }
@@ -162,6 +170,26 @@ public final class JnaBridge implements NativeBridge {
         @Override
         public void close() {
             library.kvfold_close(handle);
+        }
+    }
+
+    private final class Server implements NativeServer {
+        private final Pointer handle;
+        private final byte[] info;
+
+        Server(Pointer handle, byte[] info) {
+            this.handle = handle;
+            this.info = info;
+        }
+
+        @Override
+        public byte[] info() {
+            return info;
+        }
+
+        @Override
+        public void close() {
+            library.kvfold_server_close(handle);
         }
     }
 

@@ -57,6 +57,10 @@ interface Library {
 
     void kvfold_request_close(Pointer request);
 
+    int kvfold_serve(Pointer engine, byte[] options, PointerByReference server, PointerByReference out);
+
+    void kvfold_server_close(Pointer server);
+
     int kvfold_evaluate(
             Pointer engine, int[] tokens, int tokenCount, FloatBuffer logits, long logitCount, PointerByReference out);
 

@@ -30,8 +30,8 @@ class LibraryTest {
             byte[].class, Set.of("char*"),
             int[].class, Set.of("int32_t*"),
             FloatBuffer.class, Set.of("float*"),
-            Pointer.class, Set.of("char*", "void*", "kvfold_engine*", "kvfold_request*"),
-            PointerByReference.class, Set.of("char**", "kvfold_engine**", "kvfold_request**"),
+            Pointer.class, Set.of("char*", "void*", "kvfold_engine*", "kvfold_request*", "kvfold_server*"),
+            PointerByReference.class, Set.of("char**", "kvfold_engine**", "kvfold_request**", "kvfold_server**"),
             Library.LogCallback.class, Set.of("kvfold_log_callback"),
             Library.ProgressCallback.class, Set.of("kvfold_progress_callback"));
 
