@@ -1,15 +1,12 @@
 package io.kvfold.examples;
 
-import dev.langchain4j.memory.chat.TokenWindowChatMemory;
+import dev.langchain4j.memory.chat.MessageWindowChatMemory;
 import dev.langchain4j.model.chat.ChatModel;
 import dev.langchain4j.service.AiServices;
 import dev.langchain4j.service.SystemMessage;
 import dev.langchain4j.service.UserMessage;
 import dev.langchain4j.service.V;
-import io.kvfold.Engine;
 import io.kvfold.langchain4j.KvfoldChatModel;
-import io.kvfold.langchain4j.KvfoldTokenCountEstimator;
-import java.nio.file.Path;
 
 /**
  * An application that was written for another model: only {@link #model} knows about Kvfold. Arguments: a GGUF file and a
@@ -46,29 +43,30 @@ public final class DropInExample {
         if (args.length != 2) {
             throw new IllegalArgumentException("arguments: <model.gguf> <text>");
         }
-        try (Engine engine = Engine.builder()
-                .model(Path.of(args[0]))
-                .contextSize(2048)
-                .slots(1)
-                .open()) {
-            ChatModel model = model(engine);
-
-            Assistant assistant = AiServices.builder(Assistant.class)
-                    .chatModel(model)
-                    .chatMemory(TokenWindowChatMemory.withMaxTokens(1024, new KvfoldTokenCountEstimator(engine)))
-                    .build();
-            System.out.println(assistant.answer(args[1]));
-
-            Extractor extractor = AiServices.create(Extractor.class, model);
-            System.out.println(extractor.animalIn(args[1]));
+        try (KvfoldChatModel model = model(args[0])) {
+            run(model, args[1]);
         }
     }
 
+    /** The application. Nothing here depends on which model it is. */
+    static void run(ChatModel model, String text) {
+        Assistant assistant = AiServices.builder(Assistant.class)
+                .chatModel(model)
+                .chatMemory(MessageWindowChatMemory.withMaxMessages(10))
+                .build();
+        System.out.println(assistant.answer(text));
+
+        Extractor extractor = AiServices.create(Extractor.class, model);
+        System.out.println(extractor.animalIn(text));
+    }
+
     // Before:
-    // OllamaChatModel.builder().baseUrl("http://localhost:11434").modelName("llama3.2").temperature(0.0).build()
-    private static ChatModel model(Engine engine) {
+    // OpenAiChatModel.builder().baseUrl("http://localhost:11434/v1").modelName("llama3.2").temperature(0.0).build()
+    private static KvfoldChatModel model(String file) {
         return KvfoldChatModel.builder()
-                .engine(engine)
+                .modelPath(file)
+                .contextSize(2048)
+                .slots(1)
                 .temperature(0.0)
                 .maxOutputTokens(256)
                 .build();
