@@ -2,7 +2,6 @@ package io.kvfold.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import io.kvfold.Engine;
-import io.kvfold.FlashAttention;
 import io.kvfold.InvalidRequestException;
 import io.kvfold.KvPlan;
 import io.kvfold.KvType;
@@ -24,6 +23,7 @@ import java.util.concurrent.Callable;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
@@ -52,8 +52,6 @@ import picocli.CommandLine.Spec;
             "  kvfold bench -m a.gguf -m b.gguf --workload 512+512,5+2043 --plots out"
         })
 final class BenchCommand implements Callable<Integer> {
-
-    private static final int DEFAULT_UBATCH = 512;
 
     private final Supplier<Engine.Builder> builders;
 
@@ -105,29 +103,8 @@ final class BenchCommand implements Callable<Integer> {
     @Option(names = "--rounds", paramLabel = "N", description = "Runs of each case. Default: 3.")
     private int rounds = 3;
 
-    @Option(
-            names = {"-t", "--threads"},
-            paramLabel = "N",
-            description = "Threads that compute on the CPU. Default: one per physical core.")
-    private @Nullable Integer threads;
-
-    @Option(
-            names = {"-ngl", "--gpu-layers"},
-            paramLabel = "N",
-            description = "Layers that a GPU holds and computes. Default: all, if the build has a GPU backend.")
-    private @Nullable Integer gpuLayers;
-
-    @Option(
-            names = {"-ub", "--ubatch"},
-            paramLabel = "N",
-            description = "Tokens that are computed at a time. Default: 512.")
-    private int ubatchSize = DEFAULT_UBATCH;
-
-    @Option(
-            names = {"-fa", "--flash-attn"},
-            paramLabel = "on|off|auto",
-            description = "Whether attention is computed by the fused kernel. Default: auto.")
-    private FlashAttention flashAttention = FlashAttention.AUTO;
+    @Mixin
+    private final ComputeOptions computeOptions = new ComputeOptions();
 
     @Option(names = "--json", paramLabel = "FILE", description = "Writes all figures as JSON.")
     private @Nullable Path json;
@@ -204,7 +181,7 @@ final class BenchCommand implements Callable<Integer> {
                     .orElseThrow(() -> new ParameterException(
                             spec.commandLine(), "--kv-budget is a size such as 512MiB, not " + budget));
             for (Subject subject : subjects) {
-                int fitting = subject.sequencesWithin(bytes, workload.tokens(), ubatchSize)
+                int fitting = subject.sequencesWithin(bytes, workload.tokens(), computeOptions.ubatchSize())
                         .orElseThrow(() -> new InvalidRequestException(subject.label() + " does not fit " + workload
                                 + " tokens of one sequence into " + budget));
                 cases.add(new Case(subject, workload, fitting));
@@ -223,19 +200,10 @@ final class BenchCommand implements Callable<Integer> {
     }
 
     private Engine.Builder builder(Subject subject) {
-        Engine.Builder builder = builders.get()
-                .model(subject.model())
-                .kvCacheTypes(subject.type(), subject.type())
-                .ubatchSize(ubatchSize)
-                .flashAttention(flashAttention);
+        Engine.Builder builder = builders.get().model(subject.model()).kvCacheTypes(subject.type(), subject.type());
+        computeOptions.apply(builder);
         if (subject.plan() != null) {
             builder.kvPlan(subject.plan());
-        }
-        if (threads != null) {
-            builder.threads(threads);
-        }
-        if (gpuLayers != null) {
-            builder.gpuLayers(gpuLayers);
         }
         return builder;
     }

@@ -1,7 +1,6 @@
 package io.kvfold.cli;
 
 import io.kvfold.Engine;
-import io.kvfold.FlashAttention;
 import io.kvfold.KvPlan;
 import io.kvfold.gguf.GgufFile;
 import io.kvfold.gguf.GgufKeys;
@@ -34,35 +33,14 @@ final class EngineOptions {
                     + " with, for each slot.")
     private @Nullable Integer contextSize;
 
-    @Option(
-            names = {"-t", "--threads"},
-            paramLabel = "N",
-            description = "Threads that compute on the CPU. Default: one per physical core.")
-    private @Nullable Integer threads;
-
-    @Option(
-            names = {"-ngl", "--gpu-layers"},
-            paramLabel = "N",
-            description = "Layers that a GPU holds and computes. Default: all, if the build has a GPU backend.")
-    private @Nullable Integer gpuLayers;
-
-    @Option(
-            names = {"-ub", "--ubatch"},
-            paramLabel = "N",
-            description = "Tokens of a prompt that are computed at a time. Default: 512.")
-    private @Nullable Integer ubatchSize;
+    @Mixin
+    private final ComputeOptions computeOptions = new ComputeOptions();
 
     @Option(names = "--slots", paramLabel = "N", description = "Requests that are computed side by side. Default: 1.")
     private int slots = 1;
 
     @Mixin
     private final KvOptions kvOptions = new KvOptions();
-
-    @Option(
-            names = {"-fa", "--flash-attn"},
-            paramLabel = "on|off|auto",
-            description = "Whether attention is computed by the fused kernel. Default: auto.")
-    private @Nullable FlashAttention flashAttention;
 
     @Option(
             names = {"-o", "--option"},
@@ -117,18 +95,7 @@ final class EngineOptions {
         if (contextSize != null) {
             builder.contextSize(contextSize);
         }
-        if (threads != null) {
-            builder.threads(threads);
-        }
-        if (gpuLayers != null) {
-            builder.gpuLayers(gpuLayers);
-        }
-        if (ubatchSize != null) {
-            builder.ubatchSize(ubatchSize);
-        }
-        if (flashAttention != null) {
-            builder.flashAttention(flashAttention);
-        }
+        computeOptions.apply(builder);
         if (kvOptions.hasTypes()) {
             builder.kvCacheTypes(kvOptions.keys(), kvOptions.values());
         }
