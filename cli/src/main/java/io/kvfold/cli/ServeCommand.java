@@ -30,7 +30,8 @@ import picocli.CommandLine.Spec;
         footer = {
             "  kvfold serve -m model.gguf --ctx 32768 --slots 4",
             "  kvfold serve -m model.gguf --port 0 --api-key-file keys.txt",
-            "  curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]}'"
+            "  curl http://127.0.0.1:8080/v1/chat/completions \\",
+            "      -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}'"
         })
 final class ServeCommand implements Callable<Integer> {
 
