@@ -99,10 +99,11 @@ public final class JavaLlamaComparison {
                 if (line.startsWith("rates ")) {
                     String[] words = line.split(" ");
                     rates = new Rates(Double.parseDouble(words[1]), Double.parseDouble(words[2]));
-                    process.destroyForcibly(); // java-llama.cpp does not end by itself
+                    break;
                 }
             }
         }
+        process.destroyForcibly(); // java-llama.cpp does not end by itself
         process.waitFor();
         if (rates == null) {
             throw new IOException(subject + " ended without a result, exit code " + process.exitValue());
