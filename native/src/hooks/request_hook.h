@@ -1,5 +1,5 @@
 // What the server core tells about a request while it runs, and what it asks. Implemented in native/src/request.cpp and
-// native/src/slot_hooks.cpp.
+// native/src/slot_exchange.cpp.
 #pragma once
 
 #include <unordered_set>
