@@ -39,6 +39,7 @@ def arguments():
     add("--intermediate-size", type=int, help="default: 8/3 of the hidden size, rounded up to a multiple of 32")
     add("--heads", type=int, default=6)
     add("--kv-heads", type=int, default=2)
+    add("--tie-embeddings", action="store_true", help="the output layer is the table of token embeddings")
     add("--force-nodiag", action="store_true", help="no layer sees its own position")
     add("--sliding-window", type=int, default=128, help="of layers with an s; default %(default)s")
     add("--forward-passes", type=int, default=7, help="m, passes without gradient; default %(default)s")
@@ -74,7 +75,8 @@ def model_config(args, vocab_size):
         force_nodiag=args.force_nodiag,
         sliding_window=args.sliding_window,
         forward_passes=args.forward_passes,
-        backward_passes=args.backward_passes)
+        backward_passes=args.backward_passes,
+        tie_word_embeddings=args.tie_embeddings)
 
 
 def learning_rate(args, progress, step):
