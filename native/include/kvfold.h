@@ -336,6 +336,19 @@ KVFOLD_API int32_t kvfold_schema_to_grammar(const char * schema, char ** out);
  */
 KVFOLD_API int32_t kvfold_quantize(const char * path_in, const char * path_out, const char * options, char ** out);
 
+/* ---- other hosts ------------------------------------------------------------------------------------------------ */
+
+/*
+ * Lends this host's GPUs, or its CPU where there is none, to engines of other hosts: their option "rpc" names it as
+ * "host:port", and they keep layers with their keys and values here. `options` is a JSON object: {"host": "127.0.0.1",
+ * "port": 50052, "threads": n}, all optional; the threads are those of the CPU. Serves one engine after the other, since
+ * that is what llama.cpp's RPC backend does, and both sides must be built from the same version of it.
+ *
+ * Blocks for good. Returns KVFOLD_ERROR_ADDRESS if it cannot listen. Nothing is encrypted and nobody is asked for a key:
+ * whoever reaches the port can use the memory of this process. For private networks only.
+ */
+KVFOLD_API int32_t kvfold_rpc_serve(const char * options, char ** out);
+
 #ifdef __cplusplus
 }
 #endif

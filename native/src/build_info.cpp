@@ -1,6 +1,7 @@
 #include "build_info.h"
 
 #include "error.h"
+#include "rpc.h"
 
 #include "ggml-backend.h"
 
@@ -46,6 +47,9 @@ json describe_build() {
     for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
         ggml_backend_dev_t device     = ggml_backend_dev_get(i);
         size_t             free_bytes = 0, total_bytes = 0;
+        if (is_rpc_device(device)) {
+            continue; // of an engine, not of this machine
+        }
         ggml_backend_dev_memory(device, &free_bytes, &total_bytes);
         devices.push_back(json({ { "name", ggml_backend_dev_name(device) },
                                  { "description", ggml_backend_dev_description(device) },

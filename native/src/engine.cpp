@@ -84,11 +84,16 @@ static uint64_t host_memory() {
     return total;
 }
 
-static uint64_t device_memory() {
+static uint64_t device_memory(const common_params & params) {
+    std::vector<ggml_backend_dev_t> devices = params.devices; // ends with null; empty for llama.cpp's own choice
+    if (devices.empty()) {
+        for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
+            devices.push_back(ggml_backend_dev_get(i));
+        }
+    }
     uint64_t total = 0;
-    for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
-        ggml_backend_dev_t device = ggml_backend_dev_get(i);
-        if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_GPU) {
+    for (ggml_backend_dev_t device : devices) {
+        if (device && ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_GPU) {
             size_t free_bytes = 0, total_bytes = 0;
             ggml_backend_dev_memory(device, &free_bytes, &total_bytes);
             total += total_bytes;
@@ -110,7 +115,7 @@ static kvfold_plan requested_plan(const model_facts & facts, const common_params
 
 // Linux hands out more memory than there is and kills the process later, so a size that cannot fit is refused here.
 static void check_memory(const model_facts & facts, const common_params & params, const kvfold_plan & plan) {
-    const uint64_t limit = host_memory() + device_memory();
+    const uint64_t limit = host_memory() + device_memory(params);
     if (limit == 0) {
         return;
     }

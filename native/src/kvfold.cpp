@@ -9,6 +9,7 @@
 #include "kvfold_log.h"
 #include "options.h"
 #include "quantize.h"
+#include "rpc.h"
 #include "request.h"
 #include "schema.h"
 
@@ -226,5 +227,12 @@ int32_t kvfold_quantize(const char * path_in, const char * path_out, const char 
         require(options, "options");
         quantize(path_in, path_out, options);
         return KVFOLD_OK;
+    });
+}
+
+int32_t kvfold_rpc_serve(const char * options, char ** out) {
+    return at_boundary(out, [&]() -> int32_t {
+        require(options, "options");
+        serve_rpc(options);
     });
 }

@@ -1,6 +1,7 @@
 #include "options.h"
 
 #include "json_text.h"
+#include "rpc.h"
 
 #include "arg.h"
 #include "chat.h"
@@ -228,6 +229,7 @@ engine_options parse_options(const std::string & text) {
 
     engine_options   options;
     common_params &  params  = options.params;
+    std::vector<std::string> rpc_servers;
     auto             context = common_params_parser_init(params, LLAMA_EXAMPLE_SERVER);
     const auto       names   = long_names(context.options);
 
@@ -261,9 +263,17 @@ engine_options parse_options(const std::string & text) {
             }
         }
         apply(name, found->second, value, params);
+        if (name == "rpc") {
+            for (const auto & list : value.is_array() ? value : json::array({ value })) {
+                for (const auto & server : string_split<std::string>(list.get<std::string>(), ',')) {
+                    rpc_servers.push_back(server);
+                }
+            }
+        }
         options.batch_size_given = options.batch_size_given || name == "batch-size";
     }
 
+    choose_devices(params, rpc_servers);
     if (params.model.path.empty()) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"model\" is required").about_option("model");
     }

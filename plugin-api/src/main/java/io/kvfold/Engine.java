@@ -14,6 +14,7 @@ import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
@@ -447,6 +448,24 @@ public final class Engine implements AutoCloseable {
         /** Layers to keep on a GPU where there is one; as many as there are by default. */
         public Builder gpuLayers(int layers) {
             return set("n-gpu-layers", layers);
+        }
+
+        /**
+         * Other hosts that hold layers and their keys and values, each running {@code kvfold rpc-server} (or
+         * {@link NativeLibrary#serveRpc}) of this version. Layers are shared out by the memory that hosts and GPUs have
+         * free; {@link #gpuLayers} says how many leave this host's CPU, all by default. KV plans hold across hosts.
+         *
+         * <p>What goes over the network is neither encrypted nor authenticated: private networks only. A server that
+         * goes away fails the requests that run, and all later ones until the engine is opened anew; one that stays
+         * connected but silent holds them up.
+         *
+         * @param addresses {@code "host:port"}, at least one
+         */
+        public Builder rpcServers(String... addresses) {
+            if (addresses.length == 0) {
+                throw new InvalidRequestException("no RPC server was named");
+            }
+            return set("rpc", List.of(addresses));
         }
 
         /** {@link FlashAttention#AUTO} by default. */

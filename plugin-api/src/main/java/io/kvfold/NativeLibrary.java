@@ -1,6 +1,7 @@
 package io.kvfold;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.internal.NativeBridge;
 import io.kvfold.internal.NativeStatusException;
 import io.kvfold.internal.jna.JnaBridge;
@@ -91,6 +92,32 @@ public final class NativeLibrary {
         byte[] json = Json.write(options);
         ask(library -> {
             library.quantize(source.toString(), target.toString(), json);
+            return json;
+        });
+    }
+
+    /**
+     * Lends this host's GPUs, or its CPU where there is none, to engines on other hosts that name it in
+     * {@link Engine.Builder#rpcServers}; {@code kvfold rpc-server} does the same. It serves one engine after the other.
+     *
+     * <p>Blocks for good, whatever happens to the thread. Nothing is encrypted and nobody is asked for a key: whoever
+     * reaches the port can use the memory of this process. For private networks only.
+     *
+     * @param host the address to listen on, such as {@code "127.0.0.1"}, which only this host can reach
+     * @param port from 1 to 65535
+     * @param threads that compute, if there is no GPU; null for one per physical core
+     * @throws ServerAddressException if it cannot listen there
+     * @throws InvalidRequestException if the port or the number of threads is not possible
+     * @throws NativeLibraryException if the library cannot be loaded
+     */
+    public static void serveRpc(String host, int port, @Nullable Integer threads) {
+        ObjectNode options = Json.MAPPER.createObjectNode().put("host", host).put("port", port);
+        if (threads != null) {
+            options.put("threads", threads);
+        }
+        byte[] json = Json.write(options);
+        ask(library -> {
+            library.serveRpc(json);
             return json;
         });
     }

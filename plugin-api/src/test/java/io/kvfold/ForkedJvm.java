@@ -69,20 +69,31 @@ public final class ForkedJvm {
         return this;
     }
 
-    public Result run(Class<?> main, String... arguments) {
+    private ProcessBuilder builder(Class<?> main, String... arguments) {
         List<String> all = new ArrayList<>(command);
         if (Runtime.version().feature() >= 24) {
             all.add(nativeAccess);
         }
         all.addAll(List.of("-cp", classPath, main.getName()));
         all.addAll(List.of(arguments));
+        ProcessBuilder builder = new ProcessBuilder(all).redirectErrorStream(true);
+        builder.environment().putAll(environment);
+        return builder;
+    }
+
+    /** Starts it and leaves the rest to the caller, who has to end it; its output goes nowhere. */
+    Process start(Class<?> main, String... arguments) throws IOException {
+        return builder(main, arguments)
+                .redirectOutput(ProcessBuilder.Redirect.DISCARD)
+                .start();
+    }
+
+    public Result run(Class<?> main, String... arguments) {
         try {
             Path output = Files.createTempFile("forked", ".log");
             try {
-                ProcessBuilder builder =
-                        new ProcessBuilder(all).redirectErrorStream(true).redirectOutput(output.toFile());
-                builder.environment().putAll(environment);
-                Process process = builder.start();
+                Process process =
+                        builder(main, arguments).redirectOutput(output.toFile()).start();
                 boolean ended = process.waitFor(limit.toMillis(), TimeUnit.MILLISECONDS);
                 if (!ended) {
                     process.destroyForcibly().waitFor();

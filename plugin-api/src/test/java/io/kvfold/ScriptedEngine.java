@@ -271,6 +271,11 @@ public final class ScriptedEngine {
         public void quantize(String source, String target, byte[] options) {
             throw new UnsupportedOperationException();
         }
+
+        @Override
+        public void serveRpc(byte[] options) {
+            throw new UnsupportedOperationException();
+        }
     }
 
     private final class EngineHandle implements NativeEngine {

@@ -28,9 +28,11 @@ public final class TinyModel {
 
     private final GgufWriter writer = new GgufWriter();
     private final Random random;
+    private final int layers;
 
-    private TinyModel(long seed) {
+    private TinyModel(long seed, int layers) {
         this.random = new Random(seed);
+        this.layers = layers;
     }
 
     /** A trained model that tells stories in English; ends the test as skipped where it is not there. */
@@ -44,14 +46,18 @@ public final class TinyModel {
      * lower-case letters, and a chat template.
      */
     public static Path write(Path file, long seed) throws IOException {
-        new TinyModel(seed).writeTo(file);
+        return write(file, seed, LAYERS);
+    }
+
+    static Path write(Path file, long seed, int layers) throws IOException {
+        new TinyModel(seed, layers).writeTo(file);
         return file;
     }
 
     private void writeTo(Path file) throws IOException {
         writer.put("general.architecture", "llama")
                 .put("general.name", "tiny")
-                .put("llama.block_count", LAYERS)
+                .put("llama.block_count", layers)
                 .put("llama.context_length", CONTEXT)
                 .put("llama.embedding_length", HIDDEN)
                 .put("llama.feed_forward_length", FEED_FORWARD)
@@ -64,7 +70,7 @@ public final class TinyModel {
         putMatrix("output.weight", HIDDEN, vocabulary, 0.5, SPECIAL);
         putOnes("output_norm.weight");
         int kvWidth = HIDDEN / HEADS * KV_HEADS;
-        for (int i = 0; i < LAYERS; i++) {
+        for (int i = 0; i < layers; i++) {
             String layer = "blk." + i + ".";
             putOnes(layer + "attn_norm.weight");
             putOnes(layer + "ffn_norm.weight");

@@ -34,6 +34,15 @@ final class ComputeOptions {
             description = "Whether attention is computed by the fused kernel. Default: auto.")
     private @Nullable FlashAttention flashAttention;
 
+    @Option(
+            names = "--rpc",
+            paramLabel = "HOST:PORT",
+            split = ",",
+            description =
+                    "Hosts that run \"kvfold rpc-server\" and hold layers with their keys and values. Nothing that"
+                            + " goes there is encrypted.")
+    private String[] rpcServers = {};
+
     int ubatchSize() {
         return ubatchSize == null ? DEFAULT_UBATCH : ubatchSize;
     }
@@ -48,6 +57,9 @@ final class ComputeOptions {
         }
         if (ubatchSize != null) {
             builder.ubatchSize(ubatchSize);
+        }
+        if (rpcServers.length > 0) {
+            builder.rpcServers(rpcServers);
         }
         if (flashAttention != null) {
             builder.flashAttention(flashAttention);

@@ -38,6 +38,7 @@ import picocli.CommandLine.ScopeType;
             ConvertCommand.class,
             QuantizeCommand.class,
             BenchCommand.class,
+            RpcServerCommand.class,
             OptionsCommand.class,
             VersionCommand.class
         })

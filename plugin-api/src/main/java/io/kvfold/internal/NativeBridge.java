@@ -26,4 +26,7 @@ public interface NativeBridge {
     void logTo(@Nullable LogListener listener, Level minLevel);
 
     void quantize(String source, String target, byte[] options) throws NativeStatusException;
+
+    /** Returns only by an exception. */
+    void serveRpc(byte[] options) throws NativeStatusException;
 }

@@ -144,6 +144,11 @@ final class DirectLibrary implements Library {
         return Functions.kvfold_quantize(pathIn, pathOut, options, out);
     }
 
+    @Override
+    public int kvfold_rpc_serve(byte[] options, PointerByReference out) {
+        return Functions.kvfold_rpc_serve(options, out);
+    }
+
     /** Bound by {@link Native#register}. */
     private static final class Functions {
 
@@ -214,5 +219,7 @@ final class DirectLibrary implements Library {
         static native int kvfold_schema_to_grammar(byte[] schema, PointerByReference out);
 
         static native int kvfold_quantize(byte[] pathIn, byte[] pathOut, byte[] options, PointerByReference out);
+
+        static native int kvfold_rpc_serve(byte[] options, PointerByReference out);
     }
 }

@@ -79,6 +79,12 @@ public final class JnaBridge implements NativeBridge {
                 out));
     }
 
+    @Override
+    public void serveRpc(byte[] options) throws NativeStatusException {
+        log.connect();
+        answer(out -> library.kvfold_rpc_serve(terminated(options), out));
+    }
+
     private interface Call {
         int into(PointerByReference out);
     }

@@ -77,6 +77,8 @@ interface Library {
 
     int kvfold_quantize(byte[] pathIn, byte[] pathOut, byte[] options, PointerByReference out);
 
+    int kvfold_rpc_serve(byte[] options, PointerByReference out);
+
     /** {@code kvfold_log_callback}. */
     interface LogCallback extends Callback {
         void invoke(int level, Pointer line, @Nullable Pointer user);
