@@ -14,9 +14,12 @@ import java.net.Socket;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Objects;
 import java.util.Set;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -33,6 +36,8 @@ class RpcServersTest {
     static Path directory;
 
     private static Path model;
+    private static Server first;
+    private static Server second;
 
     private final List<Server> servers = new ArrayList<>();
 
@@ -43,10 +48,21 @@ class RpcServersTest {
     static void writeModel() throws Exception {
         RealLibrary.require();
         model = TinyModel.write(directory.resolve("tiny.gguf"), 1, LAYERS);
+        first = startServer(freePort());
+        second = startServer(freePort());
+    }
+
+    @AfterAll
+    static void stopSharedServers() throws Exception {
+        stop(Stream.of(first, second).filter(Objects::nonNull).toList());
     }
 
     @AfterEach
     void stopServers() throws Exception {
+        stop(servers);
+    }
+
+    private static void stop(List<Server> servers) throws InterruptedException {
         for (Server server : servers) {
             server.process().destroyForcibly().waitFor();
         }
@@ -67,14 +83,19 @@ class RpcServersTest {
         }
     }
 
-    private Server startServer(int port) throws Exception {
+    private static Server startServer(int port) throws Exception {
         Process process = new ForkedJvm().withRealLibrary().start(Serving.class, String.valueOf(port));
-        servers.add(new Server(process, "127.0.0.1:" + port));
         while (!listens(port)) {
             assertThat(process.isAlive()).as("the server runs").isTrue();
             Thread.sleep(20);
         }
-        return servers.get(servers.size() - 1);
+        return new Server(process, "127.0.0.1:" + port);
+    }
+
+    private Server startServerOfThisTest(int port) throws Exception {
+        Server server = startServer(port);
+        servers.add(server);
+        return server;
     }
 
     private static boolean listens(int port) {
@@ -115,15 +136,18 @@ class RpcServersTest {
     @ParameterizedTest
     @ValueSource(strings = {"standard", "cla:2", "lckv:2", "sandwich-middle:3", "0_6_6_1_4_4_7_7", "streaming:16"})
     void computesTheSameWithLayersOnTwoHosts(String plan) throws Exception {
-        String first = startServer(freePort()).address();
-        String second = startServer(freePort()).address();
         float[] expected;
         try (Engine here = builder(plan).open()) {
             expected = logits(here);
         }
         // six of the eight layers and the output leave this process: readers and producers are on three devices
-        try (Engine split = builder(plan).rpcServers(first, second).gpuLayers(7).open()) {
-            assertThat(devices(split)).anyMatch(name -> name.contains(first)).anyMatch(name -> name.contains(second));
+        try (Engine split = builder(plan)
+                .rpcServers(first.address(), second.address())
+                .gpuLayers(7)
+                .open()) {
+            assertThat(devices(split))
+                    .anyMatch(name -> name.contains(first.address()))
+                    .anyMatch(name -> name.contains(second.address()));
             assertThat(split.info().offload().layersOffloaded()).isEqualTo(6);
             assertThat(logits(split)).containsExactly(expected, within(1e-4f));
         }
@@ -131,7 +155,7 @@ class RpcServersTest {
 
     @Test
     void leavesOtherEnginesOfTheProcessAlone() throws Exception {
-        Server server = startServer(freePort());
+        Server server = startServerOfThisTest(freePort());
         try (Engine remote = builder("standard").rpcServers(server.address()).open();
                 Engine local = builder("standard").open()) {
             assertThat(devices(remote)).anyMatch(name -> name.contains(server.address()));
@@ -156,7 +180,7 @@ class RpcServersTest {
     @Test
     void failsTheRequestAndLivesOnWhenAServerGoesAway() throws Exception {
         int port = freePort();
-        Server server = startServer(port);
+        Server server = startServerOfThisTest(port);
         ObjectNode body = JsonNodeFactory.instance
                 .objectNode()
                 .put("prompt", "once upon a time")
@@ -178,7 +202,7 @@ class RpcServersTest {
         assertThatThrownBy(() -> builder("cla:2").rpcServers(server.address()).open())
                 .isInstanceOf(InvalidRequestException.class)
                 .hasMessageContaining(server.address());
-        startServer(port);
+        startServerOfThisTest(port);
         try (Engine again = builder("cla:2").rpcServers(server.address()).open()) {
             assertThat(logits(again)).isNotEmpty();
         }
