@@ -4,12 +4,16 @@
 # options into a cache outside the checkout, then compiles native/src and links one self-contained library.
 #
 #   bash native/build.sh [--backend cpu|cuda|metal|vulkan] [--cpu native|x86-64-v3] [--llama-source DIR]
-#                        [--jobs N] [--test] [--print-source]
+#                        [--jobs N] [--test | --tools] [--fetch-source | --print-source | --unpatched]
 #
 #   --backend, --cpu          what the library can run on; also KVFOLD_BACKEND, KVFOLD_CPU
 #   --llama-source            a checkout of llama.cpp to use instead of the download; also KVFOLD_LLAMA_SOURCE
-#   --test                    runs ctest afterwards
+#   --test                    builds tests and tools as well, and runs ctest
+#   --tools                   builds tests and tools as well, and runs nothing
+#   --fetch-source            prints the folder of the unpatched source and stops before patching anything
 #   --print-source            prints the folder of the patched source and stops before compiling anything
+#   --unpatched               compiles upstream's source with the same options, prints the folder that then holds its src
+#                             and build, and stops
 #
 # The cache is $KVFOLD_CACHE, else $XDG_CACHE_HOME/kvfold, else ~/.cache/kvfold. Exit code 3: a tool is missing.
 
@@ -27,8 +31,11 @@ backend=${KVFOLD_BACKEND:-}
 cpu=${KVFOLD_CPU:-native}
 llama_source=${KVFOLD_LLAMA_SOURCE:-}
 jobs=${KVFOLD_JOBS:-}
+build_tests=0
 run_tests=0
+fetch_source=0
 print_source=0
+unpatched=0
 
 say() { printf 'kvfold: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -40,8 +47,11 @@ while [ $# -gt 0 ]; do
         --llama-source) llama_source=${2:?--llama-source needs a folder}; shift ;;
         --llama-source=*) llama_source=${1#*=} ;;
         --jobs)         jobs=${2:?--jobs needs a value}; shift ;;
-        --test)         run_tests=1 ;;
+        --test)         build_tests=1 run_tests=1 ;;
+        --tools)        build_tests=1 ;;
+        --fetch-source) fetch_source=1 ;;
         --print-source) print_source=1 ;;
+        --unpatched)    unpatched=1 ;;
         --help)         sed -n '3,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
         *)              die "unknown argument $1, see --help" ;;
     esac
@@ -145,13 +155,22 @@ patch_source() {
     mkdir "$1/kvfold"
     cp "$native_dir"/src/hooks/*.h "$1/kvfold/"
     while read -r name; do
-        # GIT_CEILING_DIRECTORIES keeps git apply from taking an enclosing repository for its own
-        (cd "$1" && GIT_CEILING_DIRECTORIES=$(dirname "$1") git apply --whitespace=nowarn "$patches_dir/$name") \
+        (cd "$1" && apply_patch "$patches_dir/$name") \
             || die "patches/$name does not apply to llama.cpp v$llama_version"
     done < <(series)
 }
 
-series() { sed 's/#.*//;s/[[:space:]]*$//;/^$/d' "$patches_dir/series"; }
+# Without git, as on a machine that builds from a source archive, patch(1) does it; neither accepts fuzz.
+apply_patch() {
+    if command -v git > /dev/null 2>&1; then
+        # GIT_CEILING_DIRECTORIES keeps git apply from taking an enclosing repository for its own
+        GIT_CEILING_DIRECTORIES=$(dirname "$PWD") git apply --whitespace=nowarn "$1"
+    else
+        patch --strip=1 --fuzz=0 --forward --silent < "$1"
+    fi
+}
+
+series() { [ $unpatched = 1 ] || sed 's/#.*//;s/[[:space:]]*$//;/^$/d' "$patches_dir/series"; }
 
 # ---- stage 1: llama.cpp, shared by every checkout with the same key ---------------------------------------------------
 
@@ -190,7 +209,8 @@ llama_key() {
         echo "$llama_version" "${options[@]}"
         "${CXX:-c++}" --version
         [ "$cpu" != native ] || cpu_model
-        [ -z "$llama_source" ] || (cd "$llama_source" && pwd && git rev-parse HEAD 2> /dev/null && git diff HEAD 2> /dev/null)
+        # an unpacked archive is no repository: its folder has to do
+        [ -z "$llama_source" ] || (cd "$llama_source" && pwd && git rev-parse HEAD && git diff HEAD) 2> /dev/null || true
         series
         series | while read -r name; do cat "$patches_dir/$name"; done
         cat "$native_dir"/src/hooks/*.h
@@ -199,11 +219,7 @@ llama_key() {
 
 build_llama() {
     [ ! -f "$key_dir/complete" ] || return 0
-    if [ -n "$llama_source" ]; then
-        check_version "$pristine_dir"
-    else
-        with_lock "source-$llama_version" fetch_source
-    fi
+    provide_source
     say "compiling llama.cpp v$llama_version for $backend ($cpu), once for these patches and options"
     [ -f "$key_dir/patched" ] || { patch_source "$key_dir/src"; touch "$key_dir/patched"; }
     [ $print_source = 0 ] || return 0
@@ -227,7 +243,22 @@ run_logged() {
     "$@" >> "$log" 2>&1 || { tail -n 40 "$log" >&2; die "failed: $1 $2 $3 (whole log: $log)"; }
 }
 
+# Makes sure that $pristine_dir holds the pinned version.
+provide_source() {
+    if [ -n "$llama_source" ]; then
+        check_version "$pristine_dir"
+    else
+        with_lock "source-$llama_version" fetch_source
+    fi
+}
+
 pristine_dir=${llama_source:-$cache_dir/source/llama.cpp-$llama_version}
+if [ $fetch_source = 1 ]; then
+    provide_source
+    echo "$pristine_dir"
+    exit 0
+fi
+
 key_dir=$cache_dir/native/v$llama_version-$backend-$cpu-$(llama_key)
 mkdir -p "$key_dir"
 touch "$key_dir"
@@ -237,6 +268,10 @@ with_lock "$(basename "$key_dir")" build_llama
 
 if [ $print_source = 1 ]; then
     echo "$key_dir/src"
+    exit 0
+fi
+if [ $unpatched = 1 ]; then
+    echo "$key_dir"
     exit 0
 fi
 
@@ -249,7 +284,7 @@ build_kvfold() {
     run_logged "$log" cmake -S "$native_dir" -B "$target_dir/build" -G "$generator" -DCMAKE_BUILD_TYPE=Release \
         "-DKVFOLD_LLAMA_SOURCE=$key_dir/src" "-DKVFOLD_LLAMA_BUILD=$key_dir/build" \
         "-DKVFOLD_LLAMA_PRISTINE=$pristine_dir" "-DKVFOLD_BACKEND=$backend" \
-        "-DKVFOLD_TESTS=$run_tests" "-DKVFOLD_PATCHES=$(series | paste -sd, -)" "-DKVFOLD_LLAMA_VERSION=$llama_version" \
+        "-DKVFOLD_TESTS=$build_tests" "-DKVFOLD_PATCHES=$(series | paste -sd, -)" "-DKVFOLD_LLAMA_VERSION=$llama_version" \
         "-DKVFOLD_VERSION=$(sed -n 's/.*<version>\(.*\)<\/version>.*/\1/p' "$native_dir/pom.xml" | head -n 1)"
     run_logged "$log" cmake --build "$target_dir/build" --parallel "$jobs"
     run_logged "$log" cmake --install "$target_dir/build" --prefix "$target_dir/classes"

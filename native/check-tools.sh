@@ -58,6 +58,7 @@ kvfold_tool_fault() {
             ;;
         c++) command -v "${CXX:-c++}" >/dev/null || echo "is missing" ;;
         cc) command -v "${CC:-cc}" >/dev/null || echo "is missing" ;;
+        git) command -v git >/dev/null || command -v patch >/dev/null || echo "is missing" ;;
         ninja) command -v ninja >/dev/null || command -v make >/dev/null || echo "is missing" ;;
         *) command -v "$1" >/dev/null || echo "is missing" ;;
     esac
