@@ -1,10 +1,7 @@
 package io.kvfold.benchmarks;
 
-import dev.langchain4j.data.message.UserMessage;
-import dev.langchain4j.model.chat.request.ChatRequest;
-import dev.langchain4j.model.chat.response.ChatResponse;
-import dev.langchain4j.model.chat.response.StreamingChatResponseHandler;
 import io.kvfold.bench.Spread;
+import io.kvfold.bench.Timeline;
 import io.kvfold.langchain4j.KvfoldStreamingChatModel;
 import java.io.BufferedReader;
 import java.io.IOException;
@@ -12,7 +9,6 @@ import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
-import java.util.concurrent.CompletableFuture;
 
 /**
  * What Java costs per token: greedy decoding of one sequence through the streaming ChatModel against the same through
@@ -94,34 +90,7 @@ public final class ChatModelOverhead {
 
     /** Tokens per second from the first text to the last, as decode_rate counts. */
     private static double answer(KvfoldStreamingChatModel model, int tokens) {
-        long[] times = new long[2]; // of the first and of the latest token
-        CompletableFuture<ChatResponse> done = new CompletableFuture<>();
-        model.chat(
-                ChatRequest.builder()
-                        .messages(UserMessage.from("Once upon a time"))
-                        .maxOutputTokens(tokens)
-                        .build(),
-                new StreamingChatResponseHandler() {
-                    @Override
-                    public void onPartialResponse(String text) {
-                        times[1] = System.nanoTime();
-                        times[0] = times[0] == 0 ? times[1] : times[0];
-                    }
-
-                    @Override
-                    public void onCompleteResponse(ChatResponse response) {
-                        done.complete(response);
-                    }
-
-                    @Override
-                    public void onError(Throwable error) {
-                        done.completeExceptionally(error);
-                    }
-                });
-        int generated = done.join().tokenUsage().outputTokenCount();
-        if (generated != tokens) {
-            throw new IllegalStateException("the answer has " + generated + " tokens instead of " + tokens);
-        }
-        return (tokens - 1) / (1e-9 * (times[1] - times[0]));
+        Timeline answer = StreamedAnswer.of(model, "Once upon a time", tokens, System.nanoTime());
+        return (tokens - 1) / (answer.last() - answer.first());
     }
 }

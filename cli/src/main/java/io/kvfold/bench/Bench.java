@@ -12,13 +12,8 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Random;
-import java.util.concurrent.BrokenBarrierException;
-import java.util.concurrent.CyclicBarrier;
-import java.util.concurrent.ExecutionException;
-import java.util.concurrent.ExecutorService;
-import java.util.concurrent.Executors;
-import java.util.concurrent.Future;
 import java.util.function.Function;
+import java.util.function.LongFunction;
 
 /**
  * Runs cases in turn. Every run opens an engine of its own, so that no two of them share memory, and warms it up with a
@@ -45,72 +40,14 @@ public final class Bench {
                 .open()) {
             int vocabulary = engine.info().model().vocabularySize();
             sequence(engine, body(0, WARM_UP_TOKENS, WARM_UP_TOKENS, vocabulary), System.nanoTime());
-            List<ObjectNode> bodies = new ArrayList<>();
+            List<LongFunction<Timeline>> starts = new ArrayList<>();
             for (int i = 0; i < sequences; i++) {
-                bodies.add(body(1 + i, workload.prompt(), workload.generate(), vocabulary));
+                ObjectNode body = body(1 + i, workload.prompt(), workload.generate(), vocabulary);
+                starts.add(start -> sequence(engine, body, start));
             }
-            List<Timeline> timelines = atOnce(engine, bodies);
-            return sample(workload, timelines, engine.kvCacheStats().bytesAllocated(), residentBytes() - before);
-        }
-    }
-
-    private static Sample sample(Workload workload, List<Timeline> timelines, long kvBytes, double residentBytes) {
-        double allStarted = timelines.stream().mapToDouble(t -> t.at(0)).max().orElseThrow();
-        double allDone = timelines.stream()
-                .mapToDouble(t -> t.at(t.seconds().size() - 1))
-                .max()
-                .orElseThrow();
-        long later = timelines.stream()
-                .flatMap(t -> t.seconds().stream())
-                .filter(second -> second > allStarted)
-                .count();
-        int sequences = timelines.size();
-        return new Sample(
-                sequences * (double) workload.prompt() / allStarted,
-                later == 0 ? Double.NaN : later / (allDone - allStarted),
-                sequences * (double) workload.generate() / allDone,
-                timelines.stream().map(t -> t.at(0)).sorted().toList(),
-                kvBytes,
-                residentBytes);
-    }
-
-    /** When each token of an answer came, in seconds since the start. */
-    private record Timeline(List<Double> seconds) {
-        double at(int token) {
-            return seconds.get(token);
-        }
-    }
-
-    private static List<Timeline> atOnce(Engine engine, List<ObjectNode> bodies) throws InterruptedException {
-        ExecutorService threads = Executors.newFixedThreadPool(bodies.size());
-        CyclicBarrier ready = new CyclicBarrier(bodies.size() + 1);
-        long[] start = new long[1];
-        try {
-            List<Future<Timeline>> running = new ArrayList<>();
-            for (ObjectNode body : bodies) {
-                running.add(threads.submit(() -> {
-                    ready.await(); // every thread is there
-                    ready.await(); // and the time is taken
-                    return sequence(engine, body, start[0]);
-                }));
-            }
-            ready.await();
-            start[0] = System.nanoTime();
-            ready.await();
-            List<Timeline> timelines = new ArrayList<>();
-            for (Future<Timeline> one : running) {
-                timelines.add(one.get());
-            }
-            return timelines;
-        } catch (ExecutionException e) {
-            if (e.getCause() instanceof RuntimeException failure) {
-                throw failure;
-            }
-            throw new IllegalStateException(e.getCause());
-        } catch (BrokenBarrierException e) {
-            throw new IllegalStateException(e);
-        } finally {
-            threads.shutdownNow();
+            List<Timeline> timelines = Timeline.atOnce(starts);
+            long kvBytes = engine.kvCacheStats().bytesAllocated();
+            return Sample.of(workload, timelines, kvBytes, residentBytes() - before);
         }
     }
 
@@ -147,7 +84,8 @@ public final class Bench {
                 .put("stream", true);
     }
 
-    private static double residentBytes() {
+    /** What the process occupies; NaN where the system does not tell. */
+    public static double residentBytes() {
         Path statm = Path.of("/proc/self/statm");
         try {
             return Files.isReadable(statm)
