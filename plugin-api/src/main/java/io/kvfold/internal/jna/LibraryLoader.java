@@ -3,6 +3,8 @@ package io.kvfold.internal.jna;
 import com.sun.jna.NativeLibrary;
 import com.sun.jna.Platform;
 import io.kvfold.NativeLibraryException;
+import io.kvfold.internal.CacheDirectory;
+import io.kvfold.internal.ResourceFile;
 import java.io.IOException;
 import java.net.URL;
 import java.nio.file.FileSystemException;
@@ -75,9 +77,9 @@ final class LibraryLoader {
                     new IOException("not there; is kvfold-native for this platform on the class path?"));
             return null;
         }
-        LibraryFile file;
+        ResourceFile file;
         try {
-            file = LibraryFile.of(resource, FILE_NAME);
+            file = ResourceFile.of(resource, FILE_NAME);
         } catch (IOException e) {
             failed(resource.toString(), e);
             return null;
@@ -86,8 +88,8 @@ final class LibraryLoader {
         return library == null ? fromTemporaryDirectory(file) : library;
     }
 
-    private @Nullable Library fromCache(LibraryFile file) {
-        Path directory = CacheDirectory.path().resolve("kvfold").resolve(file.sha256());
+    private @Nullable Library fromCache(ResourceFile file) {
+        Path directory = CacheDirectory.path().resolve(file.sha256());
         try {
             return bind(file.unpackInto(directory));
         } catch (Exception | LinkageError e) {
@@ -97,7 +99,7 @@ final class LibraryLoader {
     }
 
     /** For a home that is read-only or mounted noexec. */
-    private @Nullable Library fromTemporaryDirectory(LibraryFile file) {
+    private @Nullable Library fromTemporaryDirectory(ResourceFile file) {
         Path directory = Path.of(System.getProperty("java.io.tmpdir"));
         try {
             directory = Files.createTempDirectory("kvfold-"); // readable by this user only

@@ -1,4 +1,4 @@
-package io.kvfold.internal.jna;
+package io.kvfold.internal;
 
 import java.io.IOException;
 import java.io.InputStream;
@@ -13,21 +13,28 @@ import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.HexFormat;
 
-/** The library as a resource of the class path, known by its content. */
-record LibraryFile(URL resource, String name, String sha256) {
+/**
+ * A resource of the class path that native code needs as a file, known by its content.
+ *
+ * @param name of the file
+ * @param sha256 of the content, in hexadecimal digits
+ */
+public record ResourceFile(URL resource, String name, String sha256) {
 
-    static LibraryFile of(URL resource, String name) throws IOException {
+    /** Reads the resource for its checksum. */
+    public static ResourceFile of(URL resource, String name) throws IOException {
         try (InputStream in = open(resource)) {
-            return new LibraryFile(resource, name, sha256(in));
+            return new ResourceFile(resource, name, sha256(in));
         }
     }
 
     /**
-     * Makes sure that {@code directory} holds the library, whole, also while other JVMs do the same.
+     * Makes sure that {@code directory} holds the file, whole, also while other JVMs do the same.
      *
      * @return the file
+     * @throws IOException if it is neither there nor can be written
      */
-    Path unpackInto(Path directory) throws IOException {
+    public Path unpackInto(Path directory) throws IOException {
         Path file = directory.resolve(name);
         if (isWhole(file)) {
             return file;
@@ -44,7 +51,7 @@ record LibraryFile(URL resource, String name, String sha256) {
             try {
                 Files.move(copy, file, StandardCopyOption.ATOMIC_MOVE);
             } catch (IOException e) {
-                if (!isWhole(file)) { // Windows refuses to replace a library that another JVM has loaded
+                if (!isWhole(file)) { // Windows refuses to replace a file that another JVM has open
                     throw e;
                 }
             }

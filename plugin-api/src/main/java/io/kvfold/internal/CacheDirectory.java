@@ -1,20 +1,26 @@
-package io.kvfold.internal.jna;
+package io.kvfold.internal;
 
-import com.sun.jna.Platform;
 import java.nio.file.Path;
+import java.util.Locale;
 
 /** Where this user's programs keep what they can make again. */
-final class CacheDirectory {
+public final class CacheDirectory {
 
     private CacheDirectory() {}
 
-    static Path path() {
+    /** Kvfold's own part of it, which need not exist yet. */
+    public static Path path() {
+        return ofAllPrograms().resolve("kvfold");
+    }
+
+    private static Path ofAllPrograms() {
         String home = System.getProperty("user.home");
-        if (Platform.isWindows()) {
+        String system = System.getProperty("os.name").toLowerCase(Locale.ROOT);
+        if (system.startsWith("windows")) {
             String local = System.getenv("LOCALAPPDATA");
             return local == null ? Path.of(home, "AppData", "Local") : Path.of(local);
         }
-        if (Platform.isMac()) {
+        if (system.startsWith("mac")) {
             return Path.of(home, "Library", "Caches");
         }
         String xdg = System.getenv("XDG_CACHE_HOME");
