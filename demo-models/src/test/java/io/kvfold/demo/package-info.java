@@ -1,0 +1,4 @@
+@NullMarked
+package io.kvfold.demo;
+
+import org.jspecify.annotations.NullMarked;
