@@ -47,10 +47,8 @@ public final class Report {
         ObjectNode root = JsonNodeFactory.instance.objectNode();
         ArrayNode list = root.putArray("results");
         for (Result result : results) {
-            ObjectNode entry = list.addObject()
-                    .put("model", String.valueOf(result.subject().model().getFileName()))
-                    .put("plan", result.subject().planName())
-                    .put("kv_type", result.subject().type().name().toLowerCase(Locale.ROOT))
+            ObjectNode entry = result.subject()
+                    .addTo(list.addObject())
                     .put("prompt", result.workload().prompt())
                     .put("generate", result.workload().generate())
                     .put("sequences", result.sequences())

@@ -1,5 +1,6 @@
 package io.kvfold.bench;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.KvPlan;
 import io.kvfold.KvType;
 import io.kvfold.gguf.GgufFile;
@@ -37,6 +38,13 @@ public record Subject(Path model, String planName, @Nullable KvPlan plan, KvType
             fitting++;
         }
         return fitting == 0 ? Optional.empty() : Optional.of(fitting);
+    }
+
+    /** Adds {@code model}, {@code plan} and {@code kv_type} to a JSON object. */
+    public ObjectNode addTo(ObjectNode entry) {
+        return entry.put("model", String.valueOf(model.getFileName()))
+                .put("plan", planName)
+                .put("kv_type", type.text());
     }
 
     /** A short name for tables and plots. */

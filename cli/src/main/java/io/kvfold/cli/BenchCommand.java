@@ -1,10 +1,7 @@
 package io.kvfold.cli;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
-import io.kvfold.Engine;
 import io.kvfold.InvalidRequestException;
-import io.kvfold.KvPlan;
-import io.kvfold.KvType;
 import io.kvfold.bench.Bench;
 import io.kvfold.bench.Plots;
 import io.kvfold.bench.Report;
@@ -13,6 +10,7 @@ import io.kvfold.bench.Sample;
 import io.kvfold.bench.Subject;
 import io.kvfold.bench.Workload;
 import io.kvfold.gguf.GgufFile;
+import io.kvfold.gguf.GgufKeys;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Files;
@@ -20,7 +18,6 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.Callable;
-import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -47,49 +44,31 @@ import picocli.CommandLine.Spec;
         },
         footerHeading = "%nExamples:%n",
         footer = {
+            "  kvfold bench -m demo:standard,demo:folded",
             "  kvfold bench -m model.gguf --plan standard,lckv:2 --parallel 1,4,16",
             "  kvfold bench -m model.gguf --kv-type f16,q4_0 --kv-budget 512MiB",
             "  kvfold bench -m a.gguf -m b.gguf --workload 512+512,5+2043 --plots out"
         })
 final class BenchCommand implements Callable<Integer> {
 
-    private final Supplier<Engine.Builder> builders;
+    private static final Workload DEFAULT_WORKLOAD = new Workload(512, 128);
 
     @Spec
     @SuppressWarnings("NullAway.Init")
     private CommandSpec spec;
 
-    @Option(
-            names = {"-m", "--model"},
-            required = true,
-            split = ",",
-            paramLabel = "FILE",
-            description = "The models, GGUF files.")
+    @Mixin
     @SuppressWarnings("NullAway.Init")
-    private List<Path> models;
-
-    @Option(
-            names = {"--plan", "--kv-plan"},
-            split = ",",
-            paramLabel = "PLAN",
-            description =
-                    "The KV plans, such as standard, cla:2 or lckv:2; file means the model file's own. Default: file.")
-    private List<String> plans = List.of(FILE_PLAN);
-
-    @Option(
-            names = "--kv-type",
-            split = ",",
-            paramLabel = "TYPE",
-            converter = KvOptions.KvTypeConverter.class,
-            description = "How keys and values are stored. Default: f16.")
-    private List<KvType> types = List.of(KvType.F16);
+    private SubjectOptions subjectOptions;
 
     @Option(
             names = "--workload",
             split = ",",
             paramLabel = "P+G",
-            description = "Tokens of each prompt and each answer. Default: 512+128.")
-    private List<String> workloads = List.of("512+128");
+            description =
+                    "Tokens of each prompt and each answer. Default: 512+128, or half and an eighth of what a model"
+                            + " was trained with if that is less.")
+    private List<String> workloads = List.of();
 
     @Option(names = "--parallel", split = ",", paramLabel = "N", description = "Sequences side by side. Default: 1.")
     private List<Integer> parallel = List.of(1);
@@ -103,20 +82,11 @@ final class BenchCommand implements Callable<Integer> {
     @Option(names = "--rounds", paramLabel = "N", description = "Runs of each case. Default: 3.")
     private int rounds = 3;
 
-    @Mixin
-    private final ComputeOptions computeOptions = new ComputeOptions();
-
     @Option(names = "--json", paramLabel = "FILE", description = "Writes all figures as JSON.")
     private @Nullable Path json;
 
     @Option(names = "--plots", paramLabel = "FOLDER", description = "Draws throughput, first token and KV cache (PNG).")
     private @Nullable Path plots;
-
-    private static final String FILE_PLAN = "file";
-
-    BenchCommand(Supplier<Engine.Builder> builders) {
-        this.builders = builders;
-    }
 
     private record Case(Subject subject, Workload workload, int sequences) {}
 
@@ -129,7 +99,7 @@ final class BenchCommand implements Callable<Integer> {
         List<Case> cases = cases();
         List<List<Sample>> samples = new ArrayList<>();
         cases.forEach(one -> samples.add(new ArrayList<>()));
-        Bench bench = new Bench(this::builder);
+        Bench bench = new Bench(subjectOptions::engine);
         try (Progress progress = new Progress("measuring", (long) rounds * cases.size(), " runs")) {
             for (int round = 0; round < rounds; round++) {
                 for (int k = 0; k < cases.size(); k++) {
@@ -162,17 +132,12 @@ final class BenchCommand implements Callable<Integer> {
 
     /** By workload, so that the lines to compare stand together. */
     private List<Case> cases() {
-        List<Subject> subjects = new ArrayList<>();
-        for (Path model : models) {
-            GgufFile file = GgufFile.open(model);
-            for (String plan : plans) {
-                KvPlan parsed = plan.equals(FILE_PLAN) ? null : KvOptions.plan(plan, file);
-                types.forEach(type -> subjects.add(new Subject(model, plan, parsed, type)));
-            }
-        }
+        List<Subject> subjects = subjectOptions.subjects();
         List<Case> cases = new ArrayList<>();
-        for (String text : workloads) {
-            Workload workload = workload(text);
+        List<Workload> asked = workloads.isEmpty()
+                ? List.of(defaultWorkload(subjects))
+                : workloads.stream().map(this::workload).toList();
+        for (Workload workload : asked) {
             if (budget == null) {
                 parallel.forEach(n -> subjects.forEach(subject -> cases.add(new Case(subject, workload, n))));
                 continue;
@@ -181,13 +146,25 @@ final class BenchCommand implements Callable<Integer> {
                     .orElseThrow(() -> new ParameterException(
                             spec.commandLine(), "--kv-budget is a size such as 512MiB, not " + budget));
             for (Subject subject : subjects) {
-                int fitting = subject.sequencesWithin(bytes, workload.tokens(), computeOptions.ubatchSize())
+                int fitting = subject.sequencesWithin(bytes, workload.tokens(), subjectOptions.ubatchSize())
                         .orElseThrow(() -> new InvalidRequestException(subject.label() + " does not fit " + workload
                                 + " tokens of one sequence into " + budget));
                 cases.add(new Case(subject, workload, fitting));
             }
         }
         return cases;
+    }
+
+    private static Workload defaultWorkload(List<Subject> subjects) {
+        long trained = subjects.stream()
+                .map(subject -> GgufFile.open(subject.model()))
+                .mapToLong(file -> file.integer(GgufKeys.contextLength(file.architecture()))
+                        .orElse(Long.MAX_VALUE))
+                .min()
+                .orElseThrow();
+        return trained < DEFAULT_WORKLOAD.tokens()
+                ? new Workload((int) trained / 2, (int) trained / 8)
+                : DEFAULT_WORKLOAD;
     }
 
     private Workload workload(String text) {
@@ -197,14 +174,5 @@ final class BenchCommand implements Callable<Integer> {
         }
         String[] parts = text.split("\\+");
         return new Workload(Integer.parseInt(parts[0]), Integer.parseInt(parts[1]));
-    }
-
-    private Engine.Builder builder(Subject subject) {
-        Engine.Builder builder = builders.get().model(subject.model()).kvCacheTypes(subject.type(), subject.type());
-        computeOptions.apply(builder);
-        if (subject.plan() != null) {
-            builder.kvPlan(subject.plan());
-        }
-        return builder;
     }
 }

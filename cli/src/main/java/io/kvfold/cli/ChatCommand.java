@@ -32,6 +32,7 @@ import picocli.CommandLine.Spec;
         },
         footerHeading = "%nExamples:%n",
         footer = {
+            "  kvfold chat",
             "  kvfold chat --model model.gguf --ctx-size 8192",
             "  kvfold chat --model model.gguf --system \"Answer in one sentence.\"",
             "  kvfold chat --model model.gguf --temperature 0.2 --option top-p=0.9",

@@ -23,10 +23,19 @@ final class Console {
 
     /** The width of the terminal that standard error is, or 0 where it is none. */
     static int errorWidth() {
-        if (PROVIDER == null || !PROVIDER.isSystemStream(SystemStream.Error)) {
+        return width(SystemStream.Error);
+    }
+
+    /** The same of standard output. */
+    static int outputWidth() {
+        return width(SystemStream.Output);
+    }
+
+    private static int width(SystemStream stream) {
+        if (PROVIDER == null || !PROVIDER.isSystemStream(stream)) {
             return 0;
         }
-        int width = PROVIDER.systemStreamWidth(SystemStream.Error);
+        int width = PROVIDER.systemStreamWidth(stream);
         return width > 0 ? width : 80;
     }
 

@@ -11,20 +11,28 @@ import java.util.Map;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
 
 /** The options of every command that loads a model. */
 final class EngineOptions {
 
+    static final String MODEL = "The model: a GGUF file, or demo:folded or demo:standard, tiny ones that come along."
+            + " Default: demo:folded.";
+
     private final Supplier<Engine.Builder> builders;
+
+    @Spec(Spec.Target.MIXEE)
+    @SuppressWarnings("NullAway.Init")
+    private CommandSpec command;
 
     @Option(
             names = {"-m", "--model"},
-            required = true,
             paramLabel = "FILE",
-            description = "The model, a GGUF file.")
-    @SuppressWarnings("NullAway.Init")
-    private Path model;
+            converter = ModelFile.Converter.class,
+            description = MODEL)
+    private @Nullable ModelFile model;
 
     @Option(
             names = {"-c", "--ctx-size", "--ctx"},
@@ -66,12 +74,12 @@ final class EngineOptions {
 
     /** The model, whose header need not be right. */
     Path model() {
-        return model;
+        return (model == null ? ModelFile.DEMO_FOLDED : model).path();
     }
 
     /** The plan that was asked for, else the file's own, else every layer its own. */
     KvPlan plan() {
-        GgufFile file = GgufFile.open(model);
+        GgufFile file = GgufFile.open(model());
         KvPlan asked = kvOptions.plan(file);
         if (asked != null) {
             return asked;
@@ -86,12 +94,15 @@ final class EngineOptions {
 
     /** The same with another context size than the one asked for. */
     Engine open(@Nullable Integer contextSize) {
-        return open(contextSize, kvOptions.hasPlan() ? kvOptions.plan(GgufFile.open(model)) : null);
+        return open(contextSize, kvOptions.hasPlan() ? kvOptions.plan(GgufFile.open(model())) : null);
     }
 
     /** The same with another context size and KV plan than those asked for. */
     Engine open(@Nullable Integer contextSize, @Nullable KvPlan plan) {
-        Engine.Builder builder = builders.get().model(model).slots(slots);
+        if (model == null) {
+            ModelFile.introduceDefault(command, kvOptions, contextSize, slots);
+        }
+        Engine.Builder builder = builders.get().model(model()).slots(slots);
         if (contextSize != null) {
             builder.contextSize(contextSize);
         }

@@ -9,11 +9,7 @@ import io.kvfold.Engine;
 import io.kvfold.Generation;
 import java.io.IOException;
 import java.io.PrintWriter;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.concurrent.Callable;
-import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.ArgGroup;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -33,6 +29,7 @@ import picocli.CommandLine.Spec;
         },
         footerHeading = "%nExamples:%n",
         footer = {
+            "  kvfold generate -p \"Once upon a time\" -n 50",
             "  kvfold generate -m model.gguf -p \"Once upon a time\" -n 200 --temperature 0",
             "  kvfold generate -m model.gguf --prompt-file story.txt --seed 1 > more.txt",
             "  kvfold generate -m model.gguf -p \"1, 2, 3,\" -n 8 --json | jq .timings"
@@ -52,7 +49,7 @@ final class GenerateCommand implements Callable<Integer> {
 
     @ArgGroup(exclusive = true, multiplicity = "1")
     @SuppressWarnings("NullAway.Init")
-    private Prompt prompt;
+    private PromptOption prompt;
 
     @Option(names = "--json", description = "Print one JSON object at the end instead: text, tokens, counts, timings.")
     private boolean json;
@@ -102,30 +99,5 @@ final class GenerateCommand implements Callable<Integer> {
                 .put("stop", last.path("stop_type").asText());
         result.set("timings", last.path("timings"));
         out.println(new ObjectMapper().writerWithDefaultPrettyPrinter().writeValueAsString(result));
-    }
-
-    /** Where the prompt comes from. */
-    private static final class Prompt {
-        @Option(
-                names = {"-p", "--prompt"},
-                paramLabel = "TEXT",
-                description = "The text to continue.")
-        private @Nullable String text;
-
-        @Option(
-                names = "--prompt-file",
-                paramLabel = "FILE",
-                description = "A UTF-8 file that holds it; - is standard input.")
-        private @Nullable Path file;
-
-        String read() throws IOException {
-            if (text != null) {
-                return text;
-            }
-            if (file == null || file.toString().equals("-")) {
-                return new String(System.in.readAllBytes(), StandardCharsets.UTF_8);
-            }
-            return Files.readString(file);
-        }
     }
 }

@@ -5,17 +5,14 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.KvPlan;
-import io.kvfold.KvType;
 import io.kvfold.UnsupportedOperationByModelException;
 import io.kvfold.gguf.GgufFile;
 import io.kvfold.gguf.GgufKeys;
 import io.kvfold.gguf.GgufKvPlan;
 import io.kvfold.gguf.GgufTensor;
-import io.kvfold.gguf.GgufType;
 import io.kvfold.gguf.GgufValueType;
 import io.kvfold.gguf.MemoryEstimate;
 import java.io.PrintWriter;
-import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Comparator;
 import java.util.Map;
@@ -44,6 +41,7 @@ import picocli.CommandLine.Spec;
         },
         footerHeading = "%nExamples:%n",
         footer = {
+            "  kvfold inspect",
             "  kvfold inspect model.gguf",
             "  kvfold inspect model.gguf --ctx 32768 --kv-type q8_0",
             "  kvfold inspect model.gguf --ctx 32768 --kv-plan lckv:2",
@@ -55,9 +53,12 @@ final class InspectCommand implements Callable<Integer> {
     @SuppressWarnings("NullAway.Init")
     private CommandSpec spec;
 
-    @Parameters(paramLabel = "FILE", description = "The model, a GGUF file.")
-    @SuppressWarnings("NullAway.Init")
-    private Path model;
+    @Parameters(
+            arity = "0..1",
+            paramLabel = "FILE",
+            converter = ModelFile.Converter.class,
+            description = EngineOptions.MODEL)
+    private @Nullable ModelFile model;
 
     @Option(
             names = {"-c", "--ctx-size", "--ctx"},
@@ -76,7 +77,10 @@ final class InspectCommand implements Callable<Integer> {
         if (contextSize != null && contextSize < 1) {
             throw new ParameterException(spec.commandLine(), "--ctx-size is 1 or more, not " + contextSize);
         }
-        GgufFile file = GgufFile.open(model);
+        if (model == null) {
+            ModelFile.introduceDefault(spec, kvOptions, contextSize, 1);
+        }
+        GgufFile file = GgufFile.open((model == null ? ModelFile.DEMO_FOLDED : model).path());
         PrintWriter out = spec.commandLine().getOut();
         ObjectNode facts = facts(file);
         if (json) {
@@ -128,7 +132,7 @@ final class InspectCommand implements Callable<Integer> {
         }
         MemoryEstimate estimate;
         try {
-            estimate = MemoryEstimate.of(file, asked, type(kvOptions.keys()), type(kvOptions.values()));
+            estimate = kvOptions.estimate(file, asked);
         } catch (UnsupportedOperationByModelException e) {
             kv.put("note", e.getMessage());
             return;
@@ -244,9 +248,5 @@ final class InspectCommand implements Callable<Integer> {
         } else {
             file.integer(key).ifPresent(value -> facts.put(name, value));
         }
-    }
-
-    private static GgufType type(KvType type) {
-        return GgufType.ofLabel(type.text()).orElseThrow();
     }
 }

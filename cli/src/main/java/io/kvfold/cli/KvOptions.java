@@ -5,6 +5,8 @@ import io.kvfold.KvType;
 import io.kvfold.KvfoldException;
 import io.kvfold.gguf.GgufFile;
 import io.kvfold.gguf.GgufKeys;
+import io.kvfold.gguf.GgufType;
+import io.kvfold.gguf.MemoryEstimate;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.ITypeConverter;
 import picocli.CommandLine.Option;
@@ -68,6 +70,19 @@ final class KvOptions {
     @Nullable
     KvPlan plan(GgufFile model) {
         return plan == null ? null : plan(plan, model);
+    }
+
+    /**
+     * What the keys and values of a model take, stored as asked.
+     *
+     * @param plan null for the model file's own
+     */
+    MemoryEstimate estimate(GgufFile model, @Nullable KvPlan plan) {
+        return MemoryEstimate.of(model, plan, type(keys()), type(values()));
+    }
+
+    private static GgufType type(KvType type) {
+        return GgufType.ofLabel(type.text()).orElseThrow();
     }
 
     static KvPlan plan(String text, GgufFile model) {

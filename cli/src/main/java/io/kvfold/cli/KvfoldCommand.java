@@ -20,9 +20,11 @@ import picocli.CommandLine.ScopeType;
         optionListHeading = "%nOptions:%n",
         footerHeading = "%nExamples:%n",
         footer = {
+            "  kvfold chat",
             "  kvfold chat --model model.gguf",
             "  kvfold inspect model.gguf --ctx 32768",
             "  kvfold generate -m model.gguf -p \"Once upon a time\" --max-tokens 50",
+            "  kvfold compare -p \"Once upon a time\"",
             "  kvfold serve -m model.gguf --port 8080",
             "  kvfold perplexity --help"
         },
@@ -37,6 +39,7 @@ import picocli.CommandLine.ScopeType;
             PlanCommand.class,
             ConvertCommand.class,
             QuantizeCommand.class,
+            CompareCommand.class,
             BenchCommand.class,
             RpcServerCommand.class,
             OptionsCommand.class,

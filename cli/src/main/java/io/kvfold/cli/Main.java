@@ -37,7 +37,7 @@ public final class Main {
                 if (type == EngineOptions.class) {
                     return type.cast(new EngineOptions(builders));
                 }
-                return type == BenchCommand.class ? type.cast(new BenchCommand(builders)) : factory.create(type);
+                return type == SubjectOptions.class ? type.cast(new SubjectOptions(builders)) : factory.create(type);
             }
         });
         Errors errors = new Errors();

@@ -1,10 +1,8 @@
 package io.kvfold.cli;
 
 import io.kvfold.Engine;
-import io.kvfold.InvalidRequestException;
 import java.io.IOException;
 import java.io.PrintWriter;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
@@ -33,7 +31,7 @@ import picocli.CommandLine.Spec;
         })
 final class PerplexityCommand implements Callable<Integer> {
 
-    private static final int DEFAULT_CONTEXT = 512;
+    static final int DEFAULT_CONTEXT = 512;
 
     @Spec
     @SuppressWarnings("NullAway.Init")
@@ -57,19 +55,12 @@ final class PerplexityCommand implements Callable<Integer> {
         if (context < 4 || maxChunks < 1) {
             throw new ParameterException(spec.commandLine(), "--ctx-size is 4 or more and --chunks 1 or more");
         }
-        String content = Files.readString(text).replaceFirst("\\n\\z", "");
         try (Engine engine = engineOptions.open(context)) {
-            int[] tokens = engine.tokenize(content, true, false);
-            if (tokens.length < 2 * context) {
-                throw new InvalidRequestException(Values.format(
-                        "%s has %d tokens, but two chunks of %d take %d", text, tokens.length, context, 2 * context));
-            }
-            int chunks = Math.min(tokens.length / context, maxChunks);
-            PerplexityScore score = PerplexityScore.of(engine, tokens, context, chunks);
+            PerplexityScore score = PerplexityScore.of(engine, text, context, maxChunks);
             PrintWriter out = spec.commandLine().getOut();
             out.println(Values.format(
                     "PPL = %.4f +/- %.5f (%d tokens scored in %d chunks of %d)",
-                    score.perplexity(), score.standardError(), score.count(), chunks, context));
+                    score.perplexity(), score.standardError(), score.count(), score.chunks(), context));
         }
         return ExitCode.OK;
     }

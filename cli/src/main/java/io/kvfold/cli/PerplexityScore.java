@@ -1,7 +1,11 @@
 package io.kvfold.cli;
 
 import io.kvfold.Engine;
+import io.kvfold.InvalidRequestException;
 import io.kvfold.Logits;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.Arrays;
 
 /**
@@ -10,9 +14,27 @@ import java.util.Arrays;
  */
 final class PerplexityScore {
 
+    private int chunks;
     private int count;
     private double sum;
     private double sumOfSquares;
+
+    /**
+     * The score of a text file.
+     *
+     * @param context tokens of a chunk, 4 or more and no more than the engine's context
+     * @param maxChunks how many of them, at most
+     * @throws InvalidRequestException if the text has less than two chunks
+     */
+    static PerplexityScore of(Engine engine, Path text, int context, int maxChunks) throws IOException {
+        String content = Files.readString(text).replaceFirst("\\n\\z", "");
+        int[] tokens = engine.tokenize(content, true, false);
+        if (tokens.length < 2 * context) {
+            throw new InvalidRequestException(Values.format(
+                    "%s has %d tokens, but two chunks of %d take %d", text, tokens.length, context, 2 * context));
+        }
+        return of(engine, tokens, context, Math.min(tokens.length / context, maxChunks));
+    }
 
     /**
      * Scores the second half of each of the first {@code chunks} chunks of {@code context} tokens.
@@ -25,6 +47,7 @@ final class PerplexityScore {
         boolean startsWithBos = bos != null && around.length > 0 && bos == around[0];
         float[] row = new float[engine.info().model().vocabularySize()];
         PerplexityScore score = new PerplexityScore();
+        score.chunks = chunks;
         try (Progress progress = new Progress("scoring", chunks, " chunks")) {
             for (int chunk = 0; chunk < chunks; chunk++) {
                 int[] input = Arrays.copyOfRange(tokens, chunk * context, (chunk + 1) * context);
@@ -67,6 +90,10 @@ final class PerplexityScore {
 
     int count() {
         return count;
+    }
+
+    int chunks() {
+        return chunks;
     }
 
     double perplexity() {

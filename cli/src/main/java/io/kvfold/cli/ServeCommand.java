@@ -28,6 +28,7 @@ import picocli.CommandLine.Spec;
         },
         footerHeading = "%nExamples:%n",
         footer = {
+            "  kvfold serve",
             "  kvfold serve -m model.gguf --ctx 32768 --slots 4",
             "  kvfold serve -m model.gguf --port 0 --api-key-file keys.txt",
             "  curl http://127.0.0.1:8080/v1/chat/completions \\",

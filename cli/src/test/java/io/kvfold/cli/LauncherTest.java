@@ -19,6 +19,8 @@ import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** Runs the launcher on a copy of the checkout's skeleton, with tools that only note how they were called. */
 final class LauncherTest {
@@ -138,11 +140,13 @@ final class LauncherTest {
         assertThat(builds()).singleElement().asString().contains("-pl cli -am package", "-DskipTests");
     }
 
-    @Test
-    void buildsAgainWhenASourceIsNewer() throws IOException, InterruptedException {
+    @ParameterizedTest
+    @ValueSource(strings = {"cli/src/main/New.java", "demo-models/src/main/resources/model.gguf"})
+    void buildsAgainWhenASourceIsNewer(String source) throws IOException, InterruptedException {
         launch("version");
+        Files.createDirectories(checkout.resolve(source).getParent());
         Files.setLastModifiedTime(
-                Files.createFile(checkout.resolve("cli/src/main/New.java")),
+                Files.createFile(checkout.resolve(source)),
                 FileTime.from(Instant.now().plusSeconds(5)));
 
         assertThat(launch("version").output()).contains("sources have changed");

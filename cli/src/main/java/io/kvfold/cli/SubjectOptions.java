@@ -1,0 +1,97 @@
+package io.kvfold.cli;
+
+import io.kvfold.Engine;
+import io.kvfold.KvPlan;
+import io.kvfold.KvType;
+import io.kvfold.bench.Subject;
+import io.kvfold.gguf.GgufFile;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.function.Supplier;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
+
+/** What a command runs in turn: every model with every plan and every KV type. */
+final class SubjectOptions {
+
+    private static final String FILE_PLAN = "file";
+
+    private final Supplier<Engine.Builder> builders;
+
+    @Spec(Spec.Target.MIXEE)
+    @SuppressWarnings("NullAway.Init")
+    private CommandSpec command;
+
+    @Option(
+            names = {"-m", "--model"},
+            split = ",",
+            paramLabel = "FILE",
+            converter = ModelFile.Converter.class,
+            description = "The models: GGUF files, or demo:folded or demo:standard, tiny ones that come along.")
+    private List<ModelFile> models = List.of();
+
+    @Option(
+            names = {"--plan", "--kv-plan"},
+            split = ",",
+            paramLabel = "PLAN",
+            description =
+                    "The KV plans, such as standard, cla:2 or lckv:2; file means the model file's own. Default: file.")
+    private List<String> plans = List.of(FILE_PLAN);
+
+    @Option(
+            names = "--kv-type",
+            split = ",",
+            paramLabel = "TYPE",
+            converter = KvOptions.KvTypeConverter.class,
+            description = "How keys and values are stored. Default: f16.")
+    private List<KvType> types = List.of(KvType.F16);
+
+    @Mixin
+    private final ComputeOptions computeOptions = new ComputeOptions();
+
+    SubjectOptions(Supplier<Engine.Builder> builders) {
+        this.builders = builders;
+    }
+
+    /** Whether models, plans or types were given. */
+    boolean isAsked() {
+        return !models.isEmpty() || plans.size() > 1 || types.size() > 1;
+    }
+
+    int ubatchSize() {
+        return computeOptions.ubatchSize();
+    }
+
+    /** In the order of the command line; of the folded demonstration model if it names none. */
+    List<Subject> subjects() {
+        if (models.isEmpty()) {
+            ModelFile.introduceDefault(command, new KvOptions(), null, 1);
+        }
+        return subjects(models.isEmpty() ? List.of(ModelFile.DEMO_FOLDED) : models);
+    }
+
+    /** The same with other models than the ones asked for. */
+    List<Subject> subjects(List<ModelFile> models) {
+        List<Subject> subjects = new ArrayList<>();
+        for (ModelFile model : models) {
+            GgufFile file = GgufFile.open(model.path());
+            for (String plan : plans) {
+                KvPlan parsed = plan.equals(FILE_PLAN) ? null : KvOptions.plan(plan, file);
+                types.forEach(type -> subjects.add(new Subject(file.path(), plan, parsed, type)));
+            }
+        }
+        return subjects;
+    }
+
+    /** An engine for one of them, without context size and slots. */
+    Engine.Builder engine(Subject subject) {
+        Engine.Builder builder = builders.get().model(subject.model()).kvCacheTypes(subject.type(), subject.type());
+        computeOptions.apply(builder);
+        if (subject.plan() != null) {
+            builder.kvPlan(subject.plan());
+        }
+        return builder;
+    }
+}
