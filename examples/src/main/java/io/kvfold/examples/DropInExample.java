@@ -6,11 +6,13 @@ import dev.langchain4j.service.AiServices;
 import dev.langchain4j.service.SystemMessage;
 import dev.langchain4j.service.UserMessage;
 import dev.langchain4j.service.V;
+import io.kvfold.demo.DemoModel;
 import io.kvfold.langchain4j.KvfoldChatModel;
+import java.nio.file.Path;
 
 /**
- * An application that was written for another model: only {@link #model} knows about Kvfold. Arguments: a GGUF file and a
- * text to look into.
+ * An application that was written for another model: only {@link #model} knows about Kvfold. Arguments: none, or a GGUF file
+ * and a text to look into.
  */
 public final class DropInExample {
 
@@ -40,11 +42,12 @@ public final class DropInExample {
     private DropInExample() {}
 
     public static void main(String[] args) {
-        if (args.length != 2) {
-            throw new IllegalArgumentException("arguments: <model.gguf> <text>");
+        if (args.length != 0 && args.length != 2) {
+            throw new IllegalArgumentException("arguments: none, or <model.gguf> <text>");
         }
-        try (KvfoldChatModel model = model(args[0])) {
-            run(model, args[1]);
+        Path file = args.length == 0 ? DemoModel.FOLDED.file() : Path.of(args[0]);
+        try (KvfoldChatModel model = model(file)) {
+            run(model, args.length == 0 ? "A cat sat in the sun." : args[1]);
         }
     }
 
@@ -62,7 +65,7 @@ public final class DropInExample {
 
     // Before:
     // OpenAiChatModel.builder().baseUrl("http://localhost:11434/v1").modelName("llama3.2").temperature(0.0).build()
-    private static KvfoldChatModel model(String file) {
+    private static KvfoldChatModel model(Path file) {
         return KvfoldChatModel.builder()
                 .modelPath(file)
                 .contextSize(2048)

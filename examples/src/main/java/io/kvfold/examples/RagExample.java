@@ -1,6 +1,7 @@
 package io.kvfold.examples;
 
 import dev.langchain4j.data.document.Document;
+import dev.langchain4j.data.document.loader.ClassPathDocumentLoader;
 import dev.langchain4j.data.document.loader.FileSystemDocumentLoader;
 import dev.langchain4j.data.document.splitter.DocumentSplitters;
 import dev.langchain4j.data.segment.TextSegment;
@@ -13,20 +14,21 @@ import dev.langchain4j.service.Result;
 import dev.langchain4j.service.SystemMessage;
 import dev.langchain4j.store.embedding.EmbeddingStoreIngestor;
 import dev.langchain4j.store.embedding.inmemory.InMemoryEmbeddingStore;
+import io.kvfold.demo.DemoModel;
 import io.kvfold.langchain4j.KvfoldChatModel;
 import io.kvfold.langchain4j.KvfoldChatResponseMetadata;
 import io.kvfold.langchain4j.KvfoldEmbeddingModel;
 import java.io.BufferedReader;
-import java.io.IOException;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.List;
 
 /**
- * Answers questions about a folder of text files, all of it in this process and without a network. Arguments: a GGUF file
- * that answers, the folder, and optionally a GGUF file that embeds in place of all-MiniLM-L6-v2. Reads one question per
- * line.
+ * Answers questions about text files, all of it in this process and without a network. Without arguments the
+ * demonstration model answers three questions about four files that come along; the right files are found, but the model is
+ * too small for a good answer. Arguments: a GGUF file that answers, a folder of text files, and optionally a GGUF file that
+ * embeds in place of all-MiniLM-L6-v2. Then reads one question per line.
  *
  * <p>The instructions come first in every prompt, so they are prefilled once; what follows depends on the question.
  */
@@ -39,24 +41,39 @@ public final class RagExample {
         Result<String> answer(String question);
     }
 
+    private static final List<String> QUESTIONS = List.of(
+            "What grows with the number of tokens, layers and heads?",
+            "On which port does the server listen?",
+            "What happens to the state of a conversation after a restart?");
+
     private RagExample() {}
 
-    public static void main(String[] args) throws IOException {
-        if (args.length < 2 || args.length > 3) {
-            throw new IllegalArgumentException("arguments: <model.gguf> <folder> [<embedding-model.gguf>]");
+    public static void main(String[] args) {
+        if (args.length == 1 || args.length > 3) {
+            throw new IllegalArgumentException("arguments: none, or <model.gguf> <folder> [<embedding-model.gguf>]");
+        }
+        if (args.length == 0) {
+            answer(
+                    DemoModel.FOLDED.file(),
+                    ClassPathDocumentLoader.loadDocuments("documents"),
+                    new AllMiniLmL6V2QuantizedEmbeddingModel(),
+                    QUESTIONS);
+            return;
         }
         List<Document> documents = FileSystemDocumentLoader.loadDocuments(Path.of(args[1]));
+        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        Iterable<String> questions = in.lines()::iterator;
         if (args.length == 2) {
-            answer(Path.of(args[0]), documents, new AllMiniLmL6V2QuantizedEmbeddingModel());
+            answer(Path.of(args[0]), documents, new AllMiniLmL6V2QuantizedEmbeddingModel(), questions);
             return;
         }
         try (KvfoldEmbeddingModel embeddings =
                 KvfoldEmbeddingModel.builder().modelPath(args[2]).build()) {
-            answer(Path.of(args[0]), documents, embeddings);
+            answer(Path.of(args[0]), documents, embeddings, questions);
         }
     }
 
-    static void answer(Path gguf, List<Document> documents, EmbeddingModel embeddings) throws IOException {
+    static void answer(Path gguf, List<Document> documents, EmbeddingModel embeddings, Iterable<String> questions) {
         InMemoryEmbeddingStore<TextSegment> store = new InMemoryEmbeddingStore<>();
         EmbeddingStoreIngestor.builder()
                 .documentSplitter(DocumentSplitters.recursive(300, 30)) // characters
@@ -79,14 +96,14 @@ public final class RagExample {
                             .maxResults(2)
                             .build())
                     .build();
-            BufferedReader questions = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
-            for (String question = questions.readLine(); question != null; question = questions.readLine()) {
-                print(assistant.answer(question));
+            for (String question : questions) {
+                print(question, assistant.answer(question));
             }
         }
     }
 
-    private static void print(Result<String> result) {
+    private static void print(String question, Result<String> result) {
+        System.out.println("> " + question);
         System.out.println(result.content());
         for (Content source : result.sources()) {
             System.out.println("  from " + source.textSegment().metadata().getString(Document.FILE_NAME));

@@ -16,14 +16,12 @@ import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.PrintStream;
-import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -32,14 +30,18 @@ class ExamplesTest {
 
     private static final Path MODEL = Path.of("../../shared/models/stories260K.gguf");
 
-    @BeforeEach
-    void needsAModel() {
-        assumeTrue(Files.exists(MODEL), "no real model: " + MODEL + " is missing");
+    private static void needsTheLibrary() {
         assumeTrue(NativeLibrary.isAvailable(), () -> "no native library: " + NativeLibrary.unavailabilityCause());
+    }
+
+    private static void needsTheStoryModel() {
+        assumeTrue(Files.exists(MODEL), "no real model: " + MODEL + " is missing");
+        needsTheLibrary();
     }
 
     @Test
     void streamsAnAnswer() {
+        needsTheStoryModel();
         String printed = printedBy(() -> ChatExample.main(new String[] {MODEL.toString(), "Once upon a time"}));
 
         assertThat(printed).matches("(?s).+\\R\\[\\d+ tokens in, \\d+ out, \\d+ tokens/s, \\d+ KiB of KV cache]\\R");
@@ -47,6 +49,7 @@ class ExamplesTest {
 
     @Test
     void runsAiServicesUnchanged() {
+        needsTheStoryModel();
         String printed = printedBy(() -> DropInExample.main(new String[] {MODEL.toString(), "A cat sat in the sun."}));
 
         assertThat(printed).containsPattern("Animal\\[kind=(CAT|DOG|BIRD|null), friendly=(true|false)]");
@@ -55,6 +58,7 @@ class ExamplesTest {
     /** OpenAI's client, a peer of this project's model, gets its answers from the same weights over HTTP. */
     @Test
     void runsTheSameApplicationOnThePeersModelAndOnOurs() {
+        needsTheStoryModel();
         String text = "A cat sat in the sun.";
         String ours = printedBy(() -> DropInExample.main(new String[] {MODEL.toString(), text}));
         String theirs;
@@ -77,6 +81,7 @@ class ExamplesTest {
 
     @Test
     void answersFromWhatItFinds(@TempDir Path folder) throws IOException {
+        needsTheStoryModel();
         write(folder, "volcano.txt", "Mount Etna is an active volcano on the island of Sicily, and it erupts often.");
         write(folder, "bread.txt", "A sourdough loaf is baked at a high temperature after a long fermentation.");
         write(folder, "chess.txt", "In chess the knight moves in the shape of an L and can jump over other pieces.");
@@ -93,8 +98,25 @@ class ExamplesTest {
         assertThat(reused(answers.get(1))).isGreaterThan(40); // the instructions
     }
 
+    /** Finding must be right; what the demonstration model says about it need not be. */
+    @Test
+    void demonstratesRetrievalWithoutArguments() {
+        needsTheLibrary();
+        String printed = printedBy(() -> RagExample.main(new String[0]));
+
+        List<String> answers = List.of(printed.split("KiB of KV cache]\\R"));
+        assertThat(answers).hasSize(3);
+        assertThat(answers)
+                .extracting(ExamplesTest::firstSource)
+                .containsExactly("kv-cache.txt", "server.txt", "sessions.txt");
+        assertThat(reused(answers.get(0))).isZero();
+        assertThat(reused(answers.get(1))).isPositive(); // the instructions
+        assertThat(reused(answers.get(2))).isPositive();
+    }
+
     @Test
     void findsWithAnEmbeddingModelOfOurs(@TempDir Path folder) throws IOException {
+        needsTheStoryModel();
         write(folder, "volcano.txt", "Mount Etna is an active volcano.");
         write(folder, "chess.txt", "The knight moves in the shape of an L.");
         String printed;
@@ -102,9 +124,11 @@ class ExamplesTest {
                 .modelPath(MODEL)
                 .pooling("mean") // this model was not made for embedding, and does not say
                 .build()) {
-            printed = asked(
-                    () -> RagExample.answer(MODEL, FileSystemDocumentLoader.loadDocuments(folder), embeddings),
-                    "The knight moves in the shape of an L.");
+            printed = printedBy(() -> RagExample.answer(
+                    MODEL,
+                    FileSystemDocumentLoader.loadDocuments(folder),
+                    embeddings,
+                    List.of("The knight moves in the shape of an L.")));
         }
 
         assertThat(firstSource(printed)).isEqualTo("chess.txt");
@@ -126,21 +150,11 @@ class ExamplesTest {
         return Integer.parseInt(reused.group(1));
     }
 
-    private interface Program {
-        void run() throws IOException;
-    }
-
-    private static String asked(Program program, String... questions) {
+    private static String asked(Runnable program, String... questions) {
         InputStream before = System.in;
         System.setIn(new ByteArrayInputStream(String.join("\n", questions).getBytes(StandardCharsets.UTF_8)));
         try {
-            return printedBy(() -> {
-                try {
-                    program.run();
-                } catch (IOException e) {
-                    throw new UncheckedIOException(e);
-                }
-            });
+            return printedBy(program);
         } finally {
             System.setIn(before);
         }
