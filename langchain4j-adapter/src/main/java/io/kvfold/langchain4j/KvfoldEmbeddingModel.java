@@ -17,6 +17,7 @@ import dev.langchain4j.model.embedding.request.EmbeddingRequest;
 import dev.langchain4j.model.embedding.request.EmbeddingRequestParameters;
 import dev.langchain4j.model.embedding.response.EmbeddingResponse;
 import dev.langchain4j.model.output.TokenUsage;
+import io.kvfold.Engine;
 import io.kvfold.langchain4j.spi.KvfoldEmbeddingModelBuilderFactory;
 import java.io.IOException;
 import java.nio.ByteBuffer;
@@ -142,6 +143,11 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
     @Override
     public String modelName() {
         return engine.model().name();
+    }
+
+    /** The engine behind this model, to look at its KV cache or to share it with other models; not to be closed here. */
+    public Engine engine() {
+        return engine.engine();
     }
 
     /** Closes the engine if this model opened it. Idempotent, from any thread. */

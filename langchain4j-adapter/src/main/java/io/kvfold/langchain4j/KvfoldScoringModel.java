@@ -12,6 +12,7 @@ import dev.langchain4j.model.output.TokenUsage;
 import dev.langchain4j.model.scoring.ScoringModel;
 import dev.langchain4j.model.scoring.request.ScoringRequest;
 import dev.langchain4j.model.scoring.response.ScoringResponse;
+import io.kvfold.Engine;
 import io.kvfold.langchain4j.spi.KvfoldScoringModelBuilderFactory;
 import java.util.Arrays;
 import java.util.List;
@@ -91,6 +92,11 @@ public class KvfoldScoringModel implements ScoringModel, AutoCloseable {
 
     private static TokenUsage usage(JsonNode answer) {
         return new TokenUsage(answer.path("usage").path("prompt_tokens").asInt());
+    }
+
+    /** The engine behind this model, to look at its KV cache or to share it with other models; not to be closed here. */
+    public Engine engine() {
+        return engine.engine();
     }
 
     /** Closes the engine if this model opened it. Idempotent, from any thread. */

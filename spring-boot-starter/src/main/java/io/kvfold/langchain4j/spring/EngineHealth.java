@@ -9,35 +9,48 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
 /**
- * The health of an engine, for the health indicators of Spring Boot 3 and 4.
+ * The health of the application's engines, for the health indicators of Spring Boot 3 and 4.
  *
- * @param failure why the engine is down; null if it is up, or has not been loaded yet
+ * @param loaded whether any of them is
+ * @param failure why one of them is down; null if all are up, or none has been loaded yet
  */
 record EngineHealth(
         boolean loaded,
         Map<String, Object> details,
         @Nullable Exception failure) {
 
-    static EngineHealth of(LoadedEngine loaded) {
-        Engine engine = loaded.get();
-        if (engine == null) {
+    static EngineHealth of(LoadedEngines loaded) {
+        Map<String, Engine> engines = loaded.all();
+        if (engines.isEmpty()) {
             return new EngineHealth(false, Map.of("engine", "not loaded yet"), null);
         }
-        EngineInfo info = engine.info();
         Map<String, Object> details = new LinkedHashMap<>();
+        Exception failure = null;
+        for (Map.Entry<String, Engine> entry : engines.entrySet()) {
+            Map<String, Object> own = details;
+            if (!entry.getKey().equals(LoadedEngines.SHARED)) {
+                own = new LinkedHashMap<>();
+                details.put(entry.getKey(), own);
+            }
+            try {
+                describe(entry.getValue(), own);
+            } catch (KvfoldException e) {
+                failure = failure == null ? e : failure;
+            }
+        }
+        return new EngineHealth(true, details, failure);
+    }
+
+    private static void describe(Engine engine, Map<String, Object> details) {
+        EngineInfo info = engine.info();
         details.put("model", info.model().path());
         details.put("architecture", info.model().architecture());
         details.put("contextSize", info.context().size());
         details.put("kvPlan", info.context().kvPlan());
-        try {
-            KvCacheStats kv = engine.kvCacheStats();
-            details.put("kvCacheBytes", kv.bytesAllocated());
-            details.put("slots", kv.slots());
-            details.put("slotsBusy", kv.slotsBusy());
-            details.put("requestsWaiting", kv.requestsWaiting());
-            return new EngineHealth(true, details, null);
-        } catch (KvfoldException e) {
-            return new EngineHealth(true, details, e);
-        }
+        KvCacheStats kv = engine.kvCacheStats();
+        details.put("kvCacheBytes", kv.bytesAllocated());
+        details.put("slots", kv.slots());
+        details.put("slotsBusy", kv.slotsBusy());
+        details.put("requestsWaiting", kv.requestsWaiting());
     }
 }

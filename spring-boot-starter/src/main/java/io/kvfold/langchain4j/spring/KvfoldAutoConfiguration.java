@@ -5,6 +5,7 @@ import dev.langchain4j.model.embedding.listener.EmbeddingModelListener;
 import io.kvfold.Engine;
 import io.kvfold.langchain4j.KvfoldChatModel;
 import io.kvfold.langchain4j.KvfoldEmbeddingModel;
+import io.kvfold.langchain4j.KvfoldLanguageModel;
 import io.kvfold.langchain4j.KvfoldScoringModel;
 import io.kvfold.langchain4j.KvfoldStreamingChatModel;
 import io.kvfold.langchain4j.KvfoldTokenCountEstimator;
@@ -99,6 +100,25 @@ public class KvfoldAutoConfiguration {
                 .logRequests(chatModel.logRequests())
                 .logResponses(chatModel.logResponses())
                 .listeners(listeners.orderedStream().toList())
+                .build();
+    }
+
+    @Bean
+    @ConditionalOnSingleCandidate(Engine.class)
+    @ConditionalOnMissingBean
+    @ConditionalOnProperty(prefix = KvfoldProperties.PREFIX + ".language-model", name = "enabled", havingValue = "true")
+    KvfoldLanguageModel kvfoldLanguageModel(Engine engine, KvfoldProperties properties) {
+        KvfoldProperties.LanguageModel languageModel = properties.languageModel();
+        return KvfoldLanguageModel.builder()
+                .engine(engine)
+                .temperature(languageModel.temperature())
+                .topP(languageModel.topP())
+                .topK(languageModel.topK())
+                .minP(languageModel.minP())
+                .repeatPenalty(languageModel.repeatPenalty())
+                .seed(languageModel.seed())
+                .maxOutputTokens(languageModel.maxOutputTokens())
+                .stopSequences(languageModel.stopSequences())
                 .build();
     }
 

@@ -1,15 +1,15 @@
 package io.kvfold.langchain4j.spring;
 
-import io.kvfold.Engine;
 import org.springframework.boot.autoconfigure.AutoConfiguration;
-import org.springframework.boot.autoconfigure.condition.ConditionalOnSingleCandidate;
+import org.springframework.context.annotation.Conditional;
 import org.springframework.context.annotation.Import;
 
 /**
- * The health indicator {@code kvfold}: up while the engine answers. {@code management.health.kvfold.enabled=false} switches it
+ * The health indicator {@code kvfold}: up while every engine answers. The details are those of the shared engine, and
+ * under {@code embedding} and {@code scoring} those of engines that these models have for themselves. {@code management.health.kvfold.enabled=false} switches it
  * off.
  */
 @AutoConfiguration(after = KvfoldAutoConfiguration.class)
-@ConditionalOnSingleCandidate(Engine.class)
+@Conditional(OnAnyEngine.class)
 @Import({SpringBoot3HealthConfiguration.class, SpringBoot4HealthConfiguration.class})
 public class KvfoldHealthAutoConfiguration {}

@@ -28,10 +28,14 @@ import org.jspecify.annotations.Nullable;
  *   <tr><td>{@code kvfold.tokens.per.second}, tag {@code type}</td><td>average since the engine was opened</td></tr>
  * </table>
  *
+ * <p>All have the tag {@code engine}: {@code shared}, or {@code embedding} or {@code scoring} for engines that these models
+ * have for themselves.
+ *
  * <p>A scrape asks the engine once. Values are NaN, and counters 0, while there is no engine or it is closed.
  */
 public final class KvfoldMetrics implements MeterBinder {
 
+    private static final String ENGINE = "engine";
     private static final String TYPE = "type";
     private static final String PROMPT = "prompt";
     private static final String PROMPT_CACHED = "prompt.cached";
@@ -43,11 +47,16 @@ public final class KvfoldMetrics implements MeterBinder {
             long time, @Nullable KvCacheStats kv, @Nullable TokenStats tokens) {}
 
     private final Supplier<@Nullable Engine> engine;
+    private final String name;
     private @Nullable Snapshot latest;
 
-    /** @param engine the engine to watch, or null as long as there is none */
-    public KvfoldMetrics(Supplier<@Nullable Engine> engine) {
+    /**
+     * @param engine the engine to watch, or null as long as there is none
+     * @param name the value of the tag {@code engine}
+     */
+    public KvfoldMetrics(Supplier<@Nullable Engine> engine, String name) {
         this.engine = engine;
+        this.name = name;
     }
 
     @Override
@@ -85,6 +94,7 @@ public final class KvfoldMetrics implements MeterBinder {
                     KvCacheStats kv = metrics.snapshot().kv();
                     return kv == null ? Double.NaN : value.applyAsDouble(kv);
                 })
+                .tag(ENGINE, this.name)
                 .baseUnit(unit)
                 .description(description)
                 .register(registry);
@@ -96,6 +106,7 @@ public final class KvfoldMetrics implements MeterBinder {
                     TokenStats tokens = metrics.snapshot().tokens();
                     return tokens == null ? 0 : value.applyAsDouble(tokens);
                 })
+                .tag(ENGINE, this.name)
                 .tag(TYPE, type)
                 .baseUnit(unit)
                 .register(registry);
@@ -106,6 +117,7 @@ public final class KvfoldMetrics implements MeterBinder {
                     TokenStats tokens = metrics.snapshot().tokens();
                     return tokens == null ? Double.NaN : value.applyAsDouble(tokens);
                 })
+                .tag(ENGINE, this.name)
                 .tag(TYPE, type)
                 .description("Average since the engine was opened")
                 .register(registry);

@@ -18,6 +18,7 @@ import org.springframework.boot.context.properties.bind.DefaultValue;
  * @param engine the engine that the models share
  * @param chatModel the chat model over the engine
  * @param streamingChatModel the streaming chat model over the engine
+ * @param languageModel the language model over the engine
  * @param embeddingModel the embedding model, over the engine or one of its own
  * @param scoringModel the scoring model, over an engine of its own
  */
@@ -26,6 +27,7 @@ public record KvfoldProperties(
         @DefaultValue Engine engine,
         @DefaultValue ChatModel chatModel,
         @DefaultValue ChatModel streamingChatModel,
+        @DefaultValue LanguageModel languageModel,
         @DefaultValue EmbeddingModel embeddingModel,
         @DefaultValue ScoringModel scoringModel) {
 
@@ -130,6 +132,22 @@ public record KvfoldProperties(
                     .build();
         }
     }
+
+    /**
+     * Options of the language model, which continues a text as it is. Those not described here are as in a chat model.
+     *
+     * @param enabled whether there is this model; false by default
+     */
+    public record LanguageModel(
+            @DefaultValue("false") boolean enabled,
+            @Nullable Double temperature,
+            @Nullable Double topP,
+            @Nullable Integer topK,
+            @Nullable Double minP,
+            @Nullable Double repeatPenalty,
+            @Nullable Integer seed,
+            @Nullable Integer maxOutputTokens,
+            @DefaultValue List<String> stopSequences) {}
 
     /**
      * Options of the embedding model.

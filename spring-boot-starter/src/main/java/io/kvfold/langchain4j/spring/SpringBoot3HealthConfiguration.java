@@ -18,9 +18,9 @@ class SpringBoot3HealthConfiguration {
     @ConditionalOnMissingBean(name = "kvfoldHealthIndicator")
     @ConditionalOnEnabledHealthIndicator("kvfold")
     HealthIndicator kvfoldHealthIndicator(ConfigurableListableBeanFactory beans) {
-        LoadedEngine engine = new LoadedEngine(beans);
+        LoadedEngines engines = new LoadedEngines(beans);
         return () -> {
-            EngineHealth health = EngineHealth.of(engine);
+            EngineHealth health = EngineHealth.of(engines);
             return builder(health).withDetails(health.details()).build();
         };
     }

@@ -16,6 +16,7 @@ import io.kvfold.TinyModel;
 import io.kvfold.langchain4j.KvfoldChatModel;
 import io.kvfold.langchain4j.KvfoldChatRequestParameters;
 import io.kvfold.langchain4j.KvfoldEmbeddingModel;
+import io.kvfold.langchain4j.KvfoldLanguageModel;
 import io.kvfold.langchain4j.KvfoldScoringModel;
 import io.kvfold.langchain4j.KvfoldStreamingChatModel;
 import io.kvfold.langchain4j.KvfoldTokenCountEstimator;
@@ -25,6 +26,7 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import org.assertj.core.api.InstanceOfAssertFactories;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.springframework.boot.actuate.health.Health;
@@ -125,11 +127,69 @@ class KvfoldAutoConfigurationTest {
                         "langchain4j.kvfold.embedding-model.pooling=last")
                 .run(context -> {
                     assertThat(context).doesNotHaveBean(Engine.class).doesNotHaveBean(KvfoldChatModel.class);
-                    assertThat(context.getBean(KvfoldEmbeddingModel.class)
-                                    .embed("hello")
-                                    .content()
-                                    .dimension())
-                            .isEqualTo(64);
+                    KvfoldEmbeddingModel embeddings = context.getBean(KvfoldEmbeddingModel.class);
+                    assertThat(embeddings.embed("hello").content().dimension()).isEqualTo(64);
+
+                    MeterRegistry registry = new SimpleMeterRegistry();
+                    context.getBean(KvfoldMetrics.class).bindTo(registry);
+                    assertThat(registry.get("kvfold.kv.cells")
+                                    .tag("engine", "embedding")
+                                    .gauge()
+                                    .value())
+                            .isEqualTo(256);
+                    HealthIndicator indicator = context.getBean(HealthIndicator.class);
+                    assertThat(indicator.health().getStatus()).isEqualTo(Status.UP);
+                    assertThat(indicator.health().getDetails().get("embedding"))
+                            .asInstanceOf(InstanceOfAssertFactories.MAP)
+                            .containsEntry("contextSize", 256);
+                    embeddings.engine().close();
+                    assertThat(indicator.health().getStatus()).isEqualTo(Status.DOWN);
+                });
+    }
+
+    @Test
+    void watchesTheSharedEngineAndTheOneOfTheEmbeddingModel() throws Exception {
+        RealLibrary.require();
+        Path model = TinyModel.write(directory.resolve("tiny.gguf"), 1);
+        withEngine(ScriptedEngine.answering(ANSWER))
+                .withPropertyValues(
+                        "langchain4j.kvfold.embedding-model.model-path=" + model,
+                        "langchain4j.kvfold.embedding-model.pooling=mean")
+                .run(context -> {
+                    MeterRegistry registry = new SimpleMeterRegistry();
+                    context.getBeansOfType(KvfoldMetrics.class).values().forEach(metrics -> metrics.bindTo(registry));
+                    assertThat(registry.get("kvfold.slots").gauges())
+                            .extracting(gauge -> gauge.getId().getTag("engine"))
+                            .containsExactlyInAnyOrder("shared", "embedding");
+                    assertThat(context.getBean(HealthIndicator.class).health().getDetails())
+                            .containsEntry("model", "scripted.gguf")
+                            .hasEntrySatisfying(
+                                    "embedding",
+                                    own -> assertThat(own.toString()).contains("tiny.gguf"));
+                });
+    }
+
+    @Test
+    void continuesTextsWhereALanguageModelIsWanted() {
+        ScriptedEngine scripted = ScriptedEngine.answering(
+                "{\"content\":\" there\",\"stop\":true,\"stop_type\":\"limit\",\"tokens_evaluated\":1,"
+                        + "\"tokens_predicted\":1,\"timings\":{\"cache_n\":0}}");
+        withEngine(ScriptedEngine.answering(ANSWER))
+                .run(context -> assertThat(context).doesNotHaveBean(KvfoldLanguageModel.class));
+        withEngine(scripted)
+                .withPropertyValues(
+                        "langchain4j.kvfold.language-model.enabled=true",
+                        "langchain4j.kvfold.language-model.temperature=0.25",
+                        "langchain4j.kvfold.language-model.max-output-tokens=9")
+                .run(context -> {
+                    assertThat(context.getBean(KvfoldLanguageModel.class)
+                                    .generate("Hello")
+                                    .content())
+                            .isEqualTo(" there");
+                    assertThat(scripted.lastRequest().body().path("temperature").asDouble())
+                            .isEqualTo(0.25);
+                    assertThat(scripted.lastRequest().body().path("prompt").asText())
+                            .isEqualTo("Hello");
                 });
     }
 
