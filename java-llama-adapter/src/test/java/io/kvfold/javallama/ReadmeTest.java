@@ -104,6 +104,10 @@ class ReadmeTest {
             LlamaModel.setLogger(LogFormat.JSON, null);
             new LlamaModel(parameters()).close();
             String json = printed.toString(StandardCharsets.UTF_8).substring(text.length());
+            LlamaModel.setLogger(
+                    LogFormat.TEXT, (level, message) -> System.out.println("<" + level.name() + ">: " + message));
+            new LlamaModel(parameters()).close();
+            assertThat(printed.toString(StandardCharsets.UTF_8)).contains("<INFO>: ");
             LlamaModel.setLogger(null, (level, line) -> {});
             int silentFrom = printed.size();
             new LlamaModel(parameters()).close();
