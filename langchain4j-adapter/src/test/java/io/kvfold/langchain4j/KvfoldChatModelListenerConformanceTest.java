@@ -31,7 +31,7 @@ class KvfoldChatModelListenerConformanceTest extends AbstractChatModelListenerIT
 
     @Override
     protected String modelName() {
-        return "scripted";
+        return ModelFacts.of(engine).name();
     }
 
     @Override

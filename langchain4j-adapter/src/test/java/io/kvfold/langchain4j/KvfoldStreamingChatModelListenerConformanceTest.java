@@ -31,7 +31,7 @@ class KvfoldStreamingChatModelListenerConformanceTest extends AbstractStreamingC
 
     @Override
     protected String modelName() {
-        return "scripted";
+        return ModelFacts.of(engine).name();
     }
 
     @Override
