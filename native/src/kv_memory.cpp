@@ -1,74 +1,104 @@
-// Host memory for keys and values that is committed as it fills: anonymous pages cost nothing until something is written
-// to them, read as zero, and go back to the system when their cells are empty again.
+// Memory for keys and values that follows use: pages are committed for cells that are about to be written, and go back to
+// the system when their cells are empty again. On Linux host memory is committed by the first write; the bookkeeping below
+// says which pages that can be.
 
 #include "kv_memory.h"
 
-#include "hooks/kv_plan_hooks.h"
+#include "hooks/kv_memory_hooks.h"
 #include "kv_caches.h"
+#include "kv_pages.h"
 
 #include "ggml/src/ggml-backend-impl.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <vector>
 
 #if defined(__linux__)
 #    include <sys/mman.h>
 #    include <unistd.h>
 #endif
 
-#if defined(__linux__)
+namespace kvfold {
 
 namespace {
 
-size_t page_size() {
-    static const size_t size = (size_t) sysconf(_SC_PAGESIZE);
-    return size;
+#if defined(__linux__)
+
+struct system_pages : page_driver {
+    size_t page_size() const override {
+        static const size_t size = (size_t) sysconf(_SC_PAGESIZE);
+        return size;
+    }
+
+    bool commit(void *, size_t) override {
+        return true; // by the first write
+    }
+
+    bool release(void * data, size_t size) override {
+        return madvise(data, size, MADV_DONTNEED) == 0;
+    }
+};
+
+page_driver & default_driver() {
+    static system_pages driver;
+    return driver;
 }
 
-// Gives the whole pages of a range back; they read as zero afterwards. False if the system refuses.
-bool release_pages(void * data, size_t size) {
-    const uintptr_t first = ((uintptr_t) data + page_size() - 1)/page_size()*page_size();
-    const uintptr_t last  = ((uintptr_t) data + size)/page_size()*page_size();
-    if (first >= last || madvise((void *) first, last - first, MADV_DONTNEED) == 0) {
-        return true;
-    }
-    static std::atomic_flag told = ATOMIC_FLAG_INIT;
-    if (!told.test_and_set()) {
-        LLAMA_LOG_WARN("%s: the system does not take memory of empty cells back: %s\n", __func__, strerror(errno));
-    }
-    return false;
+std::atomic<page_driver *> driver_for_tests{ nullptr };
+
+struct paged_buffer {
+    void *   data;
+    page_map pages;
+};
+
+paged_buffer & paged(ggml_backend_buffer_t buffer) {
+    return *(paged_buffer *) buffer->context;
 }
 
 void free_buffer(ggml_backend_buffer_t buffer) {
-    munmap(buffer->context, buffer->size);
+    void * const data = paged(buffer).data;
+    delete (paged_buffer *) buffer->context;
+    munmap(data, buffer->size);
 }
 
+void * get_base(ggml_backend_buffer_t buffer) {
+    return paged(buffer).data;
+}
+
+// Pages that are not committed read as zero.
 void clear(ggml_backend_buffer_t buffer, uint8_t value) {
-    // the size of a mapping is a number of pages, so that nothing of it is left over
-    if (value != 0 || !release_pages(buffer->context, buffer->size)) {
-        memset(buffer->context, value, buffer->size);
+    page_map & pages = paged(buffer).pages;
+    if (value != 0) {
+        pages.commit(0, pages.size());
+    }
+    if (value != 0 || !pages.release(0, pages.size())) {
+        memset(paged(buffer).data, value, buffer->size);
     }
 }
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size) {
-    const size_t mapped = std::max(GGML_PAD(size, page_size()), page_size());
+    page_driver * const driver = driver_for_tests ? driver_for_tests.load() : &default_driver();
+    const size_t        page   = driver->page_size();
+    const size_t        mapped = std::max(GGML_PAD(size, page), page);
     void * data = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (data == MAP_FAILED) {
         LLAMA_LOG_ERROR("%s: failed to allocate %zu bytes of address space: %s\n", __func__, mapped, strerror(errno));
         return nullptr;
     }
+    // a huge page would take 2 MiB for the first of its cells, and be split when some of them are given back
+    madvise(data, mapped, MADV_NOHUGEPAGE);
     ggml_backend_buffer_t buffer = ggml_backend_cpu_buffer_from_ptr(data, mapped);
     if (!buffer) {
         munmap(data, mapped);
         return nullptr;
     }
-    buffer->buft = buft;
+    buffer->buft    = buft;
+    buffer->context = new paged_buffer{ data, { *driver, data, mapped } };
     buffer->iface.free_buffer = free_buffer;
+    buffer->iface.get_base    = get_base;
     buffer->iface.clear       = clear;
     return buffer;
 }
@@ -77,8 +107,13 @@ const char * get_name(ggml_backend_buffer_type_t) {
     return "CPU";
 }
 
+// No page holds two tensors, so that each gives all of its pages back.
 size_t get_alignment(ggml_backend_buffer_type_t) {
-    return ggml_backend_buft_get_alignment(ggml_backend_cpu_buffer_type());
+    return default_driver().page_size();
+}
+
+size_t get_alloc_size(ggml_backend_buffer_type_t, const ggml_tensor * tensor) {
+    return GGML_PAD(ggml_nbytes(tensor), default_driver().page_size());
 }
 
 bool is_host(ggml_backend_buffer_type_t) {
@@ -92,7 +127,7 @@ ggml_backend_buffer_type_t paged_buffer_type() {
             /* .alloc_buffer   = */ alloc_buffer,
             /* .get_alignment  = */ get_alignment,
             /* .get_max_size   = */ nullptr,
-            /* .get_alloc_size = */ nullptr,
+            /* .get_alloc_size = */ get_alloc_size,
             /* .is_host        = */ is_host,
         },
         /* .device  = */ ggml_backend_buft_get_device(ggml_backend_cpu_buffer_type()),
@@ -101,95 +136,260 @@ ggml_backend_buffer_type_t paged_buffer_type() {
     return &type;
 }
 
-bool is_paged(const ggml_tensor * tensor) {
-    return tensor && tensor->buffer && tensor->buffer->buft == paged_buffer_type();
+ggml_backend_buffer_type_t paged_type_for(ggml_backend_buffer_type_t buft) {
+    return buft == ggml_backend_cpu_buffer_type() ? paged_buffer_type() : buft;
 }
 
-struct cell_run { uint32_t first; uint32_t last; }; // last excluded
+// Null where memory is not committed as it fills. A tensor without memory of its own is in a buffer of size 0.
+page_map * pages_of(const ggml_backend_buffer * buffer) {
+    const bool is_paged = buffer && buffer->buft == paged_buffer_type();
+    return is_paged ? &((paged_buffer *) buffer->context)->pages : nullptr;
+}
 
-std::vector<cell_run> empty_runs(const llama_kv_cells & cells) {
-    std::vector<cell_run> runs;
-    for (uint32_t i = 0; i < cells.size(); ++i) {
-        if (!cells.is_empty(i)) {
-            continue;
+#else
+
+ggml_backend_buffer_type_t paged_type_for(ggml_backend_buffer_type_t buft) {
+    return buft;
+}
+
+page_map * pages_of(const ggml_backend_buffer *) {
+    return nullptr;
+}
+
+#endif
+
+// Where the cells of a K or V tensor lie: [row, cells, streams], or [cells, row, streams] where values are transposed.
+struct cell_area {
+    const ggml_tensor * tensor;
+    page_map *          pages;
+    size_t              offset;   // of the tensor, within its pages
+    size_t              n_cells;  // of a stream
+    size_t              n_rows;   // of which each cell has a piece: 1, or ne[0] if transposed
+    size_t              n_bytes;  // of a cell in a row
+
+    size_t n_row()    const { return n_cells*n_bytes; }
+    size_t n_stream() const { return n_rows*n_row(); }
+
+    // Calls what(offset, size) for each range of bytes that cells [first, last) of a stream take.
+    template <typename F> void for_each(uint32_t stream, uint32_t first, uint32_t last, F && what) const {
+        const size_t start = offset + stream*n_stream();
+        if (first == 0 && last == n_cells) {
+            what(start, n_stream());
+            return;
         }
-        if (runs.empty() || runs.back().last != i) {
-            runs.push_back({ i, i });
+        for (size_t row = 0; row < n_rows; ++row) {
+            what(start + row*n_row() + first*n_bytes, (last - first)*n_bytes);
         }
-        runs.back().last = i + 1;
     }
-    return runs;
-}
 
-// tensor: [row, cells, streams], or [cells, row, streams] where values are stored transposed
-void release_cells(const ggml_tensor * tensor, uint32_t stream, uint32_t n_cells, bool transposed, const std::vector<cell_run> & runs) {
-    const size_t row = transposed ? ggml_type_size(tensor->type) : tensor->nb[1];
-    for (uint32_t r = 0; r < (transposed ? tensor->ne[0] : 1); ++r) {
-        char * data = (char *) tensor->data + stream*tensor->nb[2] + (size_t) r*n_cells*row;
-        for (const cell_run & run : runs) {
-            if ((run.last - run.first)*row >= page_size()) {
-                release_pages(data + run.first*row, (run.last - run.first)*row);
-            }
-        }
+    bool commit(uint32_t stream, uint32_t first, uint32_t last) const {
+        bool done = true;
+        for_each(stream, first, last, [&](size_t at, size_t size) { done = done && pages->commit(at, size); });
+        return done;
     }
-}
 
-void release_unused(const llama_kv_cache & cache) {
-    const auto layers = kvfold::kv_tensors_of(cache);
-    for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
-        const auto runs = empty_runs(cache.get_cells((llama_seq_id) s));
-        for (const kvfold::kv_tensors & layer : layers) {
-            if (is_paged(layer.k)) {
-                release_cells(layer.k, s, cache.get_size(), false, runs);
-            }
-            if (is_paged(layer.v)) {
-                release_cells(layer.v, s, cache.get_size(), layer.v_transposed, runs);
-            }
-        }
+    bool release(uint32_t stream, uint32_t first, uint32_t last) const {
+        const size_t end  = offset + ggml_nbytes(tensor);
+        bool         done = true;
+        for_each(stream, first, last, [&](size_t at, size_t size) {
+            // what follows the tensor in its last page is nobody's
+            done = pages->release(at, at + size == end ? GGML_PAD(at + size, pages->page_size()) - at : size) && done;
+        });
+        return done;
+    }
+};
+
+void tell_once_that_release_failed() {
+    static std::atomic_flag told = ATOMIC_FLAG_INIT;
+    if (!told.test_and_set()) {
+        LLAMA_LOG_WARN("%s: the system does not take the memory of empty cells back: %s\n", __func__, strerror(errno));
     }
 }
 
 } // namespace
 
+} // namespace kvfold
+
+using namespace kvfold;
+
+struct kvfold_kv_memory {
+    std::vector<cell_area> areas;
+    uint32_t               reach = 0; // cells that can share a page with a cell, on each side of it
+
+    // what other threads may ask
+    std::atomic<uint64_t>              n_used{ 0 };
+    std::vector<std::atomic<uint32_t>> n_used_by_seq;
+
+    explicit kvfold_kv_memory(const llama_kv_cache & cache) : n_used_by_seq(LLAMA_MAX_SEQ) {
+        for (const kv_tensors & layer : kv_tensors_of(cache)) {
+            add(layer.k, false, cache.get_size());
+            add(layer.v, layer.v_transposed, cache.get_size());
+        }
+    }
+
+    void add(const ggml_tensor * tensor, bool transposed, size_t n_cells) {
+        page_map * const pages = tensor ? pages_of(tensor->buffer) : nullptr;
+        if (!pages || !tensor->data) {
+            return;
+        }
+        const size_t offset  = (char *) tensor->data - (char *) ggml_backend_buffer_get_base(tensor->buffer);
+        const size_t n_rows  = transposed ? tensor->ne[0] : 1;
+        const size_t n_bytes = transposed ? ggml_type_size(tensor->type) : tensor->nb[1];
+        areas.push_back({ tensor, pages, offset, n_cells, n_rows, n_bytes });
+        reach = std::max(reach, (uint32_t) ((pages->page_size() + n_bytes - 1)/n_bytes));
+    }
+
+    bool commit(uint32_t stream, const std::vector<uint32_t> & cells) {
+        for (size_t i = 0; i < cells.size();) {
+            size_t n = 1;
+            while (i + n < cells.size() && cells[i + n] == cells[i] + n) {
+                ++n;
+            }
+            for (const cell_area & area : areas) {
+                if (!area.commit(stream, cells[i], cells[i] + (uint32_t) n)) {
+                    return false;
+                }
+            }
+            i += n;
+        }
+        return true;
+    }
+
+    // Of the empty cells in a range and those around it that can share pages with them.
+    void release(uint32_t stream, const llama_kv_cells & cells, kvfold_cell_range range) {
+        uint32_t first = range.first;
+        uint32_t last  = std::min(range.last, cells.size());
+        for (uint32_t n = 0; n < reach && first > 0 && cells.is_empty(first - 1); ++n) {
+            --first;
+        }
+        for (uint32_t n = 0; n < reach && last < cells.size() && cells.is_empty(last); ++n) {
+            ++last;
+        }
+        while (first < last) {
+            if (!cells.is_empty(first)) {
+                ++first;
+                continue;
+            }
+            uint32_t end = first + 1;
+            while (end < last && cells.is_empty(end)) {
+                ++end;
+            }
+            for (const cell_area & area : areas) {
+                if (!area.release(stream, first, end)) {
+                    tell_once_that_release_failed();
+                }
+            }
+            first = end;
+        }
+    }
+
+    void release_erased(const llama_kv_cache & cache) {
+        for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
+            const llama_kv_cells &  cells = cache.get_cells((llama_seq_id) s);
+            const kvfold_cell_range range = cells.take_erased();
+            if (!range.empty()) {
+                release(s, cells, range);
+            }
+        }
+    }
+
+    void count(const llama_kv_cache & cache) {
+        uint64_t used = 0;
+        for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
+            const llama_kv_cells & cells = cache.get_cells((llama_seq_id) s);
+            used += cells.get_used();
+            if (cache.get_n_stream() > 1) {
+                n_used_by_seq[s].store(cells.get_used(), std::memory_order_relaxed);
+            }
+        }
+        if (cache.get_n_stream() == 1) {
+            const llama_kv_cells & cells = cache.get_cells(0);
+            for (llama_seq_id s = 0; s < LLAMA_MAX_SEQ; ++s) {
+                n_used_by_seq[s].store(cells.seq_cells(s), std::memory_order_relaxed);
+            }
+        }
+        n_used.store(used, std::memory_order_relaxed);
+    }
+};
+
 ggml_backend_buffer_type * kvfold_kv_buffer_type(ggml_backend_buffer_type * buft) {
-    return buft == ggml_backend_cpu_buffer_type() ? paged_buffer_type() : buft;
+    return paged_type_for(buft);
+}
+
+std::shared_ptr<kvfold_kv_memory> kvfold_make_kv_memory(const llama_kv_cache & cache) {
+    return std::make_shared<kvfold_kv_memory>(cache);
+}
+
+bool kvfold_commit_cells(const llama_kv_cache & cache, const std::vector<int32_t> & strm, const std::vector<std::vector<uint32_t>> & idxs) {
+    for (size_t s = 0; s < strm.size(); ++s) {
+        if (!cache.kv_memory->commit(strm[s], idxs[s])) {
+            LLAMA_LOG_ERROR("%s: there is no memory for the keys and values of %zu tokens\n", __func__, idxs[s].size());
+            return false;
+        }
+    }
+    return true;
+}
+
+// Releases nothing: of a batch of several ubatches the cells of the later ones are committed, and still empty.
+void kvfold_cells_assigned(const llama_kv_cache & cache) {
+    cache.kv_memory->count(cache);
+}
+
+void kvfold_cells_rewritten(const llama_kv_cache & cache) {
+    kvfold_kv_memory & memory = *cache.kv_memory;
+    for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
+        for (const cell_area & area : memory.areas) {
+            area.commit(s, 0, cache.get_size());
+        }
+        memory.release(s, cache.get_cells((llama_seq_id) s), { 0, cache.get_size() });
+    }
 }
 
 kvfold_release_unused::~kvfold_release_unused() {
-    for (const llama_kv_cache * cache : kvfold::kv_caches_of(memory)) {
-        release_unused(*cache);
+    for (const llama_kv_cache * cache : kv_caches_of(memory)) {
+        cache->kv_memory->release_erased(*cache);
+        cache->kv_memory->count(*cache);
     }
 }
 
 namespace kvfold {
 
-uint64_t committed_bytes(const ggml_backend_buffer * buffer) {
-    if (buffer->buft != paged_buffer_type()) {
-        return buffer->size;
-    }
-    std::vector<unsigned char> resident(buffer->size/page_size());
-    if (mincore(buffer->context, buffer->size, resident.data()) != 0) {
-        return buffer->size;
-    }
-    return std::count_if(resident.begin(), resident.end(), [](unsigned char page) { return page & 1; })*page_size();
+bool committed_as_it_fills(const ggml_backend_buffer_type * type) {
+    return kvfold_kv_buffer_type(const_cast<ggml_backend_buffer_type *>(type)) != type;
 }
 
-} // namespace kvfold
+uint64_t page_size_of(const ggml_tensor * tensor) {
+    const page_map * const pages = pages_of(tensor->buffer);
+    return pages ? pages->page_size() : 0;
+}
 
+uint64_t committed_bytes(const ggml_backend_buffer * buffer) {
+    const page_map * const pages = pages_of(buffer);
+    return pages ? pages->committed() : buffer->size;
+}
+
+uint64_t committed_bytes(const ggml_tensor * tensor) {
+    const page_map * const pages = pages_of(tensor->buffer);
+    if (!pages) {
+        return ggml_nbytes(tensor);
+    }
+    return pages->committed((char *) tensor->data - (char *) ggml_backend_buffer_get_base(tensor->buffer), ggml_nbytes(tensor));
+}
+
+uint64_t cells_in_use(const llama_kv_cache & cache) {
+    return cache.kv_memory->n_used.load(std::memory_order_relaxed);
+}
+
+uint64_t cells_in_use(const llama_kv_cache & cache, int32_t seq_id) {
+    return cache.kv_memory->n_used_by_seq[seq_id].load(std::memory_order_relaxed);
+}
+
+void set_page_driver(page_driver * driver) {
+#if defined(__linux__)
+    driver_for_tests = driver;
 #else
-
-ggml_backend_buffer_type * kvfold_kv_buffer_type(ggml_backend_buffer_type * buft) {
-    return buft;
-}
-
-kvfold_release_unused::~kvfold_release_unused() = default;
-
-namespace kvfold {
-
-uint64_t committed_bytes(const ggml_backend_buffer * buffer) {
-    return buffer->size;
+    (void) driver;
+#endif
 }
 
 } // namespace kvfold
-
-#endif

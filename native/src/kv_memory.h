@@ -2,13 +2,33 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 struct ggml_backend_buffer;
+struct ggml_backend_buffer_type;
+struct ggml_tensor;
+class  llama_kv_cache;
 
 namespace kvfold {
 
-// Bytes of a buffer that take memory now; all of it where memory is not committed as it fills. May be called while
-// another thread computes.
+struct page_driver;
+
+// Whether memory of this type is committed as cells fill and goes back as they empty, or is there as a whole.
+bool committed_as_it_fills(const ggml_backend_buffer_type * type);
+
+// The unit in which a tensor's memory is committed as it fills; 0 where it is there as a whole.
+uint64_t page_size_of(const ggml_tensor * tensor);
+
+// Bytes of a buffer or a tensor that take memory now; all of it where memory is not committed as it fills. These and those
+// below may be called while another thread computes.
 uint64_t committed_bytes(const ggml_backend_buffer * buffer);
+uint64_t committed_bytes(const ggml_tensor * tensor);
+
+// Cells that hold a token: of all sequences, or of one.
+uint64_t cells_in_use(const llama_kv_cache & cache);
+uint64_t cells_in_use(const llama_kv_cache & cache, int32_t seq_id);
+
+// Stands in for the system in buffers that are made from now on, until null is given. For tests.
+void set_page_driver(page_driver * driver);
 
 } // namespace kvfold

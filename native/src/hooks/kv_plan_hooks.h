@@ -2,12 +2,12 @@
 #ifndef KVFOLD_KV_PLAN_HOOKS_H
 #define KVFOLD_KV_PLAN_HOOKS_H
 
+#include "kv_memory_hooks.h"
 #include "kv_plan.h"
 
 #include <cstdint>
 #include <vector>
 
-struct ggml_backend_buffer_type;
 struct ggml_tensor;
 struct LLM_TN_IMPL;
 struct llama_batch;
@@ -17,7 +17,6 @@ struct llama_model;
 struct llama_model_loader;
 struct llm_graph_context;
 class  llama_kv_cells;
-struct llama_memory_i;
 class  llama_io_read_i;
 class  llama_io_write_i;
 class  llm_graph_input_attn_kv;
@@ -106,23 +105,6 @@ uint32_t kvfold_window_cells(const kvfold_plan & plan, uint32_t n_cells, uint32_
 
 // The position from which on a window-sized cache holds a sequence without a gap. Sinks below a gap do not count.
 int32_t kvfold_window_pos_min(const llama_kv_cells & cells, int32_t seq_id, uint32_t n_sinks);
-
-// The buffer type for keys and values in place of `buft`: host memory that is committed as it fills, where the system
-// can do that; else `buft` itself.
-ggml_backend_buffer_type * kvfold_kv_buffer_type(ggml_backend_buffer_type * buft);
-
-// Gives the memory of cells that are empty back to the system, at the end of its scope.
-class kvfold_release_unused {
-public:
-    explicit kvfold_release_unused(llama_memory_i * memory) : memory(memory) {}
-    ~kvfold_release_unused();
-
-    kvfold_release_unused(const kvfold_release_unused &) = delete;
-    kvfold_release_unused & operator=(const kvfold_release_unused &) = delete;
-
-private:
-    llama_memory_i * memory;
-};
 
 // ---- state
 

@@ -1,0 +1,370 @@
+// Memory of the KV cache follows use: pages are committed before cells are written, go back when their cells are empty,
+// once, and nothing is lost when the system refuses.
+
+#include "kv_test_model.h"
+
+#include "kv_caches.h"
+#include "kv_memory.h"
+#include "kv_pages.h"
+
+#include "llama-cpp.h"
+#include "llama-kv-cache.h"
+#include "llama.h"
+
+#include <cstdio>
+#include <filesystem>
+#include <set>
+
+using namespace kvfold;
+
+static int n_checks = 0;
+static int n_failed = 0;
+
+static void check(bool ok, const std::string & what) {
+    n_checks++;
+    if (!ok) {
+        n_failed++;
+        fprintf(stderr, "FAILED: %s\n", what.c_str());
+    }
+}
+
+static std::string warnings;
+
+// ---- the bookkeeping, against a system that is made up
+
+struct fake_driver : page_driver {
+    std::set<char *> mapped;
+    size_t           left       = SIZE_MAX; // pages that can still be had
+    bool             takes_back = true;
+    int              n_releases = 0;
+    int              n_mistakes = 0; // a page mapped or released twice
+
+    size_t page_size() const override { return 4096; }
+
+    bool commit(void * data, size_t size) override {
+        if (size/page_size() > left) {
+            return false;
+        }
+        left -= size/page_size();
+        for (size_t at = 0; at < size; at += page_size()) {
+            n_mistakes += !mapped.insert((char *) data + at).second;
+        }
+        return true;
+    }
+
+    bool release(void * data, size_t size) override {
+        n_releases++;
+        if (!takes_back) {
+            return false;
+        }
+        left += size/page_size();
+        for (size_t at = 0; at < size; at += page_size()) {
+            n_mistakes += mapped.erase((char *) data + at) != 1;
+        }
+        return true;
+    }
+};
+
+static void test_pages() {
+    constexpr size_t page = 4096;
+    char * const     base = (char *) 0x10000000;
+    fake_driver      driver;
+    {
+        page_map pages(driver, base, 1000*page);
+        check(pages.committed() == 0 && driver.mapped.empty(), "nothing is committed at first");
+
+        check(pages.commit(10*page + 5, 10), "a few bytes");
+        check(pages.committed() == page && driver.mapped.count(base + 10*page), "take the page they lie in");
+        check(pages.commit(9*page, 3*page) && pages.committed() == 3*page, "pages that are there are not mapped again");
+        check(pages.commit(100*page, 300*page) && pages.committed() == 303*page, "a long range, over many words of bits");
+        check(pages.committed(110*page, 5*page) == 5*page && pages.committed(50*page, 10*page) == 0, "what of a part is committed");
+        check(pages.committed(9*page + 1, 1) == page, "a part of a page counts as the page");
+
+        check(pages.release(100*page + 1, 300*page - 2), "a page that is not given back as a whole");
+        check(driver.mapped.count(base + 100*page) && driver.mapped.count(base + 399*page), "stays");
+        check(pages.committed() == 5*page, "the others go");
+        driver.n_releases = 0;
+        check(pages.release(100*page + 1, 300*page - 2) && driver.n_releases == 0, "and are not given back twice");
+
+        driver.left = 10;
+        check(!pages.commit(500*page, 11*page), "more than there is cannot be had");
+        check(pages.commit(505*page, page), "one in the middle can");
+        driver.left = 6;
+        check(!pages.commit(500*page, 12*page), "the second half of a range cannot be had");
+        check(pages.committed(500*page, 12*page) == page && driver.left == 6, "so its first half goes back");
+
+        driver.takes_back = false;
+        check(!pages.release(0, 1000*page), "a system that takes nothing back");
+        check(pages.committed() == 6*page && driver.mapped.size() == 6, "is left with what it has");
+        driver.takes_back = true;
+        check(pages.release(0, 1000*page) && pages.committed() == 0 && driver.mapped.empty(), "and may take it later");
+        check(pages.commit(999*page, page), "the last page");
+    }
+    check(driver.mapped.empty(), "the end gives everything back");
+    check(driver.n_mistakes == 0, "no page was mapped or released twice");
+}
+
+// ---- a cache
+
+// The system, with a count and a fault.
+struct watched_driver : fake_driver {
+    // host pages are there whether they were asked for or not
+    bool release(void * data, size_t size) override {
+        memset(data, 0, takes_back ? size : 0);
+        return fake_driver::release(data, size);
+    }
+};
+
+struct context_options {
+    uint32_t n_seq      = 1;
+    bool     unified    = true;
+    bool     flash_attn = true;
+};
+
+struct tested {
+    llama_model_ptr   model;
+    llama_context_ptr context;
+    uint32_t          n_vocab = 0;
+
+    tested(const kv_test_model & spec, const context_options & o) : n_vocab(spec.n_vocab) {
+        const auto path = std::filesystem::temp_directory_path() / ("kvfold-memory-" + std::to_string(std::random_device{}()) + ".gguf");
+        spec.write(path.string());
+        model.reset(llama_model_load_from_file(path.string().c_str(), llama_model_default_params()));
+        std::filesystem::remove(path);
+        llama_context_params p = llama_context_default_params();
+        p.n_ctx           = 2048*(o.unified ? 1 : o.n_seq);
+        p.n_batch         = 256;
+        p.n_ubatch        = 64;
+        p.n_seq_max       = o.n_seq;
+        p.kv_unified      = o.unified;
+        p.type_k          = GGML_TYPE_F32;
+        p.type_v          = GGML_TYPE_F32;
+        p.flash_attn_type = o.flash_attn ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+        p.n_threads       = 1;
+        p.n_threads_batch = 1;
+        context.reset(llama_init_from_model(model.get(), p));
+    }
+
+    llama_memory_t memory() const { return llama_get_memory(context.get()); }
+
+    // The logits of the last token.
+    std::vector<float> decode(uint32_t n, llama_pos pos, llama_seq_id seq, uint32_t seed) {
+        std::mt19937 rng(seed);
+        llama_batch  batch = llama_batch_init((int32_t) n, 0, 1);
+        for (uint32_t i = 0; i < n; ++i) {
+            batch.token[i]     = (llama_token) (rng() % n_vocab);
+            batch.pos[i]       = pos + (llama_pos) i;
+            batch.n_seq_id[i]  = 1;
+            batch.seq_id[i][0] = seq;
+            batch.logits[i]    = i + 1 == n;
+        }
+        batch.n_tokens = (int32_t) n;
+        const bool ok = llama_decode(context.get(), batch) == 0;
+        llama_batch_free(batch);
+        const float * l = ok ? llama_get_logits_ith(context.get(), -1) : nullptr;
+        return l ? std::vector<float>(l, l + n_vocab) : std::vector<float>();
+    }
+
+    // Of all tensors, or of those with cells for a window only.
+    uint64_t committed() const {
+        uint64_t bytes = 0;
+        each([&](const llama_kv_cache &, const ggml_tensor * t) { bytes += committed_bytes(t); });
+        return bytes;
+    }
+
+    // Bytes that the cells in use take, and a page of each tensor that they fill in part.
+    std::pair<uint64_t, uint64_t> bounds() const {
+        uint64_t low = 0, high = 0;
+        each([&](const llama_kv_cache & cache, const ggml_tensor * t) {
+            const uint64_t used = cells_in_use(cache)*t->nb[1];
+            low  += used;
+            high += used + (used > 0 ? 2*4096*cache.get_n_stream() : 0);
+        });
+        return { low, high };
+    }
+
+    bool follows_use() const {
+        const auto [low, high] = bounds();
+        return committed() >= low && committed() <= high;
+    }
+
+    template <typename F> void each(F && what) const {
+        for (const llama_kv_cache * cache : kv_caches_of(llama_get_memory(context.get()))) {
+            for (const kv_tensors & layer : kv_tensors_of(*cache)) {
+                what(*cache, layer.k);
+                what(*cache, layer.v);
+            }
+        }
+    }
+};
+
+static kv_test_model wide_model(const char * plan = "") {
+    kv_test_model spec;
+    spec.n_layer = 4;
+    spec.n_embd  = 256; // heads of 64: a row of 256 bytes is 16 cells to a page
+    spec.n_head_kv = 1;
+    spec.kv_plan = plan;
+    return spec;
+}
+
+// Tokens of two sequences, so that they share pages.
+static void decode_in_turn(tested & t) {
+    for (llama_pos pos = 200; pos < 260; ++pos) {
+        t.decode(1, pos, 0, 2);
+        t.decode(1, pos, 1, 2);
+    }
+}
+
+// What sequence 1 of test_cache() gives where pages keep what they hold after they are given back.
+static std::vector<float> unreleased(const char * plan, const context_options & o) {
+    fake_driver driver;
+    set_page_driver(&driver);
+    tested t(wide_model(plan), o);
+    set_page_driver(nullptr);
+    t.decode(200, 0, 0, 1);
+    t.decode(200, 0, 1, 1);
+    decode_in_turn(t);
+    llama_memory_seq_rm(t.memory(), 0, -1, -1);
+    const auto logits = t.decode(1, 260, 1, 3);
+    t.context.reset();
+    return logits;
+}
+
+static void test_cache(const char * plan, const context_options & o) {
+    const std::string name = std::string(plan) + (o.unified ? ", one pool" : ", a stream each") + (o.flash_attn ? "" : ", transposed");
+    watched_driver driver;
+    set_page_driver(&driver);
+    tested t(wide_model(plan), o);
+    set_page_driver(nullptr);
+    const auto expect = [&](bool ok, const char * what) { check(ok, name + ": " + what + ", " + std::to_string(t.committed()) + " bytes committed"); };
+
+    expect(t.committed() == 0, "nothing is committed before the first token");
+    for (llama_seq_id seq = 0; seq < (llama_seq_id) o.n_seq; ++seq) {
+        t.decode(200, 0, seq, 1);
+    }
+    if (o.flash_attn) {
+        expect(t.follows_use(), "what is committed is what is used");
+    }
+    const uint64_t full = t.committed();
+    expect(full > 0, "tokens take pages");
+
+    if (o.n_seq > 1) {
+        decode_in_turn(t);
+        const uint64_t both = t.committed();
+        llama_memory_seq_rm(t.memory(), 0, -1, -1);
+        const uint64_t one = t.committed();
+        expect(one < both && one > 0, "the pages of one sequence go, but not those it shares with another");
+        const auto logits = t.decode(1, 260, 1, 3);
+        expect(!logits.empty() && logits == unreleased(plan, o), "which reads what it wrote, bit for bit");
+        llama_memory_seq_rm(t.memory(), 1, -1, -1);
+    }
+    llama_memory_seq_rm(t.memory(), -1, -1, -1);
+    expect(t.committed() == 0, "the last token takes the last page with it");
+
+    // as speculative decoding does: a few cells written and removed, time after time
+    t.decode(200, 0, 0, 1);
+    driver.n_releases = 0;
+    for (int i = 0; i < 50; ++i) {
+        t.decode(3, 200, 0, 4);
+        llama_memory_seq_rm(t.memory(), 0, 201, -1);
+        llama_memory_seq_rm(t.memory(), 0, 200, -1);
+    }
+    if (o.flash_attn && plan[0] == 0) {
+        // 200 cells end in the middle of a page
+        expect(driver.n_releases == 0, "cells that come and go in a page that stays release nothing");
+    }
+    llama_memory_clear(t.memory(), false);
+    expect(t.committed() == 0, "a cleared cache has no pages");
+    const int n = driver.n_releases;
+    llama_memory_clear(t.memory(), false);
+    llama_memory_seq_rm(t.memory(), -1, -1, -1);
+    expect(driver.n_releases == n, "what was given back is not given back again");
+    check(driver.n_mistakes == 0, name + ": no page was mapped or released twice");
+    t.context.reset();
+    check(driver.mapped.empty(), name + ": the end gives everything back");
+}
+
+static void test_refused_release(const char * plan) {
+    const std::string name = std::string("a system that takes nothing back, ") + plan;
+    tested            plain(wide_model(plan), { 1, true, true });
+    watched_driver    driver;
+    set_page_driver(&driver);
+    tested t(wide_model(plan), { 1, true, true });
+    set_page_driver(nullptr);
+
+    driver.takes_back = false;
+    bool same = true;
+    for (uint32_t round = 0; round < 3; ++round) {
+        const auto a = t.decode(100, 0, 0, round);
+        const auto b = plain.decode(100, 0, 0, round);
+        llama_memory_seq_rm(t.memory(), 0, 50, -1);
+        llama_memory_seq_rm(plain.memory(), 0, 50, -1);
+        const auto c = t.decode(20, 50, 0, round + 10);
+        const auto d = plain.decode(20, 50, 0, round + 10);
+        same = same && !a.empty() && a == b && !c.empty() && c == d;
+        llama_memory_clear(t.memory(), round == 1);
+        llama_memory_clear(plain.memory(), round == 1);
+    }
+    check(same, name + ": the logits are the same, bit for bit");
+    check(t.committed() > 0, name + ": what it keeps is still counted");
+    driver.takes_back = true;
+    t.decode(100, 0, 0, 1);
+    llama_memory_clear(t.memory(), true);
+    check(t.committed() == 0, name + ": it may take it later");
+    driver.takes_back = false;
+    t.context.reset(); // nothing to give back
+    driver.takes_back = true;
+    check(driver.n_mistakes == 0, name + ": no page was mapped or released twice");
+}
+
+static void test_refused_commit() {
+    watched_driver driver;
+    set_page_driver(&driver);
+    tested t(wide_model(), { 2, true, true });
+    set_page_driver(nullptr);
+    tested plain(wide_model(), { 2, true, true });
+
+    check(!t.decode(64, 0, 0, 1).empty(), "the first tokens have memory");
+    plain.decode(64, 0, 0, 1);
+    driver.left = 3; // the first tensors of a layer get theirs, the others do not
+    warnings.clear();
+    check(t.decode(64, 0, 1, 2).empty(), "the next ones have none, so the decode fails");
+    check(warnings.find("no memory for the keys and values of 64 tokens") != std::string::npos, "saying so: " + warnings);
+    check(cells_in_use(*kv_caches_of(t.memory())[0]) == 64, "no cell is taken");
+    driver.left = SIZE_MAX/2;
+    const auto a = t.decode(1, 64, 0, 3);
+    const auto b = plain.decode(1, 64, 0, 3);
+    check(!a.empty() && a == b, "and the sequence that runs goes on as if nothing had been");
+    llama_memory_clear(t.memory(), false);
+    check(t.committed() == 0 && driver.n_mistakes == 0, "nothing is left of the attempt");
+}
+
+int main() {
+    llama_log_set([](ggml_log_level level, const char * text, void *) {
+        if (level >= GGML_LOG_LEVEL_WARN) {
+            warnings += text;
+        }
+    }, nullptr);
+    llama_backend_init();
+    test_pages();
+#if defined(__linux__)
+    for (const char * plan : { "", "cla:2", "lckv:2", "0_1s_2_3s;window=100;sinks=4", "streaming:20" }) {
+        for (const bool unified : { true, false }) {
+            test_cache(plan, { 1, unified, true });
+            test_cache(plan, { 2, unified, true });
+            test_cache(plan, { 2, unified, false });
+        }
+    }
+    test_refused_commit();
+    warnings.clear();
+    test_refused_release("");
+    test_refused_release("0_1s_2_3s;window=20;sinks=4");
+    const std::string once = "does not take the memory of empty cells back";
+    const size_t      at   = warnings.find(once);
+    check(at != std::string::npos && warnings.find(once, at + 1) == std::string::npos, "a refused release is warned of once: " + warnings);
+#else
+    printf("memory of a cache NOT tested: it is allocated as a whole on this system\n");
+#endif
+    printf("%d checks, %d failed\n", n_checks, n_failed);
+    return n_failed ? 1 : 0;
+}
