@@ -62,6 +62,7 @@ typedef enum kvfold_status {
     KVFOLD_ERROR_UNSUPPORTED        =  -11, /* valid, but not possible with this model or these options */
     KVFOLD_ERROR_STATE              =  -12, /* a saved KV state that cannot be read, written or used by this engine */
     KVFOLD_ERROR_ADDRESS            =  -13, /* an address that cannot be listened on, e.g. because its port is in use */
+    KVFOLD_ERROR_BUDGET_EXCEEDED    =  -14, /* a request needs more KV memory than "kv-budget" has; both in bytes */
     KVFOLD_ERROR_INTERNAL           = -100  /* everything else: a failed decode, a bug */
 } kvfold_status;
 
@@ -94,7 +95,10 @@ KVFOLD_API void kvfold_free(char * text);
  *   {"version": "0.1.0", "llama_cpp": "v0.5.0", "patches": ["build-hook", ...],
  *    "compiler": "...", "cpu_features": {"AVX2": true, ...}, "backends": ["CPU"],
  *    "devices": [{"name": "CPU", "description": "...", "type": "cpu|gpu|igpu|accel",
- *                 "memory_free": bytes, "memory_total": bytes}]}
+ *                 "memory_free": bytes, "memory_total": bytes, "kv_memory": "as_it_fills|whole"}]}
+ *
+ * kv_memory: whether keys and values on the device take memory as tokens come and give it back as they go (host memory on
+ * Linux), or from the beginning for as many tokens as the context holds.
  */
 KVFOLD_API int32_t kvfold_build_info(char ** out);
 
@@ -129,7 +133,20 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  * and of this project:
  *
  *   "max-queue"     requests that may wait for a slot before KVFOLD_ERROR_QUEUE_FULL (default 256). A request counts
- *                   from kvfold_request_open() until its last chunk was handed over or it was closed
+ *                   from kvfold_request_open() until its last chunk was handed over or it was closed. The bound of those
+ *                   that wait for memory of "kv-budget" as well
+ *   "kv-budget"     bytes that keys and values may take, from the size of one token on (default: no limit). Before a
+ *                   request gets a slot, the memory of its prompt and of the longest answer it asks for ("max_tokens",
+ *                   "n_predict") is set aside for it, in whole pages, by the KV plan: a layer that keeps a window costs
+ *                   the window. Until that much is free the request waits, in order of arrival. What runs is never ended
+ *                   for what comes later; what idle slots keep of finished requests is cleared when it is in the way. A
+ *                   request that cannot fit even alone is KVFOLD_ERROR_BUDGET_EXCEEDED at once. An answer without a limit
+ *                   has room for as many tokens as fit in the budget divided by "parallel", and for more as long as
+ *                   nobody else was promised it; then it ends with finish reason "length". What commits whole tensors for
+ *                   a moment is not counted: a shift of the context, the copies of "n" answers to one prompt without
+ *                   "kv-unified"; nor a draft model's cache, kvfold_evaluate() and kvfold_observe(). Where the cache is
+ *                   allocated as a whole (see kvfold_build_info(), kv_memory), a budget smaller than that is
+ *                   KVFOLD_ERROR_UNSUPPORTED; so is "cache-ram" beside a budget
  *   "kv-plan"       which layer reads whose keys and values; default: the model's own metadata
  *   "kv-prefill"    "auto" (default), "fixed" or "exact": how prompts are cut under a plan whose layers read upward. auto
  *                   computes prompts that wait together side by side, exactly, and a lone one in at most 5 passes per
@@ -167,12 +184,17 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  * The KV cache now. Never blocks on a running decode for longer than one ubatch. *out:
  *
  *   {"cells": tokens the cache can hold, "cells_used": n, "layers": n, "layers_with_storage": n,
- *    "bytes_per_token": n, "bytes_allocated": n, "bytes_committed": n, "slots": n, "slots_busy": n,
- *    "requests_waiting": n}
+ *    "bytes_per_token": n, "bytes_allocated": n, "bytes_committed": n, "bytes_in_use": n,
+ *    "bytes_budget": n or null, "bytes_promised": n, "slots": n, "slots_busy": n, "requests_waiting": n,
+ *    "by_layer": [{"layer": n, "bytes_allocated": n, "bytes_committed": n, "bytes_in_use": n}],
+ *    "by_slot": [{"slot": n, "busy": bool, "tokens": n, "bytes_in_use": n, "bytes_promised": n}]}
  *
  * bytes_per_token = sum over layers with storage of the K row and the V row of one token, in bytes. bytes_allocated is the
  * sum of all K and V tensors, bytes_committed what of it takes memory now: pages that hold tokens, where memory is
- * committed as it fills (host memory on Linux), else all of it. cells_used includes what is kept of finished requests for
+ * committed as it fills (host memory on Linux), else all of it. bytes_in_use is what the cells that hold a token take, which
+ * fill the last of their pages in part; by_layer has the layers with storage, by_slot every slot, where several answers to
+ * one prompt count what they share once each. bytes_promised is what "kv-budget" has set aside for requests, running or about
+ * to. cells_used includes what is kept of finished requests for
  * the next prompt that begins alike; a request with "cache_prompt": false leaves nothing and gives its pages back.
  */
 KVFOLD_API int32_t kvfold_kv_stats(kvfold_engine * engine, char ** out);

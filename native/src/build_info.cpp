@@ -1,6 +1,7 @@
 #include "build_info.h"
 
 #include "error.h"
+#include "kv_memory.h"
 #include "rpc.h"
 
 #include "ggml-backend.h"
@@ -55,7 +56,8 @@ json describe_build() {
                                  { "description", ggml_backend_dev_description(device) },
                                  { "type", device_type(device) },
                                  { "memory_free", free_bytes },
-                                 { "memory_total", total_bytes } }));
+                                 { "memory_total", total_bytes },
+                                 { "kv_memory", committed_as_it_fills(ggml_backend_dev_buffer_type(device)) ? "as_it_fills" : "whole" } }));
     }
     return json({
         { "version",      KVFOLD_VERSION           },

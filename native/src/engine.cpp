@@ -201,6 +201,8 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     }
     server->set_state_callback([](server_state, json) {});
     routes->update_meta(*server);
+    layout = read_kv_layout(server->get_llama_context());
+    set_budget();
     handlers = {
         { "/v1/chat/completions",              &routes->post_chat_completions     },
         { "/completion",                       &routes->post_completions          },
@@ -218,10 +220,40 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     };
 }
 
+void engine::set_budget() {
+    kv_budget::limits limits;
+    limits.bytes     = options.kv_budget;
+    limits.slots     = options.params.n_parallel;
+    limits.max_queue = options.max_queue;
+    limits.n_slot    = server->get_meta().slot_n_ctx;
+    limits.n_predict = options.params.n_predict;
+    budget = std::make_unique<kv_budget>(limits, layout, kv_budget::actions{
+        [this](std::vector<server_task> && tasks) {
+            std::reverse(tasks.begin(), tasks.end()); // each is put before the ones posted earlier
+            server->get_response_reader().queue_tasks.post(std::move(tasks), true);
+        },
+        [this](int id_task, const error & why) { refuse_task(id_task, why); },
+        [this](int id_task) -> const void * { return exchanges.find(id_task).get(); },
+    });
+}
+
+void engine::refuse_task(int id_task, const error & why) {
+    if (const auto exchange = exchanges.find(id_task)) {
+        std::lock_guard<std::mutex> lock(exchange->mutex);
+        exchange->refusal = why;
+    }
+    auto result      = std::make_unique<server_task_result_error>();
+    result->id       = id_task;
+    result->err_type = why.status == KVFOLD_ERROR_QUEUE_FULL ? ERROR_TYPE_UNAVAILABLE : ERROR_TYPE_INVALID_REQUEST;
+    result->err_msg  = why.message;
+    server->get_response_reader().queue_results.send(std::move(result));
+}
+
 void engine::start() {
     worker.start([this] {
         const busy_scope     busy([this] { server->terminate(); });
         const worker_scope   hooks(exchanges);
+        const budget_scope   memory(*budget);
         const c_locale_scope c_locale;
         try {
             server->start_loop();
@@ -230,7 +262,6 @@ void engine::start() {
             end_all(KVFOLD_ERROR_INTERNAL);
         }
     });
-    layout = read_kv_layout(server->get_llama_context());
     // terminate() is lost while the loop has not begun; an answer from the loop proves that it has
     kv_stats();
     fixed_info = describe();
@@ -265,10 +296,12 @@ void engine::admit(const std::shared_ptr<request> & added, bool needs_slot) {
     if (failed) {
         throw error(KVFOLD_ERROR_INTERNAL, "the worker thread has failed; its last words are in the log");
     }
-    const size_t slots = options.params.n_parallel;
-    if (needs_slot && needing_slot >= slots + options.max_queue) {
-        const size_t waiting = needing_slot - slots;
-        throw error(KVFOLD_ERROR_QUEUE_FULL, std::to_string(waiting) + " requests wait for a slot, \"max-queue\" is " +
+    // whoever comes while others wait for memory waits behind them, also when a slot is free
+    const bool   would_wait = budget->n_waiting() > 0 || needing_slot >= (size_t) options.params.n_parallel;
+    const size_t waiting    = count_waiting();
+    if (needs_slot && would_wait && waiting >= options.max_queue) {
+        throw error(KVFOLD_ERROR_QUEUE_FULL, std::to_string(waiting) + " requests wait for a slot" +
+                                                 (budget->is_set() ? " or for memory" : "") + ", \"max-queue\" is " +
                                                  std::to_string(options.max_queue))
             .compares((int64_t) waiting, (int64_t) options.max_queue)
             .about_option("max-queue");
@@ -405,8 +438,15 @@ bool engine::has_failed() {
 
 size_t engine::requests_waiting() {
     std::lock_guard<std::mutex> lock(mutex);
-    const size_t                slots = options.params.n_parallel;
-    return needing_slot > slots ? needing_slot - slots : 0;
+    return count_waiting();
+}
+
+// Those that wait for memory hold no slot.
+size_t engine::count_waiting() const {
+    const size_t slots      = options.params.n_parallel;
+    const size_t for_memory = std::min(budget->n_waiting(), needing_slot);
+    const size_t for_slot   = needing_slot - for_memory;
+    return for_memory + (for_slot > slots ? for_slot - slots : 0);
 }
 
 bool engine::is_closing() {

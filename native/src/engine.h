@@ -3,6 +3,7 @@
 
 #include "deep_thread.h"
 #include "error.h"
+#include "kv_budget.h"
 #include "kv_layout.h"
 #include "kvfold.h"
 #include "model_check.h"
@@ -86,10 +87,13 @@ struct engine : std::enable_shared_from_this<engine> {
 
     void load(kvfold_progress_callback progress, void * user);
     void start();
+    void set_budget();
+    void refuse_task(int id_task, const error & why);
     void end_all(kvfold_status why);
     json describe();
     bool has_failed();
     size_t requests_waiting();
+    size_t count_waiting() const; // under `mutex`
     server_task_result_ptr ask_worker(server_task_type question);
 
     const state_fit & own_fit();
@@ -102,6 +106,7 @@ struct engine : std::enable_shared_from_this<engine> {
     std::unique_ptr<server_routes>  routes;
     deep_thread                     worker;
     kv_layout                       layout;
+    std::unique_ptr<kv_budget>      budget; // after loading
     std::mutex                      fit_mutex;
     std::optional<state_fit>        fit; // guarded by `fit_mutex`
     json                            fixed_info;

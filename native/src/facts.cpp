@@ -135,11 +135,20 @@ server_task_result_ptr engine::ask_worker(server_task_type question) {
 json engine::kv_stats() {
     use        inside(*this);
     uint64_t   cells_used = 0, busy = 0;
-    const json slots = ask_worker(SERVER_TASK_TYPE_SLOT_GET)->to_json();
+    const json slots   = ask_worker(SERVER_TASK_TYPE_SLOT_GET)->to_json();
+    json       by_slot = json::array();
     for (const auto & slot : slots) {
         // tokens of the running request, or kept from the last one for the next prompt that begins alike
-        cells_used += slot.value("n_prompt_tokens", 0);
-        busy       += slot.value("is_processing", false);
+        const int id         = slot.at("id").get<int>();
+        const int n_tokens   = slot.value("n_prompt_tokens", 0);
+        const bool is_busy   = slot.value("is_processing", false);
+        cells_used += n_tokens;
+        busy       += is_busy;
+        by_slot.push_back(json({ { "slot", id },
+                                 { "busy", is_busy },
+                                 { "tokens", n_tokens },
+                                 { "bytes_in_use", bytes_in_use(layout, id) },
+                                 { "bytes_promised", budget->bytes_promised(id) } }));
     }
     return json({
         { "cells",               layout.cells                                                        },
@@ -149,9 +158,14 @@ json engine::kv_stats() {
         { "bytes_per_token",     layout.bytes_per_token                                              },
         { "bytes_allocated",     layout.bytes_allocated                                              },
         { "bytes_committed",     bytes_committed(layout)                                             },
+        { "bytes_in_use",        bytes_in_use(layout)                                                },
+        { "bytes_budget",        options.kv_budget > 0 ? json(options.kv_budget) : json(nullptr)     },
+        { "bytes_promised",      budget->bytes_promised()                                            },
         { "slots",               options.params.n_parallel                                           },
         { "slots_busy",          busy                                                                },
         { "requests_waiting",    requests_waiting()                                                  },
+        { "by_layer",            describe_layers(layout)                                             },
+        { "by_slot",             by_slot                                                             },
     });
 }
 

@@ -62,7 +62,8 @@ static const route routes[] = {
 
 static error_type type_of(const error & e) {
     switch (e.status) {
-        case KVFOLD_ERROR_INVALID_ARGUMENT: return ERROR_TYPE_INVALID_REQUEST;
+        case KVFOLD_ERROR_INVALID_ARGUMENT:
+        case KVFOLD_ERROR_BUDGET_EXCEEDED:  return ERROR_TYPE_INVALID_REQUEST;
         case KVFOLD_ERROR_UNSUPPORTED:      return ERROR_TYPE_NOT_SUPPORTED;
         case KVFOLD_ERROR_CANCELLED:
         case KVFOLD_ERROR_CLOSED:           return ERROR_TYPE_UNAVAILABLE;

@@ -1,6 +1,5 @@
 #include "kv_layout.h"
 
-#include "kv_caches.h"
 #include "kv_memory.h"
 
 #include "llama-ext.h"
@@ -11,9 +10,10 @@
 
 namespace kvfold {
 
-static void add_tensor(kv_layout & layout, const ggml_tensor * tensor) {
-    layout.bytes_per_token += ggml_row_size(tensor->type, tensor->ne[0]);
+static void add_tensor(kv_layout & layout, kv_layout::cache & cache, const ggml_tensor * tensor) {
+    cache.bytes_per_cell   += ggml_row_size(tensor->type, tensor->ne[0]);
     layout.bytes_allocated += ggml_nbytes(tensor);
+    layout.bytes_whole     += page_size_of(tensor) == 0 ? ggml_nbytes(tensor) : 0;
     const auto & known = layout.buffers;
     if (tensor->buffer && std::find(known.begin(), known.end(), tensor->buffer) == known.end()) {
         layout.buffers.push_back(tensor->buffer);
@@ -25,23 +25,70 @@ kv_layout read_kv_layout(const llama_context * context) {
     const auto           caches = kv_caches_of(memory);
     kv_layout            layout;
 
-    for (const llama_kv_cache * cache : caches) {
-        layout.cells = std::max<uint64_t>(layout.cells, (uint64_t) cache->get_size() * cache->get_n_stream());
-        for (const kv_tensors & tensors : kv_tensors_of(*cache)) {
+    for (const llama_kv_cache * cells : caches) {
+        layout.cells = std::max<uint64_t>(layout.cells, (uint64_t) cells->get_size() * cells->get_n_stream());
+        kv_layout::cache cache = { cells, cells->get_size(), 0, kv_tensors_of(*cells) };
+        for (const kv_tensors & tensors : cache.layers) {
             layout.layers_with_storage++;
-            add_tensor(layout, tensors.k);
+            add_tensor(layout, cache, tensors.k);
             if (tensors.v) {
-                add_tensor(layout, tensors.v);
+                add_tensor(layout, cache, tensors.v);
             }
         }
+        layout.bytes_per_token += cache.bytes_per_cell;
+        layout.caches.push_back(std::move(cache));
     }
     if (memory && caches.empty()) {
         // another kind of state: only its total size is known
         for (const auto & [_, bytes] : llama_get_memory_breakdown(context)) {
             layout.bytes_allocated += bytes.context;
         }
+        layout.bytes_whole = layout.bytes_allocated;
     }
     return layout;
+}
+
+// tensor: [row, cells, streams], or [cells, row, streams] where values are stored transposed
+static uint64_t tensor_bytes_for(const ggml_tensor * tensor, bool transposed, uint64_t n_cells) {
+    const uint64_t page = page_size_of(tensor);
+    if (page == 0 || n_cells == 0) {
+        return 0; // there from the beginning
+    }
+    const auto     pages_of = [&](uint64_t bytes) { return (bytes + page - 1)/page*page; };
+    const uint64_t stream   = tensor->nb[2];
+    const uint64_t edge     = tensor->ne[2] > 1 && stream % page != 0 ? page : 0; // shared with the next stream
+    if (!transposed) {
+        return pages_of(n_cells*tensor->nb[1]) + edge;
+    }
+    const uint64_t piece = n_cells*ggml_type_size(tensor->type);
+    return std::min<uint64_t>(pages_of(stream) + edge, tensor->ne[0]*(pages_of(piece) + page));
+}
+
+uint64_t kv_layout::bytes_for(const cache & each, uint64_t n_tokens) const {
+    const uint64_t n_cells = std::min(n_tokens, each.cells_per_stream);
+    uint64_t       bytes   = 0;
+    for (const kv_tensors & layer : each.layers) {
+        bytes += tensor_bytes_for(layer.k, false, n_cells);
+        bytes += layer.v ? tensor_bytes_for(layer.v, layer.v_transposed, n_cells) : 0;
+    }
+    return bytes;
+}
+
+uint64_t kv_layout::bytes_for(uint64_t n_tokens) const {
+    uint64_t bytes = 0;
+    for (const cache & each : caches) {
+        bytes += bytes_for(each, n_tokens);
+    }
+    return bytes;
+}
+
+uint64_t kv_layout::tokens_for(uint64_t bytes) const {
+    uint64_t fits = 0, too_many = cells + 1;
+    while (too_many - fits > 1) {
+        const uint64_t middle = fits + (too_many - fits)/2;
+        (bytes_for(middle) <= bytes ? fits : too_many) = middle;
+    }
+    return fits;
 }
 
 uint64_t bytes_committed(const kv_layout & layout) {
@@ -53,6 +100,48 @@ uint64_t bytes_committed(const kv_layout & layout) {
         bytes += committed_bytes(buffer);
     }
     return bytes;
+}
+
+uint64_t bytes_in_use(const kv_layout & layout) {
+    uint64_t bytes = 0;
+    for (const auto & cache : layout.caches) {
+        bytes += cells_in_use(*cache.cells)*cache.bytes_per_cell;
+    }
+    return bytes;
+}
+
+uint64_t bytes_in_use(const kv_layout & layout, int32_t seq_id) {
+    uint64_t bytes = 0;
+    for (const auto & cache : layout.caches) {
+        bytes += cells_in_use(*cache.cells, seq_id)*cache.bytes_per_cell;
+    }
+    return bytes;
+}
+
+json describe_layers(const kv_layout & layout) {
+    std::vector<std::pair<uint32_t, json>> layers;
+    for (const auto & cache : layout.caches) {
+        for (const kv_tensors & layer : cache.layers) {
+            uint64_t allocated = 0, committed = 0, per_cell = 0;
+            for (const ggml_tensor * tensor : { layer.k, layer.v }) {
+                if (tensor) {
+                    allocated += ggml_nbytes(tensor);
+                    committed += committed_bytes(tensor);
+                    per_cell  += ggml_row_size(tensor->type, tensor->ne[0]);
+                }
+            }
+            layers.emplace_back(layer.il, json({ { "layer", layer.il },
+                                                 { "bytes_allocated", allocated },
+                                                 { "bytes_committed", committed },
+                                                 { "bytes_in_use", cells_in_use(*cache.cells)*per_cell } }));
+        }
+    }
+    std::sort(layers.begin(), layers.end(), [](const auto & a, const auto & b) { return a.first < b.first; });
+    json list = json::array();
+    for (auto & [_, layer] : layers) {
+        list.push_back(std::move(layer));
+    }
+    return list;
 }
 
 } // namespace kvfold

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "json.h"
+#include "kv_caches.h"
 
 #include <cstdint>
 #include <vector>
@@ -11,18 +12,45 @@ struct llama_context;
 
 namespace kvfold {
 
+using json = common_json;
+
 struct kv_layout {
+    struct cache {
+        const llama_kv_cache *  cells;
+        uint64_t                cells_per_stream;
+        uint64_t                bytes_per_cell;
+        std::vector<kv_tensors> layers;
+    };
+
     uint64_t cells               = 0; // tokens that fit, all streams together
     uint64_t layers_with_storage = 0;
     uint64_t bytes_per_token     = 0; // one K row and one V row of every layer with storage
     uint64_t bytes_allocated     = 0; // all K and V tensors; address space where memory is committed as it fills
+    uint64_t bytes_whole         = 0; // of these, what is not committed as it fills
 
+    std::vector<cache>                       caches;  // none where only the total size is known
     std::vector<const ggml_backend_buffer *> buffers; // that hold these tensors
+
+    // What n_tokens of one sequence commit at most, in whole pages. Layers with cells for a window only count these.
+    uint64_t bytes_for(uint64_t n_tokens) const;
+    uint64_t bytes_for(const cache & each, uint64_t n_tokens) const;
+
+    // The most tokens of one sequence that commit no more than this.
+    uint64_t tokens_for(uint64_t bytes) const;
 };
 
 kv_layout read_kv_layout(const llama_context * context);
 
-// What of bytes_allocated takes memory now. May be called while another thread computes.
+// These may be called while another thread computes.
+
+// What of bytes_allocated takes memory now.
 uint64_t bytes_committed(const kv_layout & layout);
+
+// Bytes of cells that hold a token: of all sequences, or of one.
+uint64_t bytes_in_use(const kv_layout & layout);
+uint64_t bytes_in_use(const kv_layout & layout, int32_t seq_id);
+
+// [{"layer", "bytes_allocated", "bytes_committed", "bytes_in_use"}], one for each layer with storage.
+json describe_layers(const kv_layout & layout);
 
 } // namespace kvfold

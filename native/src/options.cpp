@@ -59,6 +59,7 @@ static const char * refused_because(const std::string & name) {
 }
 
 static const char * const max_queue_name = "max-queue";
+static const char * const kv_budget_name = "kv-budget";
 
 struct option_name {
     const common_arg * option;
@@ -118,6 +119,7 @@ static error unknown_option(const std::string & given, const std::map<std::strin
         }
     }
     consider(max_queue_name);
+    consider(kv_budget_name);
     std::sort(near.begin(), near.end());
     std::string message = "unknown option \"" + given + "\"";
     for (size_t i = 0; i < near.size() && i < 3; i++) {
@@ -131,7 +133,7 @@ static error bad_value(const std::string & name, const json & value, const std::
     return error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"" + name + "\" cannot be " + value.dump_safe() + ": " + why).about_option(name);
 }
 
-static int to_int(const std::string & name, const json & value) {
+static int64_t to_int64(const std::string & name, const json & value) {
     int64_t number = 0;
     if (value.is_number_integer()) {
         number = value.get<int64_t>();
@@ -144,6 +146,11 @@ static int to_int(const std::string & name, const json & value) {
     } else {
         throw bad_value(name, value, "it takes a whole number");
     }
+    return number;
+}
+
+static int to_int(const std::string & name, const json & value) {
+    const int64_t number = to_int64(name, value);
     if (number < std::numeric_limits<int>::min() || number > std::numeric_limits<int>::max()) {
         throw bad_value(name, value, "the number is too large").compares(number, std::numeric_limits<int>::max());
     }
@@ -252,6 +259,12 @@ engine_options parse_options(const std::string & text) {
             options.max_queue = number;
             continue;
         }
+        if (name == kv_budget_name) {
+            const int64_t bytes = to_int64(name, value);
+            check_range(kv_budget_name, bytes, 1, std::numeric_limits<int64_t>::max());
+            options.kv_budget = (uint64_t) bytes;
+            continue;
+        }
         const auto found = names.find(name);
         if (found == names.end()) {
             throw unknown_option(name, names);
@@ -282,6 +295,10 @@ engine_options parse_options(const std::string & text) {
     check_range("batch-size", params.n_batch, min_batch_size, std::numeric_limits<int>::max());
     check_range("threads", params.cpuparams.n_threads, -1, GGML_MAX_N_THREADS);
     check_range("threads-batch", params.cpuparams_batch.n_threads, -1, GGML_MAX_N_THREADS);
+    if (options.kv_budget > 0 && params.cache_ram_mib != 0) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "option \"cache-ram\" brings prompts back that no request of \"kv-budget\" has room for")
+            .about_option("cache-ram");
+    }
     if (params.n_parallel >= 0) {
         check_range("parallel", params.n_parallel, 1, (int64_t) llama_max_parallel_sequences());
     }
@@ -433,7 +450,8 @@ json describe_options() {
                               { "env", nullptr },
                               { "help", help } }));
     };
-    add_own(max_queue_name, "N", "requests that may wait for a slot (default: 256)");
+    add_own(max_queue_name, "N", "requests that may wait for a slot or for memory (default: 256)");
+    add_own(kv_budget_name, "BYTES", "memory that keys and values may take; requests wait for it (default: no limit)");
     return list;
 }
 

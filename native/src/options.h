@@ -12,6 +12,7 @@ namespace kvfold {
 struct engine_options {
     common_params params;
     size_t        max_queue = 256;
+    uint64_t      kv_budget = 0; // bytes; 0: none
     bool          batch_size_given = false;
 };
 

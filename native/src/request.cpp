@@ -303,12 +303,21 @@ bool request::fetch_piece(std::string & text) {
     return more;
 }
 
+// The server core passes on the text of an error only.
+void request::throw_refusal() {
+    std::lock_guard<std::mutex> lock(exchange->mutex);
+    if (exchange->refusal) {
+        throw *exchange->refusal;
+    }
+}
+
 // Waits for the answer, or for more of it.
 void request::fetch() {
     await_answer();
     if (ended != 0) {
         return;
     }
+    throw_refusal();
     engine::use inside(*owner);
     if (!answer->is_stream()) {
         read_answer();
@@ -332,6 +341,7 @@ bool request::take_answer(server_http_res & into) {
     if (ended != 0) {
         throw ended_error(ended);
     }
+    throw_refusal();
     engine::use inside(*owner);
     into.status       = answer->status;
     into.content_type = answer->content_type;

@@ -67,6 +67,7 @@ struct request : std::enable_shared_from_this<request> {
     void await_answer();
     bool fetch_piece(std::string & text);
     void fetch();
+    void throw_refusal();
     void read_answer();
     void read_events(const std::string & text);
     void finish();

@@ -1,6 +1,7 @@
 #include "slot_exchange.h"
 
 #include "hooks/request_hook.h"
+#include "kv_budget.h"
 #include "kvfold_log.h"
 
 #include "server-task.h"
@@ -67,16 +68,32 @@ static size_t common_prefix(const std::vector<llama_token> & saved, const server
 
 using namespace kvfold;
 
+// Whether the slot may hold n_first tokens at first; as kv_budget::begins().
+static std::optional<bool> memory_for(int id_slot, const server_task & task, uint64_t n_first) {
+    kv_budget * const budget = budget_of_worker();
+    return budget ? budget->begins(id_slot, task.id, n_first) : true;
+}
+
 bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & prompt, const server_task & task) {
     const auto exchange = exchange_of(task);
     if (!exchange) {
-        return true;
+        return memory_for(id_slot, task, 0).value_or(true);
     }
     const std::lock_guard<std::mutex> lock(exchange->mutex);
     if (!exchange->load || !task.params.cache_prompt ||
         common_prefix(exchange->load->tokens, task.tokens) <= prompt.tokens.get_common_prefix(task.tokens)) {
         exchange->load.reset();
-        return true;
+        return memory_for(id_slot, task, 0).value_or(true);
+    }
+    const auto has_memory = memory_for(id_slot, task, exchange->load->tokens.size());
+    if (!has_memory) {
+        log_emit(KVFOLD_LOG_WARN, "\"kv-budget\" has no room for the " + std::to_string(exchange->load->tokens.size()) +
+                                      " tokens of a saved state, so the prompt is computed");
+        exchange->load.reset();
+        return memory_for(id_slot, task, 0).value_or(true);
+    }
+    if (!*has_memory) {
+        return false;
     }
     const bool placed = put_state(context, id_slot, prompt, *exchange->load);
     if (placed) {
@@ -89,6 +106,7 @@ bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & pr
 }
 
 void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt & prompt, const server_task & task) {
+    kvfold_task_gone(task.id);
     const auto exchange = exchange_of(task);
     if (!exchange) {
         return;

@@ -27,6 +27,8 @@ struct slot_exchange {
     std::string             save_failure;
     bool                    slot_ended = false;
 
+    std::optional<error> refusal; // why the worker did not begin the request
+
     size_t unread = 0; // parts of a streamed answer that nobody has asked for yet
     bool   paused = false;
 };

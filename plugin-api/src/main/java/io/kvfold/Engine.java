@@ -72,7 +72,7 @@ public final class Engine implements AutoCloseable {
         return info;
     }
 
-    /** The KV cache now. Waits for one ubatch at most. */
+    /** The KV cache now, also while requests run. Waits for one ubatch at most. */
     public KvCacheStats kvCacheStats() {
         return Json.read(use(NativeEngine::kvStats), KvCacheStats.class);
     }
@@ -483,7 +483,28 @@ public final class Engine implements AutoCloseable {
             return set("kv-plan", plan.toString());
         }
 
-        /** Requests that may wait for a slot before {@link QueueFullException}; 256 by default. */
+        /**
+         * Memory that keys and values may take, in bytes; no limit by default. Before a request begins, what its prompt
+         * and the longest answer that it asks for may take is set aside for it, in whole pages and by the KV plan. Until
+         * that much is free it waits in the queue, in order of arrival; what runs is never ended for what comes later,
+         * and what idle slots keep of finished requests makes room. A request that cannot fit even alone fails with
+         * {@link KvBudgetExceededException}.
+         *
+         * <p>An answer without a limit ({@code max_tokens}) has room for as many tokens as fit the budget divided by the
+         * number of slots, and for more as long as that is promised to nobody else; then it ends with finish reason
+         * {@code length}.
+         *
+         * <p>Where a device holds the cache as a whole ({@link DeviceInfo#kvMemory()}), the engine does not open with a
+         * smaller budget ({@link UnsupportedOperationByModelException}).
+         */
+        public Builder kvBudget(long bytes) {
+            return set("kv-budget", bytes);
+        }
+
+        /**
+         * Requests that may wait, for a slot or for memory of {@link #kvBudget}, before {@link QueueFullException}; 256
+         * by default.
+         */
         public Builder maxQueue(int requests) {
             return set("max-queue", requests);
         }

@@ -32,6 +32,7 @@ final class Failures {
             case NativeStatus.ERROR_UNSUPPORTED -> new UnsupportedOperationByModelException(message, value, limit);
             case NativeStatus.ERROR_STATE -> new KvStateException(message, value, limit);
             case NativeStatus.ERROR_ADDRESS -> new ServerAddressException(message, value, limit);
+            case NativeStatus.ERROR_BUDGET_EXCEEDED -> new KvBudgetExceededException(message, value, limit);
             default -> new InternalEngineException(message, value, limit);
         };
     }

@@ -63,7 +63,23 @@ class EngineTest {
                     .contains("scripted (llama, all F32): 1,000 parameters, 3.9 KiB, 2 layers")
                     .contains("0 of 3 layers offloaded")
                     .contains("CPU: weights 3.9 KiB, KV cache 128.0 KiB, compute 1.0 MiB");
-            assertThat(engine.kvCacheStats()).isEqualTo(new KvCacheStats(512, 12, 2, 2, 256, 131072, 8192, 4, 1, 0));
+            assertThat(engine.kvCacheStats())
+                    .isEqualTo(new KvCacheStats(
+                            512,
+                            12,
+                            2,
+                            2,
+                            256,
+                            131072,
+                            8192,
+                            3072,
+                            65536L,
+                            4096,
+                            4,
+                            1,
+                            0,
+                            List.of(new KvCacheStats.Layer(1, 131072, 8192, 3072)),
+                            List.of(new KvCacheStats.Slot(2, true, 12, 3072, 4096))));
         }
     }
 
@@ -105,6 +121,7 @@ class EngineTest {
                 .kvCacheTypes(KvType.F32, KvType.Q4_0)
                 .kvPlan(KvPlan.parse("0_0"))
                 .maxQueue(7)
+                .kvBudget(3L << 40)
                 .option("--rope_freq_base", 10000.5)
                 .option("lora", List.of("a", "b"))
                 .option("mlock", true)
@@ -125,6 +142,7 @@ class EngineTest {
                         Map.entry("cache-type-v", "q4_0"),
                         Map.entry("kv-plan", "0_0"),
                         Map.entry("max-queue", 7),
+                        Map.entry("kv-budget", 3L << 40),
                         Map.entry("rope-freq-base", 10000.5),
                         Map.entry("lora", List.of("a", "b")),
                         Map.entry("mlock", true))));
@@ -189,6 +207,7 @@ class EngineTest {
         "-9, GenerationCancelledException",
         "-10, EngineClosedException",
         "-11, UnsupportedOperationByModelException",
+        "-14, KvBudgetExceededException",
         "-100, InternalEngineException",
         "-77, InternalEngineException"
     })

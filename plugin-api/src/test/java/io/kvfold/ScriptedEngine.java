@@ -118,7 +118,10 @@ public final class ScriptedEngine {
 
     private static final String STATS = """
             {"cells": 512, "cells_used": 12, "layers": 2, "layers_with_storage": 2, "bytes_per_token": 256,
-             "bytes_allocated": 131072, "bytes_committed": 8192, "slots": 4, "slots_busy": 1, "requests_waiting": 0}""";
+             "bytes_allocated": 131072, "bytes_committed": 8192, "bytes_in_use": 3072, "bytes_budget": 65536,
+             "bytes_promised": 4096, "slots": 4, "slots_busy": 1, "requests_waiting": 0,
+             "by_layer": [{"layer": 1, "bytes_allocated": 131072, "bytes_committed": 8192, "bytes_in_use": 3072}],
+             "by_slot": [{"slot": 2, "busy": true, "tokens": 12, "bytes_in_use": 3072, "bytes_promised": 4096}]}""";
 
     private static final String TOKENS = """
             {"prompt_tokens": 30, "prompt_tokens_cached": 10, "prompt_seconds": 0.5, "generated_tokens": 8,
@@ -147,7 +150,8 @@ public final class ScriptedEngine {
     private String buildInfo = """
             {"version": "0.1.0", "llama_cpp": "v0.5.0", "patches": ["build-hook"], "compiler": "none",
              "cpu_features": {"AVX2": true}, "backends": ["CPU"],
-             "devices": [{"name": "CPU", "description": "scripted", "type": "cpu", "memory_free": 1, "memory_total": 2}]}""";
+             "devices": [{"name": "CPU", "description": "scripted", "type": "cpu", "memory_free": 1, "memory_total": 2,
+                          "kv_memory": "as_it_fills"}]}""";
     private volatile @Nullable NativeStatusException openFailure;
     private volatile boolean engineClosed;
 

@@ -76,8 +76,9 @@ final class BenchCommand implements Callable<Integer> {
     @Option(
             names = "--kv-budget",
             paramLabel = "SIZE",
-            description = "Bytes of KV cache, such as 512MiB or 8GiB; replaces --parallel.")
-    private @Nullable String budget;
+            converter = Values.SizeConverter.class,
+            description = "Memory that keys and values may take, such as 512MiB or 8GiB; replaces --parallel.")
+    private @Nullable Long budget;
 
     @Option(names = "--rounds", paramLabel = "N", description = "Runs of each case. Default: 3.")
     private int rounds = 3;
@@ -142,13 +143,11 @@ final class BenchCommand implements Callable<Integer> {
                 parallel.forEach(n -> subjects.forEach(subject -> cases.add(new Case(subject, workload, n))));
                 continue;
             }
-            long bytes = Values.parseBytes(budget)
-                    .orElseThrow(() -> new ParameterException(
-                            spec.commandLine(), "--kv-budget is a size such as 512MiB, not " + budget));
+            long bytes = budget;
             for (Subject subject : subjects) {
                 int fitting = subject.sequencesWithin(bytes, workload.tokens(), subjectOptions.ubatchSize())
                         .orElseThrow(() -> new InvalidRequestException(subject.label() + " does not fit " + workload
-                                + " tokens of one sequence into " + budget));
+                                + " tokens of one sequence into " + Values.bytes(bytes)));
                 cases.add(new Case(subject, workload, fitting));
             }
         }

@@ -47,6 +47,14 @@ final class EngineOptions {
     @Option(names = "--slots", paramLabel = "N", description = "Requests that are computed side by side. Default: 1.")
     private int slots = 1;
 
+    @Option(
+            names = "--kv-budget",
+            paramLabel = "SIZE",
+            converter = Values.SizeConverter.class,
+            description = "Memory that keys and values may take, such as 512MiB or 8GiB. Requests wait until theirs is"
+                    + " free. Default: no limit.")
+    private @Nullable Long kvBudget;
+
     @Mixin
     private final KvOptions kvOptions = new KvOptions();
 
@@ -105,6 +113,9 @@ final class EngineOptions {
         Engine.Builder builder = builders.get().model(model()).slots(slots);
         if (contextSize != null) {
             builder.contextSize(contextSize);
+        }
+        if (kvBudget != null) {
+            builder.kvBudget(kvBudget);
         }
         computeOptions.apply(builder);
         if (kvOptions.hasTypes()) {

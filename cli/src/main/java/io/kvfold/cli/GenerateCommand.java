@@ -7,6 +7,7 @@ import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.Engine;
 import io.kvfold.Generation;
+import io.kvfold.KvCacheStats;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.util.concurrent.Callable;
@@ -51,7 +52,9 @@ final class GenerateCommand implements Callable<Integer> {
     @SuppressWarnings("NullAway.Init")
     private PromptOption prompt;
 
-    @Option(names = "--json", description = "Print one JSON object at the end instead: text, tokens, counts, timings.")
+    @Option(
+            names = "--json",
+            description = "Print one JSON object at the end instead: text, tokens, counts, timings, KV memory.")
     private boolean json;
 
     @Override
@@ -62,12 +65,12 @@ final class GenerateCommand implements Callable<Integer> {
         try (Engine engine = engineOptions.open();
                 Generation generation = engine.complete(body);
                 Progress progress = new Progress("reading", 0, " tokens")) {
-            generate(generation, progress);
+            generate(engine, generation, progress);
         }
         return ExitCode.OK;
     }
 
-    private void generate(Generation generation, Progress progress) throws IOException {
+    private void generate(Engine engine, Generation generation, Progress progress) throws IOException {
         PrintWriter out = spec.commandLine().getOut();
         StringBuilder text = new StringBuilder();
         ArrayNode tokens = JsonNodeFactory.instance.arrayNode();
@@ -98,6 +101,12 @@ final class GenerateCommand implements Callable<Integer> {
                 .put("completion_tokens", last.path("tokens_predicted").asInt())
                 .put("stop", last.path("stop_type").asText());
         result.set("timings", last.path("timings"));
+        KvCacheStats kv = engine.kvCacheStats();
+        result.putObject("kv_cache")
+                .put("tokens", kv.cellsUsed())
+                .put("bytes_allocated", kv.bytesAllocated())
+                .put("bytes_committed", kv.bytesCommitted())
+                .put("bytes_in_use", kv.bytesInUse());
         out.println(new ObjectMapper().writerWithDefaultPrettyPrinter().writeValueAsString(result));
     }
 }

@@ -5,6 +5,8 @@ import java.util.Locale;
 import java.util.OptionalLong;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import picocli.CommandLine.ITypeConverter;
+import picocli.CommandLine.TypeConversionException;
 
 /** Values as a command line writes them. */
 final class Values {
@@ -38,6 +40,16 @@ final class Values {
             return OptionalLong.of(Math.multiplyExact(Long.parseLong(matcher.group(1)), 1L << (10 * unit)));
         } catch (ArithmeticException | NumberFormatException e) {
             return OptionalLong.empty();
+        }
+    }
+
+    /** An option's size. */
+    static final class SizeConverter implements ITypeConverter<Long> {
+        @Override
+        public Long convert(String text) {
+            return parseBytes(text)
+                    .orElseThrow(
+                            () -> new TypeConversionException("'" + text + "' is not a size such as 512MiB or 8GiB"));
         }
     }
 

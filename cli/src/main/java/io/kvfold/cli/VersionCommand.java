@@ -64,11 +64,15 @@ final class VersionCommand implements Callable<Integer>, IVersionProvider {
                                 .toList()));
         for (DeviceInfo device : build.devices()) {
             lines.add(Values.format(
-                    "device:    %s, %s, %s free of %s",
+                    "device:    %s, %s, %s free of %s, KV memory %s",
                     device.name(),
                     device.description(),
                     Values.bytes(device.memoryFree()),
-                    Values.bytes(device.memoryTotal())));
+                    Values.bytes(device.memoryTotal()),
+                    switch (device.kvMemory()) {
+                        case AS_IT_FILLS -> "committed as it fills";
+                        case WHOLE -> "allocated as a whole";
+                    }));
         }
     }
 }

@@ -102,7 +102,7 @@ final class RealModelTest {
         CommandRun run = run("bench", "--kv-budget", "1KiB");
 
         assertThat(run.exitCode()).isEqualTo(ExitCode.ERROR);
-        assertThat(run.err()).contains("512+128").contains("1KiB");
+        assertThat(run.err()).contains("512+128").contains("1.00 KiB");
         assertThat(run("bench", "--kv-budget", "1XB").exitCode()).isEqualTo(ExitCode.USAGE);
     }
 

@@ -62,6 +62,11 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
         return engineOption("kv-plan", plan == null ? null : plan.toString());
     }
 
+    /** Memory that keys and values may take, in bytes; default: no limit. See {@link Engine.Builder#kvBudget}. */
+    public B kvBudget(@Nullable Long bytes) {
+        return engineOption("kv-budget", bytes);
+    }
+
     /**
      * Any option of the engine by llama-server's long name, such as {@code "cache-type-k"}.
      *

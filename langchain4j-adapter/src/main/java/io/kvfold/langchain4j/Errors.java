@@ -12,6 +12,7 @@ import io.kvfold.EngineClosedException;
 import io.kvfold.GenerationCancelledException;
 import io.kvfold.InvalidModelException;
 import io.kvfold.InvalidPlanException;
+import io.kvfold.KvBudgetExceededException;
 import io.kvfold.KvStateException;
 import io.kvfold.KvfoldException;
 import io.kvfold.NativeLibraryException;
@@ -47,6 +48,7 @@ final class Errors {
         }
         if (error instanceof io.kvfold.InvalidRequestException
                 || error instanceof ContextExceededException
+                || error instanceof KvBudgetExceededException
                 || error instanceof UnknownOptionException
                 || error instanceof InvalidPlanException) {
             return new InvalidRequestException(message, error);

@@ -18,6 +18,7 @@ public final class NativeStatus {
     public static final int ERROR_UNSUPPORTED = -11;
     public static final int ERROR_STATE = -12;
     public static final int ERROR_ADDRESS = -13;
+    public static final int ERROR_BUDGET_EXCEEDED = -14;
     public static final int ERROR_INTERNAL = -100;
 
     private NativeStatus() {}

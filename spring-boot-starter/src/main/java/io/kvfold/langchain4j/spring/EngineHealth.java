@@ -49,6 +49,7 @@ record EngineHealth(
         details.put("kvPlan", info.context().kvPlan());
         KvCacheStats kv = engine.kvCacheStats();
         details.put("kvCacheBytes", kv.bytesAllocated());
+        details.put("kvCacheBytesCommitted", kv.bytesCommitted());
         details.put("slots", kv.slots());
         details.put("slotsBusy", kv.slotsBusy());
         details.put("requestsWaiting", kv.requestsWaiting());

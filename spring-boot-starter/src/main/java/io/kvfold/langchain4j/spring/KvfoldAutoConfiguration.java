@@ -48,6 +48,7 @@ public class KvfoldAutoConfiguration {
         set(engine.kvCacheTypeK(), type -> builder.option("cache-type-k", type.text()));
         set(engine.kvCacheTypeV(), type -> builder.option("cache-type-v", type.text()));
         set(engine.kvPlan(), plan -> builder.option("kv-plan", plan));
+        set(engine.kvBudget(), budget -> builder.kvBudget(budget.toBytes()));
         KvfoldProperties.EmbeddingModel embedding = properties.embeddingModel();
         if (embedding.onSharedEngine()) {
             builder.option("embedding", true);

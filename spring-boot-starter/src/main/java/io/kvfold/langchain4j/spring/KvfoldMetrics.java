@@ -19,10 +19,13 @@ import org.jspecify.annotations.Nullable;
  * <table>
  *   <caption>Meters</caption>
  *   <tr><td>{@code kvfold.kv.allocated}</td><td>bytes of the KV cache</td></tr>
+ *   <tr><td>{@code kvfold.kv.committed}</td><td>bytes of it that take memory</td></tr>
  *   <tr><td>{@code kvfold.kv.used}</td><td>bytes of it that hold tokens, of finished requests as well</td></tr>
+ *   <tr><td>{@code kvfold.kv.budget}, {@code kvfold.kv.promised}</td><td>bytes that it may take, and what of them is set
+ *   aside for requests; NaN and 0 without a budget</td></tr>
  *   <tr><td>{@code kvfold.kv.cells}, {@code kvfold.kv.cells.used}</td><td>the same in tokens</td></tr>
  *   <tr><td>{@code kvfold.slots}, {@code kvfold.slots.busy}</td><td>requests that can be and that are decoded</td></tr>
- *   <tr><td>{@code kvfold.requests.waiting}</td><td>requests that wait for a slot</td></tr>
+ *   <tr><td>{@code kvfold.requests.waiting}</td><td>requests that wait for a slot or for memory</td></tr>
  *   <tr><td>{@code kvfold.tokens}, tag {@code type}</td><td>{@code prompt}, {@code prompt.cached}, {@code generated}</td></tr>
  *   <tr><td>{@code kvfold.seconds}, tag {@code type}</td><td>time spent on {@code prompt} and {@code generated}</td></tr>
  *   <tr><td>{@code kvfold.tokens.per.second}, tag {@code type}</td><td>average since the engine was opened</td></tr>
@@ -62,12 +65,15 @@ public final class KvfoldMetrics implements MeterBinder {
     @Override
     public void bindTo(MeterRegistry registry) {
         gauge(registry, "kvfold.kv.allocated", "bytes", "Size of the KV cache", KvCacheStats::bytesAllocated);
+        gauge(registry, "kvfold.kv.committed", "bytes", "KV cache that takes memory", KvCacheStats::bytesCommitted);
+        gauge(registry, "kvfold.kv.used", "bytes", "KV cache that holds tokens", KvCacheStats::bytesInUse);
         gauge(
                 registry,
-                "kvfold.kv.used",
+                "kvfold.kv.budget",
                 "bytes",
-                "KV cache that holds tokens",
-                kv -> kv.cellsUsed() * (double) kv.bytesPerToken());
+                "Memory the KV cache may take",
+                kv -> kv.bytesBudget() == null ? Double.NaN : kv.bytesBudget());
+        gauge(registry, "kvfold.kv.promised", "bytes", "KV memory set aside for requests", KvCacheStats::bytesPromised);
         gauge(registry, "kvfold.kv.cells", "tokens", "Tokens the KV cache can hold", KvCacheStats::cells);
         gauge(registry, "kvfold.kv.cells.used", "tokens", "Tokens the KV cache holds", KvCacheStats::cellsUsed);
         gauge(registry, "kvfold.slots", "requests", "Requests that can be decoded", KvCacheStats::slots);

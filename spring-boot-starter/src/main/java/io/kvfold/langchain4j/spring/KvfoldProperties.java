@@ -11,6 +11,7 @@ import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.springframework.boot.context.properties.ConfigurationProperties;
 import org.springframework.boot.context.properties.bind.DefaultValue;
+import org.springframework.util.unit.DataSize;
 
 /**
  * The properties under {@code langchain4j.kvfold}. What is not set has the default of the builder that it is handed to.
@@ -48,6 +49,7 @@ public record KvfoldProperties(
      * @param kvCacheTypeK how keys are stored, such as q8_0; f16 by default
      * @param kvCacheTypeV how values are stored, such as q8_0; f16 by default
      * @param kvPlan which layer reads whose keys and values; by default what the model file says
+     * @param kvBudget memory that keys and values may take, such as 512MB; requests wait for theirs; no limit by default
      * @param options any other option of the engine by llama-server's long name
      */
     public record Engine(
@@ -63,6 +65,7 @@ public record KvfoldProperties(
             @Nullable KvType kvCacheTypeK,
             @Nullable KvType kvCacheTypeV,
             @Nullable String kvPlan,
+            @Nullable DataSize kvBudget,
             @DefaultValue Map<String, String> options) {}
 
     /**

@@ -82,6 +82,7 @@ class KvfoldAutoConfigurationTest {
                         "langchain4j.kvfold.engine.flash-attention=on",
                         "langchain4j.kvfold.engine.kv-cache-type-k=bf16",
                         "langchain4j.kvfold.engine.kv-plan=0_0_2",
+                        "langchain4j.kvfold.engine.kv-budget=64MB",
                         "langchain4j.kvfold.engine.options.rope-freq-base=20000",
                         "langchain4j.kvfold.embedding-model.enabled=true",
                         "langchain4j.kvfold.embedding-model.pooling=mean",
@@ -103,6 +104,7 @@ class KvfoldAutoConfigurationTest {
                     assertThat(opened.info().context().kvTypeK()).isEqualTo(KvType.BF16);
                     assertThat(opened.info().context().kvTypeV()).isEqualTo(KvType.F16);
                     assertThat(opened.info().context().kvPlan()).isEqualTo("0_0_2");
+                    assertThat(opened.kvCacheStats().bytesBudget()).isEqualTo(64L << 20);
                     assertThat(context.getBean(KvfoldChatModel.class).chat("hello"))
                             .isNotNull();
                     assertThat(context.getBean(KvfoldEmbeddingModel.class)
@@ -317,7 +319,10 @@ class KvfoldAutoConfigurationTest {
             MeterRegistry registry = new SimpleMeterRegistry();
             context.getBean(KvfoldMetrics.class).bindTo(registry);
             assertThat(registry.get("kvfold.kv.allocated").gauge().value()).isEqualTo(131072);
+            assertThat(registry.get("kvfold.kv.committed").gauge().value()).isEqualTo(8192);
             assertThat(registry.get("kvfold.kv.used").gauge().value()).isEqualTo(12 * 256);
+            assertThat(registry.get("kvfold.kv.budget").gauge().value()).isEqualTo(65536);
+            assertThat(registry.get("kvfold.kv.promised").gauge().value()).isEqualTo(4096);
             assertThat(registry.get("kvfold.slots").gauge().value()).isEqualTo(4);
             assertThat(registry.get("kvfold.slots.busy").gauge().value()).isEqualTo(1);
             assertThat(registry.get("kvfold.requests.waiting").gauge().value()).isZero();

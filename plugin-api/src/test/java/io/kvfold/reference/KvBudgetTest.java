@@ -1,0 +1,281 @@
+package io.kvfold.reference;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.Engine;
+import io.kvfold.EngineClosedException;
+import io.kvfold.FlashAttention;
+import io.kvfold.Generation;
+import io.kvfold.GenerationCancelledException;
+import io.kvfold.InvalidRequestException;
+import io.kvfold.KvBudgetExceededException;
+import io.kvfold.KvCacheStats;
+import io.kvfold.KvPlan;
+import io.kvfold.QueueFullException;
+import io.kvfold.RealLibrary;
+import io.kvfold.UnsupportedOperationByModelException;
+import io.kvfold.reference.Shape.Architecture;
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.atomic.AtomicBoolean;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+/** Requests that share a budget of KV memory: who waits, who is refused, and that nothing that runs ends for another. */
+final class KvBudgetTest {
+    private static final int LAYERS = 4;
+
+    /** A key row of 8 heads of 128 in f16: two tokens to a page, so that requests of these sizes fill whole pages. */
+    private static final Shape SHAPE = new Shape(Architecture.LLAMA, 96, 48, 80, 8, 8, 128, 1e-5, 10000);
+
+    private static final long TOKEN = 2L * LAYERS * 8 * 128 * 2;
+
+    @TempDir
+    private static Path folder;
+
+    private static final ComparedModel MODEL = ComparedModel.forAnyPlan(SHAPE, LAYERS, 1);
+
+    @BeforeAll
+    static void needsTheLibrary() {
+        RealLibrary.require();
+    }
+
+    @ParameterizedTest
+    @CsvSource({"true, true", "true, false", "false, true", "false, false"})
+    void fortyRequestsFinishOnABudgetForThree(boolean unified, boolean keepPrompts) throws IOException {
+        long budget = 3 * 64 * TOKEN;
+        try (Engine engine = builder("standard", 6)
+                .option("kv-unified", unified)
+                .kvBudget(budget)
+                .open()) {
+            List<Generation> running = new ArrayList<>();
+            for (int i = 0; i < 40; i++) {
+                running.add(engine.complete(request(40 - i % 7, 24 + i % 7, i).put("cache_prompt", keepPrompts)));
+            }
+            AtomicBoolean done = new AtomicBoolean();
+            CompletableFuture<KvCacheStats> peak = CompletableFuture.supplyAsync(() -> {
+                KvCacheStats most = engine.kvCacheStats();
+                while (!done.get()) {
+                    KvCacheStats now = engine.kvCacheStats();
+                    assertThat(now.bytesCommitted()).isLessThanOrEqualTo(budget);
+                    assertThat(now.bytesPromised()).isLessThanOrEqualTo(budget);
+                    assertThat(now.slotsBusy()).isLessThanOrEqualTo(3);
+                    assertThat(now.bySlot().stream()
+                                    .mapToLong(KvCacheStats.Slot::bytesPromised)
+                                    .sum())
+                            .isLessThanOrEqualTo(now.bytesPromised());
+                    most = now.bytesCommitted() > most.bytesCommitted() ? now : most;
+                }
+                return most;
+            });
+            for (int i = 0; i < running.size(); i++) {
+                try (Generation generation = running.get(i)) {
+                    JsonNode answer = generation.next();
+                    assertThat(answer).isNotNull();
+                    assertThat(answer.path("tokens_predicted").asInt()).isEqualTo(24 + i % 7);
+                }
+            }
+            done.set(true);
+            assertThat(peak.join().bytesCommitted())
+                    .as("memory that was used at most")
+                    .isGreaterThan(budget / 2);
+            assertThat(peak.join().bytesBudget()).isEqualTo(budget);
+            KvCacheStats after = engine.kvCacheStats();
+            assertThat(after.bytesPromised()).isZero();
+            assertThat(after.requestsWaiting()).isZero();
+            assertThat(after.bytesCommitted()).isLessThanOrEqualTo(keepPrompts ? budget : 0);
+        }
+    }
+
+    @Test
+    void refusesAtOnceWhatCanNeverFitWithBothNumbers() throws IOException {
+        long budget = 64 * TOKEN;
+        try (Engine engine = builder("standard", 2).kvBudget(budget).open();
+                Generation running = engine.complete(request(10, 54, 1).put("stream", true))) {
+            assertThat(running.next()).isNotNull();
+            for (ObjectNode request : List.of(request(40, 25, 2), request(65, 1, 3), request(65, -1, 4))) {
+                assertThatThrownBy(() -> engine.call("/completion", request))
+                        .isInstanceOfSatisfying(KvBudgetExceededException.class, e -> {
+                            assertThat(e.value().orElse(0)).isBetween(65 * TOKEN, 66 * TOKEN);
+                            assertThat(e.limit()).hasValue(budget);
+                            assertThat(e).hasMessageContaining("of prompt").hasMessageContaining("kv-budget");
+                        });
+            }
+            assertThat(generated(running)).isEqualTo(54);
+        }
+    }
+
+    @Test
+    void doesNotOpenWithABudgetThatNoTokenFits() {
+        assertThatThrownBy(() -> builder("standard", 1).kvBudget(4096).open())
+                .isInstanceOfSatisfying(InvalidRequestException.class, e -> {
+                    assertThat(e.value()).hasValue(4096);
+                    assertThat(e.limit()).hasValue(2L * LAYERS * 4096);
+                });
+        assertThatThrownBy(() -> builder("standard", 1).kvBudget(0).open()).isInstanceOf(InvalidRequestException.class);
+        assertThatThrownBy(() -> builder("standard", 1)
+                        .kvBudget(1 << 20)
+                        .option("cache-ram", 10)
+                        .open())
+                .isInstanceOf(UnsupportedOperationByModelException.class)
+                .hasMessageContaining("cache-ram");
+    }
+
+    @Test
+    void anAnswerWithoutALimitHasItsShareWhoeverComesAndMoreIfNobodyDoes() throws IOException {
+        long budget = 120 * TOKEN;
+        int share = 120 / 3;
+        try (Engine engine = builder("standard", 3).kvBudget(budget).open()) {
+            try (Generation alone = engine.complete(endless(10, 1))) {
+                // all that the budget has but the last token, whose keys nobody asks for
+                assertThat(generated(alone)).isBetween(109, 111);
+            }
+            try (Generation first = engine.complete(endless(10, 2))) {
+                assertThat(first.next()).isNotNull();
+                List<Generation> newcomers = new ArrayList<>();
+                for (int i = 0; i < 6; i++) {
+                    newcomers.add(engine.complete(request(20, 20, i)));
+                }
+                assertThat(generated(first)).isGreaterThanOrEqualTo(share - 1);
+                for (Generation newcomer : newcomers) {
+                    JsonNode answer = newcomer.next();
+                    assertThat(answer).isNotNull();
+                    assertThat(answer.path("tokens_predicted").asInt()).isEqualTo(20);
+                    newcomer.close();
+                }
+            }
+        }
+    }
+
+    @Test
+    void aRequestThatWaitsCanBeCancelledAndDoesNotHoldUpTheNext() throws Exception {
+        long budget = 600 * TOKEN;
+        try (Engine engine = builder("standard", 4).kvBudget(budget).maxQueue(2).open();
+                Generation running = engine.complete(request(10, 500, 1).put("stream", true))) {
+            assertThat(running.next()).isNotNull();
+            Generation large = engine.complete(request(10, 400, 2).put("stream", true));
+            Generation small = engine.complete(request(10, 20, 3));
+            awaitWaiting(engine, 2);
+            assertThatThrownBy(() -> engine.complete(request(1, 1, 4)))
+                    .isInstanceOfSatisfying(QueueFullException.class, e -> {
+                        assertThat(e.value()).hasValue(2);
+                        assertThat(e.limit()).hasValue(2);
+                    });
+            large.cancel();
+            assertThatThrownBy(large::next).isInstanceOf(GenerationCancelledException.class);
+            JsonNode answer = small.next(); // which fits besides the one that runs
+            assertThat(answer).isNotNull();
+            assertThat(answer.path("tokens_predicted").asInt()).isEqualTo(20);
+            large.close();
+            small.close();
+            assertThat(engine.kvCacheStats().requestsWaiting()).isZero();
+            assertThat(engine.kvCacheStats().bytesPromised()).isEqualTo(510 * TOKEN);
+        }
+    }
+
+    @Test
+    void closingEndsWhatWaits() throws Exception {
+        Engine engine = builder("standard", 4).kvBudget(600 * TOKEN).open();
+        Generation running = engine.complete(request(10, 500, 1).put("stream", true));
+        Generation waiting = engine.complete(request(10, 400, 2));
+        awaitWaiting(engine, 1);
+        engine.close();
+        assertThatThrownBy(waiting::next).isInstanceOf(EngineClosedException.class);
+        running.close();
+        waiting.close();
+    }
+
+    @Test
+    void aQueueOfNoneRefusesWhatWouldHaveToWaitForMemory() throws IOException {
+        try (Engine engine =
+                        builder("standard", 4).kvBudget(64 * TOKEN).maxQueue(0).open();
+                Generation running = engine.complete(request(10, 54, 1).put("stream", true))) {
+            assertThat(running.next()).isNotNull();
+            assertThatThrownBy(() -> engine.call("/completion", request(10, 10, 2)))
+                    .isInstanceOfSatisfying(
+                            QueueFullException.class, e -> assertThat(e.limit()).hasValue(0));
+            assertThat(generated(running)).isEqualTo(54);
+        }
+    }
+
+    @Test
+    void lazyLayersCostTheirWindowOnly() throws IOException {
+        // 600 tokens: 2 layers of them all, 2 of a window-sized cache of 256
+        long needed = TOKEN / LAYERS * (2 * 600 + 2 * 256);
+        assertThat(needed).isLessThan(600 * TOKEN);
+        KvPlan plan = KvPlan.parse("0_1s_2_3s;window=100;sinks=4");
+        try (Engine engine = builder(plan.toString(), 1).kvBudget(needed).open()) {
+            ObjectNode kept = request(590, 10, 1).put("cache_prompt", true);
+            assertThat(engine.call("/completion", kept).path("tokens_predicted").asInt())
+                    .isEqualTo(10);
+            KvCacheStats stats = engine.kvCacheStats();
+            assertThat(stats.bytesCommitted()).isLessThanOrEqualTo(needed);
+            assertThat(stats.byLayer()).extracting(KvCacheStats.Layer::layer).containsExactly(0, 1, 2, 3);
+            assertThat(stats.byLayer().get(1).bytesCommitted()).isEqualTo(TOKEN / LAYERS * 256);
+            assertThat(stats.byLayer().get(0).bytesCommitted()).isBetween(TOKEN / LAYERS * 598, TOKEN / LAYERS * 600);
+            assertThat(stats.byLayer().stream()
+                            .mapToLong(KvCacheStats.Layer::bytesInUse)
+                            .sum())
+                    .isEqualTo(stats.bytesInUse());
+            assertThat(stats.bySlot().get(0).bytesInUse()).isEqualTo(stats.bytesInUse());
+            assertThatThrownBy(() -> engine.call("/completion", request(600, 10, 1)))
+                    .isInstanceOf(KvBudgetExceededException.class);
+        }
+    }
+
+    private static void awaitWaiting(Engine engine, int requests) throws InterruptedException {
+        while (engine.kvCacheStats().requestsWaiting() < requests) {
+            Thread.sleep(5);
+        }
+    }
+
+    /** Tokens of a streamed answer in all, of which some may have been read. */
+    private static int generated(Generation generation) {
+        JsonNode last = null;
+        for (JsonNode chunk = generation.next(); chunk != null; chunk = generation.next()) {
+            last = chunk;
+        }
+        assertThat(last).isNotNull();
+        assertThat(last.path("stop_type").asText()).isEqualTo("limit");
+        return last.path("tokens_predicted").asInt();
+    }
+
+    private static ObjectNode endless(int prompt, int seed) {
+        return request(prompt, -1, seed).put("stream", true);
+    }
+
+    private static ObjectNode request(int prompt, int answer, int seed) {
+        ObjectNode body = new ObjectMapper()
+                .createObjectNode()
+                .put("n_predict", answer)
+                .put("ignore_eos", true)
+                .put("cache_prompt", false);
+        for (int token : MODEL.tokens(prompt, seed)) {
+            body.withArray("prompt").add(token);
+        }
+        return body;
+    }
+
+    private static Engine.Builder builder(String plan, int slots) throws IOException {
+        KvPlan parsed = KvPlan.parse(plan, LAYERS);
+        Path file = MODEL.writeForText(folder.resolve(plan.hashCode() + ".gguf"), parsed);
+        return Engine.builder()
+                .model(file)
+                .contextSize(1024 * slots)
+                .slots(slots)
+                .threads(1)
+                .ubatchSize(32)
+                .flashAttention(FlashAttention.ON)
+                .kvPlan(parsed);
+    }
+}
