@@ -291,6 +291,10 @@ llm_graph_input_attn_kv * kvfold_build_attn_inp(const llm_graph_context & graph)
     return static_cast<llm_graph_input_attn_kv *>(graph.res->add_input(std::move(inp)));
 }
 
+bool kvfold_attends_in_f32(const llm_graph_context & graph) {
+    return graph.hparams.kv_plan.active() && graph.hparams.kv_plan.upward() && ggml_backend_sched_get_n_backends(graph.sched) == 1;
+}
+
 ggml_tensor * kvfold_absent_kv(const llm_graph_context & graph, int64_t n_embd_head, int64_t n_head) {
     return ggml_new_tensor_3d(graph.ctx0, GGML_TYPE_F32, n_embd_head, n_head, graph.n_tokens);
 }

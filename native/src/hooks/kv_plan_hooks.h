@@ -56,6 +56,10 @@ ggml_tensor * kvfold_build_attn(
         float kq_scale,
         int il);
 
+// Whether flash attention takes keys and values in F32 as they are. Upstream rounds them to F16, as the kernels of GPUs
+// need; passes over layers that read upward would amplify that.
+bool kvfold_attends_in_f32(const llm_graph_context & graph);
+
 // A tensor that stands for the keys or values of a layer that keeps none: never computed, since nothing reads it.
 ggml_tensor * kvfold_absent_kv(const llm_graph_context & graph, int64_t n_embd_head, int64_t n_head);
 
