@@ -8,11 +8,12 @@
 #include "llama.h"
 
 #include <algorithm>
+#include <set>
 
 namespace kvfold {
 
-static void add_tensor(kv_layout & layout, const ggml_tensor * tensor) {
-    layout.bytes_per_token += ggml_row_size(tensor->type, tensor->ne[0]);
+static void add_tensor(kv_layout & layout, const ggml_tensor * tensor, bool seen) {
+    layout.bytes_per_token += seen ? 0 : ggml_row_size(tensor->type, tensor->ne[0]);
     layout.bytes_allocated += ggml_nbytes(tensor);
     const auto & known = layout.buffers;
     if (tensor->buffer && std::find(known.begin(), known.end(), tensor->buffer) == known.end()) {
@@ -24,14 +25,16 @@ kv_layout read_kv_layout(const llama_context * context) {
     const llama_memory_t memory = llama_get_memory(context);
     const auto           caches = kv_caches_of(memory);
     kv_layout            layout;
+    std::set<uint32_t>   layers;
 
     for (const llama_kv_cache * cache : caches) {
         layout.cells = std::max<uint64_t>(layout.cells, (uint64_t) cache->get_size() * cache->get_n_stream());
         for (const kv_tensors & tensors : kv_tensors_of(*cache)) {
-            layout.layers_with_storage++;
-            add_tensor(layout, tensors.k);
+            const bool seen = !layers.insert(tensors.il).second; // in both caches, and its rows end up in one
+            layout.layers_with_storage += !seen;
+            add_tensor(layout, tensors.k, seen);
             if (tensors.v) {
-                add_tensor(layout, tensors.v);
+                add_tensor(layout, tensors.v, seen);
             }
         }
     }

@@ -107,10 +107,11 @@ bool is_paged(const ggml_tensor * tensor) {
 
 struct cell_run { uint32_t first; uint32_t last; }; // last excluded
 
-std::vector<cell_run> empty_runs(const llama_kv_cells & cells) {
+template <typename P>
+std::vector<cell_run> runs_of(const llama_kv_cells & cells, const P & included) {
     std::vector<cell_run> runs;
     for (uint32_t i = 0; i < cells.size(); ++i) {
-        if (!cells.is_empty(i)) {
+        if (!included(i)) {
             continue;
         }
         if (runs.empty() || runs.back().last != i) {
@@ -134,17 +135,22 @@ void release_cells(const ggml_tensor * tensor, uint32_t stream, uint32_t n_cells
     }
 }
 
+void release_cells(const kvfold::kv_tensors & layer, uint32_t stream, uint32_t n_cells, const std::vector<cell_run> & runs) {
+    if (is_paged(layer.k)) {
+        release_cells(layer.k, stream, n_cells, false, runs);
+    }
+    if (is_paged(layer.v)) {
+        release_cells(layer.v, stream, n_cells, layer.v_transposed, runs);
+    }
+}
+
 void release_unused(const llama_kv_cache & cache) {
     const auto layers = kvfold::kv_tensors_of(cache);
     for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
-        const auto runs = empty_runs(cache.get_cells((llama_seq_id) s));
+        const llama_kv_cells & cells = cache.get_cells((llama_seq_id) s);
+        const auto             runs  = runs_of(cells, [&](uint32_t cell) { return cells.is_empty(cell); });
         for (const kvfold::kv_tensors & layer : layers) {
-            if (is_paged(layer.k)) {
-                release_cells(layer.k, s, cache.get_size(), false, runs);
-            }
-            if (is_paged(layer.v)) {
-                release_cells(layer.v, s, cache.get_size(), layer.v_transposed, runs);
-            }
+            release_cells(layer, s, cache.get_size(), runs);
         }
     }
 }
@@ -174,6 +180,15 @@ uint64_t committed_bytes(const ggml_backend_buffer * buffer) {
     return std::count_if(resident.begin(), resident.end(), [](unsigned char page) { return page & 1; })*page_size();
 }
 
+void release_layer(const llama_kv_cache & cache, uint32_t il, const std::function<bool(const llama_kv_cells & cells, uint32_t cell)> & unneeded) {
+    for (const kv_tensors & layer : kv_tensors_of(cache)) {
+        for (uint32_t s = 0; layer.il == il && s < cache.get_n_stream(); ++s) {
+            const llama_kv_cells & cells = cache.get_cells((llama_seq_id) s);
+            release_cells(layer, s, cache.get_size(), runs_of(cells, [&](uint32_t cell) { return unneeded(cells, cell); }));
+        }
+    }
+}
+
 } // namespace kvfold
 
 #else
@@ -189,6 +204,8 @@ namespace kvfold {
 uint64_t committed_bytes(const ggml_backend_buffer * buffer) {
     return buffer->size;
 }
+
+void release_layer(const llama_kv_cache &, uint32_t, const std::function<bool(const llama_kv_cells &, uint32_t)> &) {}
 
 } // namespace kvfold
 

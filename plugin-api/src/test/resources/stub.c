@@ -113,16 +113,17 @@ int32_t kvfold_engine_info(kvfold_engine * engine, char ** out) {
                 "\"offload\": {\"layers\": 1, \"layers_offloaded\": 0, \"buffers\": []}, "
                 "\"kv\": {\"cells\": 0, \"cells_used\": 0, \"layers\": 1, \"layers_with_storage\": 1, "
                 "\"bytes_per_token\": 0, \"bytes_allocated\": 0, \"bytes_committed\": 0, \"slots\": 1, \"slots_busy\": 0, "
-                "\"requests_waiting\": 0}}",
+                "\"requests_waiting\": 0, \"lazy_layers\": []}}",
                 KVFOLD_OK);
 }
 
 int32_t kvfold_kv_stats(kvfold_engine * engine, char ** out) {
     (void) engine;
-    char text[300];
+    char text[400];
     snprintf(text, sizeof(text),
              "{\"cells\": 0, \"cells_used\": %d, \"layers\": 1, \"layers_with_storage\": 1, \"bytes_per_token\": 0, "
-             "\"bytes_allocated\": 0, \"bytes_committed\": 0, \"slots\": 1, \"slots_busy\": 0, \"requests_waiting\": 0}",
+             "\"bytes_allocated\": 0, \"bytes_committed\": 0, \"slots\": 1, \"slots_busy\": 0, \"requests_waiting\": 0, "
+             "\"lazy_layers\": []}",
              (int) n_strings);
     return give(out, text, KVFOLD_OK);
 }

@@ -1,5 +1,7 @@
 package io.kvfold;
 
+import java.util.List;
+
 /**
  * The KV cache of an engine at one moment.
  *
@@ -13,6 +15,8 @@ package io.kvfold;
  * @param slots requests that can be decoded side by side
  * @param slotsBusy those that are
  * @param requestsWaiting requests that wait for a slot
+ * @param lazyLayers for each slot the layers that turned out lazy for what it holds, in order; no slot at all under a plan
+ *     without {@linkplain KvPlan#automaticRetention() automatic retention}
  */
 public record KvCacheStats(
         long cells,
@@ -24,4 +28,11 @@ public record KvCacheStats(
         long bytesCommitted,
         int slots,
         int slotsBusy,
-        int requestsWaiting) {}
+        int requestsWaiting,
+        List<List<Integer>> lazyLayers) {
+
+    /** Copies the lists. */
+    public KvCacheStats {
+        lazyLayers = lazyLayers.stream().map(List::copyOf).toList();
+    }
+}

@@ -63,7 +63,8 @@ class EngineTest {
                     .contains("scripted (llama, all F32): 1,000 parameters, 3.9 KiB, 2 layers")
                     .contains("0 of 3 layers offloaded")
                     .contains("CPU: weights 3.9 KiB, KV cache 128.0 KiB, compute 1.0 MiB");
-            assertThat(engine.kvCacheStats()).isEqualTo(new KvCacheStats(512, 12, 2, 2, 256, 131072, 8192, 4, 1, 0));
+            assertThat(engine.kvCacheStats())
+                    .isEqualTo(new KvCacheStats(512, 12, 2, 2, 256, 131072, 8192, 4, 1, 0, List.of()));
         }
     }
 

@@ -118,7 +118,8 @@ public final class ScriptedEngine {
 
     private static final String STATS = """
             {"cells": 512, "cells_used": 12, "layers": 2, "layers_with_storage": 2, "bytes_per_token": 256,
-             "bytes_allocated": 131072, "bytes_committed": 8192, "slots": 4, "slots_busy": 1, "requests_waiting": 0}""";
+             "bytes_allocated": 131072, "bytes_committed": 8192, "slots": 4, "slots_busy": 1, "requests_waiting": 0,
+             "lazy_layers": []}""";
 
     private static final String TOKENS = """
             {"prompt_tokens": 30, "prompt_tokens_cached": 10, "prompt_seconds": 0.5, "generated_tokens": 8,

@@ -1,0 +1,247 @@
+package io.kvfold.reference;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.Engine;
+import io.kvfold.FlashAttention;
+import io.kvfold.Generation;
+import io.kvfold.KvPlan;
+import io.kvfold.KvType;
+import io.kvfold.Logits;
+import io.kvfold.RealLibrary;
+import io.kvfold.reference.Shape.Architecture;
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Objects;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** Layers that turn out lazy while a model runs, against a reference that decides from full attention probabilities. */
+final class LazyLayersTest {
+    private static final int LAYERS = 6;
+    private static final int GENERATED = 8;
+    private static final int SLOT = 768;
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    @TempDir
+    private static Path folder;
+
+    @BeforeAll
+    static void needsTheLibrary() {
+        RealLibrary.require();
+    }
+
+    /** A model, and a plan for it of which the text may leave the threshold open: {@code lazy=?}. */
+    private record Case(ComparedModel model, Shape shape, KvPlan plan) {
+        static Case of(Architecture architecture, String text, long seed) {
+            Shape shape = Shape.tiny(architecture);
+            KvPlan weights = KvPlan.parse(text.replaceAll(";.*", ""), LAYERS);
+            ComparedModel model = ComparedModel.forPlan(shape, KvPlan.of(weights.kvLayers()), seed);
+            return new Case(model, shape, KvPlan.parse(text, LAYERS));
+        }
+
+        LazySequence sequence() {
+            return new LazySequence(model.reference(plan), shape, plan);
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "LLAMA, standard;window=8;sinks=2;lazy=0.5;queries=4, 16",
+        "LLAMA, standard;window=8;sinks=2;lazy=0.55;queries=4, 7",
+        "QWEN2, standard;window=8;sinks=2;lazy=0.45;queries=20, 16",
+        "QWEN3, standard;window=8;sinks=2;lazy=0.4;queries=4, 16",
+        "EXAONE, standard;window=8;sinks=2;lazy=0.5;queries=4, 16",
+        "PHI3, standard;window=8;sinks=2;lazy=0.5;queries=4, 16",
+        "LLAMA, standard;window=12;sinks=3;full=2;queries=8, 16",
+        "LLAMA, standard;window=8;sinks=2;full=0;queries=8, 16",
+        "LLAMA, standard;window=8;sinks=2;full=6;queries=8, 16",
+        "LLAMA, standard;window=8;sinks=2;lazy=0;queries=8, 16",
+        "LLAMA, standard;window=8;sinks=2;lazy=1;queries=8, 16",
+        "LLAMA, standard;window=8;sinks=2;lazy=0;queries=8;keep=0_5, 16",
+        "LLAMA, cla:2;window=8;sinks=2;lazy=0.5;queries=4, 16",
+        "LLAMA, cla:2;window=8;sinks=2;full=2;queries=4;keep=1, 16",
+        "QWEN2, cla:3;window=8;sinks=2;lazy=0.5;queries=4;strict, 16",
+        "LLAMA, 0_1s_2_3s_3_3s;window=8;sinks=2;lazy=0.5;queries=4, 16",
+        "QWEN3, 0_0s_2_2_0_5;window=8;sinks=2;full=1;queries=4, 16",
+    })
+    void aTextGivesTheLogitsOfTheReference(Architecture architecture, String text, int ubatch) throws IOException {
+        Case one = Case.of(architecture, text, 5);
+        int[] tokens = one.model.tokens(120, 3);
+        LazySequence sequence = one.sequence();
+        double[][] expected = sequence.promptInChunks(ubatch, false, tokens);
+        System.out.println(architecture + " " + text + ": lazy " + sequence.lazyLayers() + ", closest decision "
+                + sequence.closest());
+        assertThat(sequence.closest()).isGreaterThan(1e-4);
+        Path file = one.model.write(folder.resolve("text.gguf"), KvPlan.of(one.plan.kvLayers()));
+        for (FlashAttention flash : List.of(FlashAttention.OFF, FlashAttention.ON)) {
+            try (Engine engine =
+                    builder(file, one.plan, 1, flash, true).ubatchSize(ubatch).open()) {
+                double tolerance = flash == FlashAttention.ON ? 3e-2 : 1e-3;
+                assertThat(LogitDifference.greatest(expected, rows(engine.evaluate(tokens))))
+                        .as("flash attention %s, lazy %s", flash, sequence.lazyLayers())
+                        .isLessThanOrEqualTo(tolerance);
+            }
+        }
+    }
+
+    /** The window-sized cache has 256 cells here. */
+    @ParameterizedTest
+    @CsvSource({
+        "standard;window=20;sinks=4;full=3;queries=8, OFF",
+        "standard;window=20;sinks=4;full=0;queries=8, ON",
+        "0_1s_2_3s_4_4;window=20;sinks=4;full=2;queries=8, OFF",
+    })
+    void theWindowWrapsAroundManyTimes(String text, FlashAttention flash) throws IOException {
+        Case one = Case.of(Architecture.LLAMA, text, 7);
+        int[] tokens = one.model.tokens(1100, 3);
+        LazySequence sequence = one.sequence();
+        double[][] expected = sequence.promptInChunks(32, false, tokens);
+        Path file = one.model.write(folder.resolve("wrap.gguf"), KvPlan.of(one.plan.kvLayers()));
+        try (Engine engine =
+                builder(file, one.plan, 1, flash, true).ubatchSize(32).open()) {
+            assertThat(LogitDifference.greatest(expected, rows(engine.evaluate(tokens))))
+                    .isLessThanOrEqualTo(flash == FlashAttention.ON ? 3e-2 : 1e-3);
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "standard;window=8;sinks=2;lazy=0.5;queries=4, OFF, true",
+        "standard;window=8;sinks=2;lazy=0.5;queries=4, OFF, false",
+        "standard;window=8;sinks=2;lazy=0.5;queries=4, ON, true",
+        "standard;window=8;sinks=2;lazy=0.5;queries=4, ON, false",
+        "standard;window=8;sinks=2;full=2;queries=4, OFF, true",
+        "cla:2;window=8;sinks=2;lazy=0.5;queries=4, OFF, true",
+        "0_0s_2_2_4_5;window=8;sinks=2;lazy=0.5;queries=4, OFF, false",
+        "standard;window=8;sinks=2;lazy=0.5;decide=decode, OFF, true",
+        "standard;window=8;sinks=2;full=3;decide=decode, OFF, false",
+    })
+    void slotsWithDifferentLazyLayersRunSideBySide(String text, FlashAttention flash, boolean unified)
+            throws IOException {
+        // at the end, since the parts in which prompts that wait together are computed are the server's business
+        String plan = text.contains("decide") ? text : text + ";decide=end";
+        Case one = Case.of(Architecture.LLAMA, plan, 11);
+        Path file = one.model.writeForText(folder.resolve("slots.gguf"), KvPlan.of(one.plan.kvLayers()));
+        try (Engine engine = builder(file, one.plan, 4, flash, unified).open()) {
+            List<int[]> prompts = new ArrayList<>();
+            for (int length : new int[] {40, 100, 9, 65}) {
+                prompts.add(one.model.tokens(length, 10 + length));
+            }
+            List<List<Integer>> expected = complete(engine, one, prompts, flash);
+            assertThat(engine.kvCacheStats().lazyLayers()).containsExactlyInAnyOrderElementsOf(expected);
+            assertThat(expected).as("several sets in one run").doesNotHaveDuplicates();
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "standard;window=8;sinks=2;lazy=0.5;queries=4",
+                "standard;window=8;sinks=2;lazy=0.6;queries=16",
+                "standard;window=8;sinks=2;full=2;queries=4",
+                "cla:2;window=8;sinks=2;lazy=0.5;queries=4"
+            })
+    void aLonePromptDecidesWhileItIsComputed(String text) throws IOException {
+        Case one = Case.of(Architecture.LLAMA, text, 13);
+        Path file = one.model.writeForText(folder.resolve("lone.gguf"), KvPlan.of(one.plan.kvLayers()));
+        try (Engine engine = builder(file, one.plan, 1, FlashAttention.OFF, true)
+                .option("ctx-checkpoints", 0) // which would cut the prompt near its end
+                .open()) {
+            for (int length : new int[] {100, 12, 650, 33}) {
+                List<List<Integer>> lazy =
+                        complete(engine, one, List.of(one.model.tokens(length, length)), FlashAttention.OFF);
+                assertThat(engine.kvCacheStats().lazyLayers()).isEqualTo(lazy);
+            }
+        }
+    }
+
+    private static Engine.Builder builder(Path file, KvPlan plan, int slots, FlashAttention flash, boolean unified) {
+        return Engine.builder()
+                .model(file)
+                .kvPlan(plan)
+                .slots(slots)
+                .contextSize(SLOT * slots)
+                .threads(1)
+                .ubatchSize(16)
+                .flashAttention(flash)
+                .kvCacheTypes(KvType.F32, KvType.F32)
+                .option("kv-unified", unified);
+    }
+
+    /** Completes all prompts side by side, compares every distribution, and returns the lazy layers of each. */
+    private static List<List<Integer>> complete(Engine engine, Case one, List<int[]> prompts, FlashAttention flash) {
+        List<Generation> running = new ArrayList<>();
+        List<List<Integer>> lazy = new ArrayList<>();
+        try {
+            for (int[] prompt : prompts) {
+                running.add(engine.complete(body(prompt)));
+            }
+            for (int p = 0; p < prompts.size(); p++) {
+                JsonNode answer = Objects.requireNonNull(running.get(p).next());
+                JsonNode steps = answer.get("completion_probabilities");
+                assertThat(steps).hasSize(GENERATED);
+                LazySequence sequence = one.sequence();
+                double[][] ofPrompt = sequence.promptInChunks(16, true, prompts.get(p));
+                double[] logits = ofPrompt[ofPrompt.length - 1];
+                for (int step = 0; step < GENERATED; step++) {
+                    assertThat(difference(logits, steps.get(step).get("top_logprobs")))
+                            .as(
+                                    "prompt %d of %d tokens, step %d, lazy %s",
+                                    p, prompts.get(p).length, step, sequence.lazyLayers())
+                            .isLessThanOrEqualTo(flash == FlashAttention.ON ? 3e-2 : 1e-3);
+                    if (step + 1 < GENERATED) {
+                        logits = sequence.generate(steps.get(step).get("id").intValue());
+                    }
+                }
+                assertThat(sequence.closest()).isGreaterThan(1e-4);
+                lazy.add(sequence.lazyLayers());
+            }
+        } finally {
+            running.forEach(Generation::close);
+        }
+        return lazy;
+    }
+
+    private static ObjectNode body(int[] prompt) {
+        ObjectNode body = JSON.createObjectNode();
+        Arrays.stream(prompt).forEach(body.putArray("prompt")::add);
+        return body.put("n_predict", GENERATED)
+                .put("n_probs", 96)
+                .put("temperature", 0)
+                .put("ignore_eos", true)
+                .put("stream", false);
+    }
+
+    /** The greatest difference between log-probabilities: those of the logits and those listed by token id. */
+    private static double difference(double[] logits, JsonNode listed) {
+        double max = Arrays.stream(logits).max().orElseThrow();
+        double total = Arrays.stream(logits).map(v -> Math.exp(v - max)).sum();
+        double greatest = listed.size() == logits.length ? 0 : Double.POSITIVE_INFINITY;
+        for (JsonNode token : listed) {
+            double expected = logits[token.get("id").intValue()] - max - Math.log(total);
+            double difference = Math.abs(expected - token.get("logprob").doubleValue());
+            greatest = Double.isNaN(difference) ? Double.POSITIVE_INFINITY : Math.max(greatest, difference);
+        }
+        return greatest;
+    }
+
+    private static double[][] rows(Logits logits) {
+        double[][] rows = new double[logits.tokens()][logits.vocabularySize()];
+        for (int t = 0; t < rows.length; t++) {
+            for (int v = 0; v < rows[t].length; v++) {
+                rows[t][v] = logits.get(t, v);
+            }
+        }
+        return rows;
+    }
+}
