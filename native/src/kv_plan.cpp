@@ -278,6 +278,9 @@ static void derive_automatic(kvfold_plan & plan) {
             plan.in_both[plan.kv[il]] = 0;
         }
     }
+    if (std::none_of(plan.in_both.begin(), plan.in_both.end(), [](uint8_t in_both) { return in_both; })) {
+        fail("automatic retention could free nothing: all that its layers read is read in full by layers that it leaves alone");
+    }
 }
 
 void kvfold_plan_derive(kvfold_plan & plan) {

@@ -149,6 +149,9 @@ void check_against_model(const kvfold_plan & plan, const llama_model_loader & ml
     if (plan.upward() && !has_layer_loop(arch)) {
         fail("upward readers are supported for llama, qwen2 and qwen3, not for " + name);
     }
+    if (plan.is_automatic() && has_graph_for_windows(arch)) {
+        fail("automatic retention is not supported for " + name + ", which has a graph of its own for windows");
+    }
     if (plan.is_automatic() && hparams.n_pos_per_embd() > 1) {
         fail("automatic retention is not supported for " + name + ", whose tokens have " + std::to_string(hparams.n_pos_per_embd()) + " positions");
     }
@@ -182,7 +185,6 @@ void adopt(const kvfold_plan & plan, llm_arch arch, llama_hparams & hparams) {
     hparams.kv_plan = plan;
     if (has_graph_for_windows(arch)) {
         hparams.kv_plan.in_swa.fill(0);
-        hparams.kv_plan.in_both.fill(0);
     }
 
     bool any = false;

@@ -804,6 +804,10 @@ public final class KvPlan {
         if (candidates == 0) {
             throw new InvalidPlanException("automatic retention has no layer to decide on");
         }
+        if (IntStream.range(0, kvLayer.length).noneMatch(layer -> mayKeepOnlyWindow(layer))) {
+            throw new InvalidPlanException("automatic retention could free nothing: all that its layers read is read in"
+                    + " full by layers that it leaves alone");
+        }
         if (how.fullLayers() > candidates) {
             throw new InvalidPlanException(
                     "full=" + how.fullLayers() + " is more than the " + candidates + " layers to choose from",

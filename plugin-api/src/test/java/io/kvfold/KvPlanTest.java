@@ -354,6 +354,7 @@ final class KvPlanTest {
                 "standard;lazy=0.5;queries=0 | queries=0 in the KV plan is too small, the least is 1",
                 "standard;lazy=0.5;keep=4 | there is no layer 4: the layers are 0 to 3",
                 "standard;lazy=0.5;keep=0_1_2_3 | automatic retention has no layer to decide on",
+                "cla:2;lazy=0.5;keep=0_2 | automatic retention could free nothing: all that its layers read is read in full by layers that it leaves alone",
                 "streaming;lazy=0.5 | automatic retention has no layer to decide on",
                 "lckv:2;lazy=0.5 | automatic retention needs layers that read downward, but this plan has upward readers",
                 "standard;lazy=0.5;decide=later | \"later\" is no time to decide; there are early, end and decode",

@@ -17,8 +17,11 @@ import java.io.IOException;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Locale;
 import java.util.Objects;
+import java.util.Random;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -42,11 +45,34 @@ final class LazyLayersTest {
 
     /** A model, and a plan for it of which the text may leave the threshold open: {@code lazy=?}. */
     private record Case(ComparedModel model, Shape shape, KvPlan plan) {
-        static Case of(Architecture architecture, String text, long seed) {
+        static Case of(Architecture architecture, String text, int chunk, int[]... prompts) {
             Shape shape = Shape.tiny(architecture);
-            KvPlan weights = KvPlan.parse(text.replaceAll(";.*", ""), LAYERS);
-            ComparedModel model = ComparedModel.forPlan(shape, KvPlan.of(weights.kvLayers()), seed);
-            return new Case(model, shape, KvPlan.parse(text, LAYERS));
+            KvPlan any = KvPlan.parse(text.replace("?", "1"), LAYERS);
+            ComparedModel model = ComparedModel.forPlan(shape, KvPlan.of(any.kvLayers()), text.hashCode());
+            Case undecided = new Case(model, shape, any);
+            if (!text.contains("?")) {
+                return undecided;
+            }
+            List<Double> scores = new ArrayList<>();
+            for (int[] prompt : prompts) {
+                LazySequence sequence = undecided.sequence();
+                sequence.promptInChunks(chunk, true, prompt);
+                sequence.generate(prompt[0]);
+                scores.addAll(sequence.scores());
+            }
+            String threshold = String.format(Locale.ROOT, "%.6f", betweenTheMiddle(scores));
+            return new Case(model, shape, KvPlan.parse(text.replace("?", threshold), LAYERS));
+        }
+
+        /** The middle of the widest gap in the middle third, so that rounding decides nothing. */
+        private static double betweenTheMiddle(List<Double> scores) {
+            double[] sorted =
+                    scores.stream().mapToDouble(Double::doubleValue).sorted().toArray();
+            int widest = sorted.length / 3;
+            for (int i = sorted.length / 3; i < sorted.length * 2 / 3; i++) {
+                widest = sorted[i + 1] - sorted[i] > sorted[widest + 1] - sorted[widest] ? i : widest;
+            }
+            return (sorted[widest] + sorted[widest + 1]) / 2;
         }
 
         LazySequence sequence() {
@@ -56,27 +82,26 @@ final class LazyLayersTest {
 
     @ParameterizedTest
     @CsvSource({
-        "LLAMA, standard;window=8;sinks=2;lazy=0.5;queries=4, 16",
-        "LLAMA, standard;window=8;sinks=2;lazy=0.55;queries=4, 7",
-        "QWEN2, standard;window=8;sinks=2;lazy=0.45;queries=20, 16",
-        "QWEN3, standard;window=8;sinks=2;lazy=0.4;queries=4, 16",
-        "EXAONE, standard;window=8;sinks=2;lazy=0.5;queries=4, 16",
-        "PHI3, standard;window=8;sinks=2;lazy=0.5;queries=4, 16",
+        "LLAMA, standard;window=8;sinks=2;lazy=?;queries=4, 16",
+        "LLAMA, standard;window=8;sinks=2;lazy=?;queries=4, 7",
+        "QWEN2, standard;window=8;sinks=2;lazy=?;queries=20, 16",
+        "QWEN3, standard;window=8;sinks=2;lazy=?;queries=4, 16",
+        "EXAONE, standard;window=8;sinks=2;lazy=?;queries=4, 16",
         "LLAMA, standard;window=12;sinks=3;full=2;queries=8, 16",
         "LLAMA, standard;window=8;sinks=2;full=0;queries=8, 16",
         "LLAMA, standard;window=8;sinks=2;full=6;queries=8, 16",
         "LLAMA, standard;window=8;sinks=2;lazy=0;queries=8, 16",
         "LLAMA, standard;window=8;sinks=2;lazy=1;queries=8, 16",
         "LLAMA, standard;window=8;sinks=2;lazy=0;queries=8;keep=0_5, 16",
-        "LLAMA, cla:2;window=8;sinks=2;lazy=0.5;queries=4, 16",
+        "LLAMA, cla:2;window=8;sinks=2;lazy=?;queries=4, 16",
         "LLAMA, cla:2;window=8;sinks=2;full=2;queries=4;keep=1, 16",
-        "QWEN2, cla:3;window=8;sinks=2;lazy=0.5;queries=4;strict, 16",
-        "LLAMA, 0_1s_2_3s_3_3s;window=8;sinks=2;lazy=0.5;queries=4, 16",
+        "QWEN2, cla:3;window=8;sinks=2;lazy=?;queries=4;strict, 16",
+        "LLAMA, 0_1s_2_3s_3_3s;window=8;sinks=2;lazy=?;queries=4, 16",
         "QWEN3, 0_0s_2_2_0_5;window=8;sinks=2;full=1;queries=4, 16",
     })
     void aTextGivesTheLogitsOfTheReference(Architecture architecture, String text, int ubatch) throws IOException {
-        Case one = Case.of(architecture, text, 5);
-        int[] tokens = one.model.tokens(120, 3);
+        int[] tokens = tokens(120, 3);
+        Case one = Case.of(architecture, text, ubatch, tokens);
         LazySequence sequence = one.sequence();
         double[][] expected = sequence.promptInChunks(ubatch, false, tokens);
         System.out.println(architecture + " " + text + ": lazy " + sequence.lazyLayers() + ", closest decision "
@@ -102,8 +127,8 @@ final class LazyLayersTest {
         "0_1s_2_3s_4_4;window=20;sinks=4;full=2;queries=8, OFF",
     })
     void theWindowWrapsAroundManyTimes(String text, FlashAttention flash) throws IOException {
-        Case one = Case.of(Architecture.LLAMA, text, 7);
-        int[] tokens = one.model.tokens(1100, 3);
+        int[] tokens = tokens(1100, 3);
+        Case one = Case.of(Architecture.LLAMA, text, 32, tokens);
         LazySequence sequence = one.sequence();
         double[][] expected = sequence.promptInChunks(32, false, tokens);
         Path file = one.model.write(folder.resolve("wrap.gguf"), KvPlan.of(one.plan.kvLayers()));
@@ -116,53 +141,56 @@ final class LazyLayersTest {
 
     @ParameterizedTest
     @CsvSource({
-        "standard;window=8;sinks=2;lazy=0.5;queries=4, OFF, true",
-        "standard;window=8;sinks=2;lazy=0.5;queries=4, OFF, false",
-        "standard;window=8;sinks=2;lazy=0.5;queries=4, ON, true",
-        "standard;window=8;sinks=2;lazy=0.5;queries=4, ON, false",
+        "standard;window=8;sinks=2;lazy=?;queries=4, OFF, true",
+        "standard;window=8;sinks=2;lazy=?;queries=4, OFF, false",
+        "standard;window=8;sinks=2;lazy=?;queries=4, ON, true",
+        "standard;window=8;sinks=2;lazy=?;queries=4, ON, false",
         "standard;window=8;sinks=2;full=2;queries=4, OFF, true",
-        "cla:2;window=8;sinks=2;lazy=0.5;queries=4, OFF, true",
-        "0_0s_2_2_4_5;window=8;sinks=2;lazy=0.5;queries=4, OFF, false",
-        "standard;window=8;sinks=2;lazy=0.5;decide=decode, OFF, true",
+        "cla:2;window=8;sinks=2;lazy=?;queries=4, OFF, true",
+        "0_0s_2_2_4_5;window=8;sinks=2;lazy=?;queries=4, OFF, false",
+        "standard;window=8;sinks=2;lazy=?;decide=decode, OFF, true",
         "standard;window=8;sinks=2;full=3;decide=decode, OFF, false",
     })
     void slotsWithDifferentLazyLayersRunSideBySide(String text, FlashAttention flash, boolean unified)
             throws IOException {
         // at the end, since the parts in which prompts that wait together are computed are the server's business
         String plan = text.contains("decide") ? text : text + ";decide=end";
-        Case one = Case.of(Architecture.LLAMA, plan, 11);
+        List<int[]> prompts = List.of(tokens(40, 1), tokens(100, 2), tokens(9, 3), tokens(65, 4));
+        Case one = Case.of(Architecture.LLAMA, plan, 16, prompts.toArray(int[][]::new));
         Path file = one.model.writeForText(folder.resolve("slots.gguf"), KvPlan.of(one.plan.kvLayers()));
         try (Engine engine = builder(file, one.plan, 4, flash, unified).open()) {
-            List<int[]> prompts = new ArrayList<>();
-            for (int length : new int[] {40, 100, 9, 65}) {
-                prompts.add(one.model.tokens(length, 10 + length));
-            }
             List<List<Integer>> expected = complete(engine, one, prompts, flash);
             assertThat(engine.kvCacheStats().lazyLayers()).containsExactlyInAnyOrderElementsOf(expected);
-            assertThat(expected).as("several sets in one run").doesNotHaveDuplicates();
+            assertThat(new HashSet<>(expected)).as("different sets in one run").hasSizeGreaterThan(2);
         }
     }
 
     @ParameterizedTest
     @ValueSource(
             strings = {
-                "standard;window=8;sinks=2;lazy=0.5;queries=4",
-                "standard;window=8;sinks=2;lazy=0.6;queries=16",
+                "standard;window=8;sinks=2;lazy=?;queries=4",
+                "standard;window=8;sinks=2;lazy=?;queries=16",
                 "standard;window=8;sinks=2;full=2;queries=4",
-                "cla:2;window=8;sinks=2;lazy=0.5;queries=4"
+                "cla:2;window=8;sinks=2;lazy=?;queries=4"
             })
     void aLonePromptDecidesWhileItIsComputed(String text) throws IOException {
-        Case one = Case.of(Architecture.LLAMA, text, 13);
+        List<int[]> prompts = List.of(tokens(100, 1), tokens(12, 2), tokens(650, 3), tokens(33, 4));
+        Case one = Case.of(Architecture.LLAMA, text, 16, prompts.toArray(int[][]::new));
         Path file = one.model.writeForText(folder.resolve("lone.gguf"), KvPlan.of(one.plan.kvLayers()));
         try (Engine engine = builder(file, one.plan, 1, FlashAttention.OFF, true)
                 .option("ctx-checkpoints", 0) // which would cut the prompt near its end
                 .open()) {
-            for (int length : new int[] {100, 12, 650, 33}) {
-                List<List<Integer>> lazy =
-                        complete(engine, one, List.of(one.model.tokens(length, length)), FlashAttention.OFF);
+            for (int[] prompt : prompts) {
+                List<List<Integer>> lazy = complete(engine, one, List.of(prompt), FlashAttention.OFF);
                 assertThat(engine.kvCacheStats().lazyLayers()).isEqualTo(lazy);
             }
         }
+    }
+
+    private static int[] tokens(int count, long seed) {
+        return new Random(seed)
+                .ints(count, 0, Shape.tiny(Architecture.LLAMA).vocabulary())
+                .toArray();
     }
 
     private static Engine.Builder builder(Path file, KvPlan plan, int slots, FlashAttention flash, boolean unified) {

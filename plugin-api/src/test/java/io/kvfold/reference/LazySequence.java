@@ -26,6 +26,7 @@ final class LazySequence {
     private boolean decided;
     private boolean awaitsFirst;
     private double closest = Double.POSITIVE_INFINITY;
+    private final List<Double> scores = new ArrayList<>();
 
     LazySequence(ReferenceModel model, Shape shape, KvPlan plan) {
         this.plan = plan;
@@ -83,6 +84,11 @@ final class LazySequence {
         return List.copyOf(lazy);
     }
 
+    /** Every score that was looked at. */
+    List<Double> scores() {
+        return scores;
+    }
+
     /** How near a decision was to another one: the least distance of a score to what it was compared with. */
     double closest() {
         return closest;
@@ -101,6 +107,7 @@ final class LazySequence {
         int[] candidates = IntStream.range(0, score.length)
                 .filter(layer -> !plan.usesWindow(layer) && !how.keptFull().contains(layer) && !lazy.contains(layer))
                 .toArray();
+        Arrays.stream(candidates).forEach(layer -> scores.add(score[layer]));
         if (how.isByNumber()) {
             int[] ranked = Arrays.stream(candidates)
                     .boxed()
