@@ -116,7 +116,7 @@ class SessionTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"standard", "0_0_2", "0_2_2;exact", "2_2_2;passes=5", "0_1s_1s;window=64", "streaming:64"})
+    @ValueSource(strings = {"standard", "0_0_2", "0_2_2;exact", "2_2_2;passes=5", "0_1s_1s;window=64", "streaming:64", "standard;lazy=0;window=64", "lighttransfer:1;window=64", "0_0_2;lazy=0;window=64"})
     void prefillsOnlyTheNewTokensOfTheSecondQuestion(String plan) {
         String document = document(DOCUMENT_TOKENS, 7);
         Session session = Session.of(store, "document");

@@ -1,6 +1,7 @@
 package io.kvfold.reference;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.data.Percentage.withPercentage;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -58,7 +59,8 @@ final class LazyLayersTest {
                 LazySequence sequence = undecided.sequence();
                 sequence.promptInChunks(chunk, true, prompt);
                 sequence.generate(prompt[0]);
-                scores.addAll(sequence.scores());
+                // of its first decision: the longer a text, the less of a random model's attention is near
+                scores.addAll(sequence.scores().stream().limit(LAYERS).toList());
             }
             String threshold = String.format(Locale.ROOT, "%.6f", betweenTheMiddle(scores));
             return new Case(model, shape, KvPlan.parse(text.replace("?", threshold), LAYERS));
@@ -155,7 +157,7 @@ final class LazyLayersTest {
             throws IOException {
         // at the end, since the parts in which prompts that wait together are computed are the server's business
         String plan = text.contains("decide") ? text : text + ";decide=end";
-        List<int[]> prompts = List.of(tokens(40, 1), tokens(100, 2), tokens(9, 3), tokens(65, 4));
+        List<int[]> prompts = List.of(tokens(60, 1), tokens(66, 2), tokens(9, 3), tokens(63, 4));
         Case one = Case.of(Architecture.LLAMA, plan, 16, prompts.toArray(int[][]::new));
         Path file = one.model.writeForText(folder.resolve("slots.gguf"), KvPlan.of(one.plan.kvLayers()));
         try (Engine engine = builder(file, one.plan, 4, flash, unified).open()) {
@@ -183,6 +185,56 @@ final class LazyLayersTest {
             for (int[] prompt : prompts) {
                 List<List<Integer>> lazy = complete(engine, one, List.of(prompt), FlashAttention.OFF);
                 assertThat(engine.kvCacheStats().lazyLayers()).isEqualTo(lazy);
+            }
+        }
+    }
+
+    /** A prompt that departs from the former one within the tokens that decided starts anew, a later one goes on. */
+    @ParameterizedTest
+    @ValueSource(
+            strings = {"standard;window=8;sinks=2;lazy=?;queries=4", "standard;window=8;sinks=2;full=2;queries=4;decide=end"
+            })
+    void aPromptThatTakesTheDecisiveTokensBackStartsAnew(String text) throws IOException {
+        int[] first = tokens(60, 1);
+        int[] departing = tokens(58, 2);
+        System.arraycopy(first, 0, departing, 0, 13);
+        Case one = Case.of(Architecture.LLAMA, text, 16, first, departing);
+        Path file = one.model.writeForText(folder.resolve("prefix.gguf"), KvPlan.of(one.plan.kvLayers()));
+        try (Engine engine = builder(file, one.plan, 1, FlashAttention.OFF, true)
+                .option("ctx-checkpoints", 0)
+                .open()) {
+            for (int[] prompt : List.of(first, departing, first)) {
+                List<List<Integer>> lazy = complete(engine, one, List.of(prompt), FlashAttention.OFF);
+                assertThat(engine.kvCacheStats().lazyLayers()).isEqualTo(lazy);
+            }
+        }
+    }
+
+    @Test
+    void lazyLayersGiveTheirPagesBack() throws IOException {
+        Shape wide = new Shape(Architecture.LLAMA, 96, 48, 80, 8, 8, 128, 1e-5, 10000); // a row of keys is a page
+        ComparedModel model = ComparedModel.forAnyPlan(wide, LAYERS, 1);
+        Path file = model.writeForText(folder.resolve("pages.gguf"), KvPlan.standard(LAYERS));
+        int[] prompt = model.tokens(1500, 1);
+        long[] committed = new long[LAYERS + 1];
+        for (int full : new int[] {LAYERS, LAYERS / 2, 0}) {
+            KvPlan plan = KvPlan.lightTransfer(LAYERS, full).withAutomaticRetention(
+                    4, 64, KvPlan.lightTransfer(LAYERS, full).automaticRetention().orElseThrow());
+            try (Engine engine = builder(file, plan, 1, FlashAttention.ON, true)
+                    .contextSize(4096)
+                    .ubatchSize(64)
+                    .open()) {
+                engine.call("/completion", body(prompt).put("n_predict", 2));
+                assertThat(engine.kvCacheStats().lazyLayers().get(0)).hasSize(LAYERS - full);
+                committed[full] = engine.kvCacheStats().bytesCommitted();
+                long rows = 2L * wide.kvWidth() * Float.BYTES;
+                long cells = full * 1536L + (LAYERS - full) * 256L; // attention reads cells by 256
+                System.out.printf("%d of %d layers full: %d bytes, %d expected%n", full, LAYERS, committed[full], rows * cells);
+                assertThat((double) committed[full]).isCloseTo(rows * cells, withPercentage(5));
+
+                engine.call("/completion", body(prompt).put("n_predict", 2).put("cache_prompt", false));
+                assertThat(engine.kvCacheStats().bytesCommitted()).isLessThan(1 << 20);
+                assertThat(engine.kvCacheStats().lazyLayers().get(0)).isEmpty();
             }
         }
     }
