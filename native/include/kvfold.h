@@ -147,7 +147,14 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   "kv-unified"; nor a draft model's cache, kvfold_evaluate() and kvfold_observe(). Where the cache is
  *                   allocated as a whole (see kvfold_build_info(), kv_memory), a budget smaller than that is
  *                   KVFOLD_ERROR_UNSUPPORTED; so is "cache-ram" beside a budget
- *   "kv-plan"       which layer reads whose keys and values; default: the model's own metadata
+ *   "kv-plan"       which layer reads whose keys and values, and which retain only sinks and recent tokens; default: the
+ *                   model's own metadata. "simlayerkv:0.9", "lighttransfer:8" and the attributes "lazy" and "full" leave
+ *                   the latter to the engine, which decides for each sequence: SimLayerKV, LightTransfer (arXiv
+ *                   2410.13846). Once a sequence has more tokens than sinks, window and scored queries, a layer is lazy
+ *                   if the attention of the last 32 prompt queries ("queries=N") on sinks and window exceeds the
+ *                   threshold. "decide=early", the default, looks after each ubatch of the prompt, "end" after the last
+ *                   one, "decode" at the first generated token. A lazy layer gives the pages of all other tokens back. A
+ *                   prompt that departs from the cached one within the tokens that decided is computed again as a whole
  *   "kv-prefill"    "auto" (default), "fixed" or "exact": how prompts are cut under a plan whose layers read upward. auto
  *                   computes prompts that wait together side by side, exactly, and a lone one in at most 5 passes per
  *                   chunk; fixed takes whole ubatches and the plan's passes, as kvfold_evaluate() always does; exact
@@ -187,9 +194,11 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  *    "bytes_per_token": n, "bytes_allocated": n, "bytes_committed": n, "bytes_in_use": n,
  *    "bytes_budget": n or null, "bytes_promised": n, "slots": n, "slots_busy": n, "requests_waiting": n,
  *    "by_layer": [{"layer": n, "bytes_allocated": n, "bytes_committed": n, "bytes_in_use": n}],
- *    "by_slot": [{"slot": n, "busy": bool, "tokens": n, "bytes_in_use": n, "bytes_promised": n}]}
+ *    "by_slot": [{"slot": n, "busy": bool, "tokens": n, "bytes_in_use": n, "bytes_promised": n}],
+ *    "lazy_layers": [[layers of slot 0], ...]}
  *
- * bytes_per_token = sum over layers with storage of the K row and the V row of one token, in bytes. bytes_allocated is the
+ * lazy_layers is empty unless the plan leaves it to the engine which layers are lazy. bytes_per_token = sum over layers with
+ * storage of the K row and the V row of one token, in bytes. bytes_allocated is the
  * sum of all K and V tensors, bytes_committed what of it takes memory now: pages that hold tokens, where memory is
  * committed as it fills (host memory on Linux), else all of it. bytes_in_use is what the cells that hold a token take, which
  * fill the last of their pages in part; by_layer has the layers with storage, by_slot every slot, where several answers to

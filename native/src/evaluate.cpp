@@ -40,7 +40,7 @@ static llama_context_params context_params(const common_params & params, int32_t
     own.n_outputs_max_per_seq = params.n_ubatch;
     own.embeddings            = false;
     own.pooling_type          = LLAMA_POOLING_TYPE_NONE;
-    own.kv_prefill            = KVFOLD_PREFILL_FIXED; // a chunk is what the caller's ubatch size says
+    own.kv_prefill            = KVFOLD_PREFILL_EVALUATION; // a chunk is what the caller's ubatch size says
     own.samplers              = nullptr;
     own.n_samplers            = 0;
     return own;

@@ -1,11 +1,14 @@
 // What an engine says about itself: kvfold_engine_info() and kvfold_kv_stats().
 
 #include "engine.h"
+#include "kv_caches.h"
 #include "kv_layout.h"
+#include "kv_retention.h"
 
 #include "ggml-backend.h"
 #include "llama-context.h"
 #include "llama-ext.h"
+#include "llama-kv-cache.h"
 #include "llama-model.h"
 #include "llama.h"
 
@@ -132,6 +135,23 @@ server_task_result_ptr engine::ask_worker(server_task_type question) {
     return result;
 }
 
+// By slot; a slot is a sequence.
+static json lazy_layers(const llama_context * context, int32_t n_slots) {
+    const auto caches = kv_caches_of(llama_get_memory(context));
+    json       slots  = json::array();
+    if (caches.empty() || !caches.front()->retention) {
+        return slots;
+    }
+    for (const auto & layers : caches.front()->retention->lazy_layers((uint32_t) n_slots)) {
+        json slot = json::array();
+        for (const int il : layers) {
+            slot.push_back(il);
+        }
+        slots.push_back(slot);
+    }
+    return slots;
+}
+
 json engine::kv_stats() {
     use        inside(*this);
     uint64_t   cells_used = 0, busy = 0;
@@ -166,6 +186,7 @@ json engine::kv_stats() {
         { "requests_waiting",    requests_waiting()                                                  },
         { "by_layer",            describe_layers(layout)                                             },
         { "by_slot",             by_slot                                                             },
+        { "lazy_layers",         lazy_layers(server->get_llama_context(), options.params.n_parallel) },
     });
 }
 

@@ -1,6 +1,7 @@
 // Attention under a KV plan: producers store keys and values, every layer reads those of the layer that the plan names.
 
 #include "kv_prefill.h"
+#include "kv_retention.h"
 
 #include "llama-cparams.h"
 #include "llama-graph.h"
@@ -11,9 +12,11 @@
 
 #include "ggml-backend.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <vector>
 
 // A query of the first position of a sequence sees no key when its own is masked; its attention is zero by definition
@@ -23,111 +26,114 @@ static constexpr float EMPTY_ROW_SINK = -1e30f;
 
 namespace {
 
+// Who reads what: by layer and sequence of the ubatch, and what is scored. Two ubatches with the same one have the same
+// graph.
+struct ubatch_reads {
+    std::vector<std::vector<kv_read>> reads;  // [n_layer][n_seqs_unq]; [n_layer][1] under a plan without automatic retention
+    std::vector<uint8_t>              stores; // [n_layer], STORES_*
+    std::vector<uint8_t>              scores; // [n_layer]
+    size_t                            n_scored = 0;
+
+    bool operator==(const ubatch_reads & other) const {
+        return reads == other.reads && stores == other.stores && scores == other.scores && n_scored == other.n_scored;
+    }
+};
+
+constexpr uint8_t STORES_FULL   = 1;
+constexpr uint8_t STORES_WINDOW = 2;
+
 // Graph inputs of one of the (at most) two caches: the full one, and the window-sized one.
 struct cache_inputs {
     const llama_kv_cache_context * mctx = nullptr; // null: this cache does not exist
+    bool is_window = false;
 
     ggml_tensor * k_idxs = nullptr; // I64 [n_tokens]
     ggml_tensor * v_idxs = nullptr; // I64 [n_tokens] or [n_tokens*n_embd_v_gqa]
     ggml_tensor * k_rot  = nullptr;
     ggml_tensor * v_rot  = nullptr;
 
-    // [masks the diagonal][sliding window]; F32/F16 [n_kv, n_tokens/n_stream, 1, n_stream]; made when first needed
-    ggml_tensor * masks[2][2] = {};
+    struct mask {
+        ggml_tensor * tensor; // F32/F16 [n_kv, n_tokens/n_stream, 1, n_stream]
+        bool          hide_self;
+        int           il;     // a layer that reads by it
+    };
+
+    std::vector<mask> masks; // made when first needed
 };
 
 bool in_use(const ggml_tensor * t) {
     return t && t->buffer;
 }
 
-// Fills a mask from upstream's causal one by hiding more cells.
-template <typename T>
-void hide_cells(
-        ggml_tensor * mask,
-        const ggml_tensor * k_idxs,
-        const llama_kv_cache & kv,
-        const llama_ubatch & ubatch,
-        bool hide_self,
-        uint32_t n_swa,
-        uint32_t n_sinks,
-        T hidden) {
-    const int64_t n_kv  = mask->ne[0];
-    const int64_t n_tps = mask->ne[1]; // tokens per stream
-    const int64_t size  = kv.get_size();
-
-    T * data = (T *) mask->data;
-    const int64_t * idxs = (const int64_t *) k_idxs->data;
-
-    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
-        T * row = data + (i/n_tps)*n_kv*n_tps + (i%n_tps)*n_kv;
-        if (hide_self) {
-            row[idxs[i] % size] = hidden;
-        }
-        if (n_swa > 0) {
-            const llama_kv_cells & cells = kv.get_cells(ubatch.seq_id[i][0]);
-            for (int64_t j = 0; j < n_kv; ++j) {
-                if (!cells.is_empty(j) && cells.pos_get(j) >= (llama_pos) n_sinks && llama_hparams::is_masked_swa(n_swa, LLAMA_SWA_TYPE_STANDARD, cells.pos_get(j), ubatch.pos[i])) {
-                    row[j] = hidden;
-                }
-            }
-        }
-    }
-}
-
-// Shows the first positions of each token's sequence, which upstream's window mask hides once they lie behind the window.
-template <typename T>
-void show_sinks(ggml_tensor * mask, const llama_kv_cache & kv, const llama_ubatch & ubatch, uint32_t n_sinks, T visible) {
-    const int64_t n_kv  = mask->ne[0];
-    const int64_t n_tps = mask->ne[1]; // tokens per stream
-
-    T * data = (T *) mask->data;
-
-    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
-        T * row = data + (i/n_tps)*n_kv*n_tps + (i%n_tps)*n_kv;
-        const llama_seq_id     seq_id = ubatch.seq_id[i][0];
-        const llama_kv_cells & cells  = kv.get_cells(seq_id);
-        for (int64_t j = 0; j < n_kv; ++j) {
-            if (!cells.is_empty(j) && cells.seq_has(j, seq_id)) {
-                const llama_pos pos = cells.pos_get(j);
-                if (pos < (llama_pos) n_sinks && pos <= ubatch.pos[i]) {
-                    row[j] = visible;
-                }
-            }
-        }
-    }
-}
-
-// The mask of a reader, from upstream's.
+// Adapts upstream's causal mask to what each row reads of this cache.
 template <typename T>
 void adapt_mask(
-        ggml_tensor * mask,
-        const ggml_tensor * k_idxs,
-        const llama_kv_cache & kv,
+        const cache_inputs & cache,
+        const cache_inputs::mask & mask,
         const llama_ubatch & ubatch,
         const kvfold_plan & plan,
-        bool hide_self,
-        bool window,
-        bool is_window_cache,
+        const std::vector<kv_read> & reads,
         T visible,
         T hidden) {
-    if (window && is_window_cache && plan.n_sinks > 0) {
-        show_sinks<T>(mask, kv, ubatch, plan.n_sinks, visible);
-    }
-    // the window-sized cache applies its window itself
-    const uint32_t n_swa = window && !is_window_cache ? plan.n_swa : 0;
-    if (hide_self || n_swa > 0) {
-        hide_cells<T>(mask, k_idxs, kv, ubatch, hide_self, n_swa, plan.n_sinks, hidden);
+    const llama_kv_cache & kv = *cache.mctx->get_kv();
+
+    const int64_t n_kv  = mask.tensor->ne[0];
+    const int64_t n_tps = mask.tensor->ne[1]; // tokens per stream
+    const int64_t size  = kv.get_size();
+
+    const int64_t * idxs = (const int64_t *) cache.k_idxs->data;
+
+    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+        T * row = (T *) mask.tensor->data + (i/n_tps)*n_kv*n_tps + (i%n_tps)*n_kv;
+
+        const llama_seq_id     seq_id = ubatch.seq_id[i][0];
+        const llama_kv_cells & cells  = kv.get_cells(seq_id);
+        const kv_read          read   = reads.size() == 1 ? reads[0] : reads[ubatch.seq_idx[seq_id]];
+
+        if ((read == kv_read::WINDOW) != cache.is_window) {
+            std::fill(row, row + n_kv, hidden); // it reads the other cache
+            continue;
+        }
+        for (int64_t j = 0; read != kv_read::ALL && j < n_kv; ++j) {
+            if (cells.is_empty(j)) {
+                continue;
+            }
+            const llama_pos pos = cells.pos_get(j);
+            if (plan.is_sink(pos)) {
+                // upstream's window mask hides the first positions once they lie behind the window
+                if (cache.is_window && pos <= ubatch.pos[i] && cells.seq_has(j, seq_id)) {
+                    row[j] = visible;
+                }
+            } else if (llama_hparams::is_masked_swa(plan.n_swa, LLAMA_SWA_TYPE_STANDARD, pos, ubatch.pos[i])) {
+                row[j] = hidden;
+            }
+        }
+        if (mask.hide_self) {
+            row[idxs[i] % size] = hidden;
+        }
     }
 }
+
+// Inputs of the scores: the queries, the keys that they see, and those that a lazy layer would retain.
+struct score_inputs {
+    ggml_tensor * rows     = nullptr; // I32 [n_scored]
+    ggml_tensor * mask     = nullptr; // F32 [n_kv, n_scored/n_stream, 1, n_stream]
+    ggml_tensor * retained = nullptr; // F32 [n_kv, 1, n_scored/n_stream, n_stream], 0 or 1
+
+    std::vector<std::pair<int, ggml_tensor *>> masses; // by layer; F32 [1, n_head, n_scored/n_stream, n_stream]
+};
 
 } // namespace
 
 struct kvfold_attn_input : public llm_graph_input_attn_kv {
     kvfold_attn_input(const llm_graph_context & graph, const llama_kv_cache_context * full, const llama_kv_cache_context * window) :
         llm_graph_input_attn_kv(graph.hparams, graph.cparams, full),
-        n_passes(kvfold_n_passes(graph.hparams.kv_plan, graph.cparams.kv_prefill, graph.ubatch.n_seq_tokens)) {
+        n_passes(kvfold_n_passes(graph.hparams.kv_plan, graph.cparams.kv_prefill, graph.ubatch.n_seq_tokens)),
+        retention(full->get_kv()->retention.get()),
+        who(reads_of(graph.ubatch)) {
         caches[0].mctx = full;
         caches[1].mctx = window;
+        caches[1].is_window = true;
         for (cache_inputs & cache : caches) {
             if (cache.mctx) {
                 cache.k_idxs = cache.mctx->build_input_k_idxs(graph.ctx0, graph.ubatch);
@@ -144,6 +150,9 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
             if (cache.mctx) {
                 set_cache_input(cache, *ubatch);
             }
+        }
+        if (in_use(score.rows)) {
+            set_score_input(*ubatch);
         }
         for (auto & [_, t] : sinks) {
             if (in_use(t)) {
@@ -174,28 +183,69 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
                 continue;
             }
             res &= cache.k_idxs->ne[0] == params.ubatch.n_tokens;
-            for (const auto & by_window : cache.masks) {
-                for (const ggml_tensor * mask : by_window) {
-                    res &= !mask || has_mask_shape(mask, cache, params.ubatch);
-                }
+            for (const cache_inputs::mask & mask : cache.masks) {
+                res &= has_mask_shape(mask.tensor, cache, params.ubatch);
             }
         }
-        return res;
+        res &= !score.rows || score.mask->ne[0] == caches[0].mctx->get_n_kv();
+        return res && (!retention || who == reads_of(params.ubatch));
     }
 
-    cache_inputs & cache_of(int il) { return caches[hparams.kv_plan.in_swa[il] ? 1 : 0]; }
-
-    ggml_tensor * get_mask(const llm_graph_context & graph, cache_inputs & cache, bool hide_self, bool window) {
-        ggml_tensor * & mask = cache.masks[hide_self][window];
-        if (!mask) {
-            const int64_t n_stream = n_streams(graph.ubatch);
-            // flash attention takes an f16 mask
-            mask = ggml_new_tensor_4d(graph.ctx0, cparams.flash_attn ? GGML_TYPE_F16 : GGML_TYPE_F32,
-                    cache.mctx->get_n_kv(), graph.ubatch.n_tokens/n_stream, 1, n_stream);
-            ggml_set_input(mask);
-            ggml_set_name(mask, "attn_inp_kq_mask");
+    // The caches that some sequence of the ubatch keeps the rows of producer il in.
+    std::vector<cache_inputs *> stored_in(int il) {
+        std::vector<cache_inputs *> in;
+        for (cache_inputs & cache : caches) {
+            if (who.stores[il] & (cache.is_window ? STORES_WINDOW : STORES_FULL)) {
+                in.push_back(&cache);
+            }
         }
+        return in;
+    }
+
+    // The caches that some sequence of the ubatch reads at layer il.
+    std::vector<cache_inputs *> read_in(int il) {
+        const auto & reads = who.reads[il];
+        std::vector<cache_inputs *> in;
+        for (cache_inputs & cache : caches) {
+            if (std::any_of(reads.begin(), reads.end(), [&](kv_read read) { return (read == kv_read::WINDOW) == cache.is_window; })) {
+                in.push_back(&cache);
+            }
+        }
+        return in;
+    }
+
+    ggml_tensor * get_mask(const llm_graph_context & graph, cache_inputs & cache, bool hide_self, int il) {
+        for (const cache_inputs::mask & mask : cache.masks) {
+            if (mask.hide_self == hide_self && who.reads[mask.il] == who.reads[il]) {
+                return mask.tensor;
+            }
+        }
+        const int64_t n_stream = n_streams(graph.ubatch);
+        // flash attention takes an f16 mask
+        ggml_tensor * mask = ggml_new_tensor_4d(graph.ctx0, cparams.flash_attn ? GGML_TYPE_F16 : GGML_TYPE_F32,
+                cache.mctx->get_n_kv(), graph.ubatch.n_tokens/n_stream, 1, n_stream);
+        ggml_set_input(mask);
+        ggml_set_name(mask, "attn_inp_kq_mask");
+        cache.masks.push_back({ mask, hide_self, il });
         return mask;
+    }
+
+    score_inputs & get_score(const llm_graph_context & graph) {
+        if (!score.rows) {
+            const int64_t n_stream = n_streams(graph.ubatch);
+            const int64_t n_scored = (int64_t) who.n_scored;
+            const int64_t n_kv     = caches[0].mctx->get_n_kv();
+            score.rows     = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, n_scored);
+            score.mask     = ggml_new_tensor_4d(graph.ctx0, GGML_TYPE_F32, n_kv, n_scored/n_stream, 1, n_stream);
+            score.retained = ggml_new_tensor_4d(graph.ctx0, GGML_TYPE_F32, n_kv, 1, n_scored/n_stream, n_stream);
+            for (ggml_tensor * t : { score.rows, score.mask, score.retained }) {
+                ggml_set_input(t);
+            }
+            ggml_set_name(score.rows,     "kv_scored_rows");
+            ggml_set_name(score.mask,     "kv_scored_mask");
+            ggml_set_name(score.retained, "kv_scored_retained");
+        }
+        return score;
     }
 
     ggml_tensor * get_sinks(const llm_graph_context & graph, int64_t n_head) {
@@ -218,16 +268,49 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
         return t;
     }
 
+    // After the ubatch was computed.
+    void read_scores(const llama_ubatch & ubatch, ggml_backend_sched * sched) {
+        if (!retention) {
+            return;
+        }
+        const std::vector<int32_t>      rows = scored_rows(ubatch);
+        std::vector<std::vector<float>> masses(rows.size(), std::vector<float>(hparams.kv_plan.n_layer));
+        if (!score.masses.empty()) {
+            ggml_backend_sched_synchronize(sched);
+        }
+        std::vector<float> by_head;
+        for (const auto & [il, tensor] : score.masses) {
+            by_head.resize(ggml_nelements(tensor));
+            ggml_backend_tensor_get(tensor, by_head.data(), 0, ggml_nbytes(tensor));
+            const int64_t n_head = tensor->ne[1];
+            for (size_t q = 0; q < rows.size(); ++q) {
+                masses[q][il] = std::accumulate(&by_head[q*n_head], &by_head[q*n_head] + n_head, 0.0)/n_head;
+            }
+        }
+        for (const kv_ubatch_part & part : kvfold_ubatch_parts(ubatch)) {
+            std::vector<std::vector<float>> own;
+            for (const int32_t row : retention->scored_rows(part, cparams.kv_prefill)) {
+                own.push_back(masses[std::find(rows.begin(), rows.end(), row) - rows.begin()]);
+            }
+            retention->advance(part, cparams.kv_prefill, std::move(own));
+        }
+    }
+
     const uint32_t n_passes;
+
+    kvfold_retention * const retention; // null: the plan says it all
+    const ubatch_reads       who;
 
     // state while the graph is built: which pass of which group
     uint32_t pass = 0;
     bool     iterating = false; // inside a group that will be passed over again
     int      group_top = -1;
 
-    // the nodes that last wrote the rows of this ubatch, by producer; null: not yet in this graph
+    // the nodes that last wrote the rows of this ubatch, by cache and producer; null: not yet in this graph
     struct write { ggml_tensor * k; ggml_tensor * v; };
-    std::array<write, KVFOLD_MAX_LAYERS> writes;
+    std::array<std::array<write, KVFOLD_MAX_LAYERS>, 2> writes;
+
+    write & write_of(const cache_inputs & cache, int il) { return writes[cache.is_window][il]; }
 
 private:
     int64_t n_streams(const llama_ubatch & ubatch) const {
@@ -237,6 +320,79 @@ private:
     bool has_mask_shape(const ggml_tensor * mask, const cache_inputs & cache, const llama_ubatch & ubatch) const {
         const int64_t n_stream = n_streams(ubatch);
         return mask->ne[0] == cache.mctx->get_n_kv() && mask->ne[1] == ubatch.n_tokens/n_stream && mask->ne[3] == n_stream;
+    }
+
+    // What the largest graph is reserved for: a ubatch of no sequence in particular.
+    static bool is_reserve(const llama_ubatch & ubatch) {
+        return ubatch.n_tokens > 0 && ubatch.n_seq_id[0] == 0;
+    }
+
+    // The scored queries of all sequences; with streams, equally many of each sequence.
+    std::vector<int32_t> scored_rows(const llama_ubatch & ubatch) const {
+        const uint32_t n_queries = hparams.kv_plan.decide == KVFOLD_DECIDE_DECODE ? 1 : hparams.kv_plan.n_queries;
+        if (is_reserve(ubatch)) {
+            return std::vector<int32_t>(std::min(n_queries, ubatch.n_seq_tokens)*ubatch.n_seqs);
+        }
+        const auto           parts  = kvfold_ubatch_parts(ubatch);
+        size_t               longest = 0;
+        std::vector<int32_t> rows;
+        for (const kv_ubatch_part & part : parts) {
+            const auto own = retention->scored_rows(part, cparams.kv_prefill);
+            rows.insert(rows.end(), own.begin(), own.end());
+            longest = std::max(longest, own.size());
+        }
+        if (n_streams(ubatch) == 1 || longest == 0) {
+            return rows;
+        }
+        rows.clear();
+        for (const kv_ubatch_part & part : parts) {
+            const auto own = retention->scored_rows(part, cparams.kv_prefill);
+            if (own.empty()) {
+                rows.insert(rows.end(), part.rows.end() - longest, part.rows.end()); // in place of those of others
+            } else {
+                rows.insert(rows.end(), own.begin(), own.end());
+            }
+        }
+        return rows;
+    }
+
+    ubatch_reads reads_of(const llama_ubatch & ubatch) const {
+        const kvfold_plan & plan = hparams.kv_plan;
+        ubatch_reads        who;
+        who.reads .resize(plan.n_layer);
+        who.stores.resize(plan.n_layer);
+        who.scores.resize(plan.n_layer);
+        if (!retention || is_reserve(ubatch)) {
+            for (uint32_t il = 0; il < plan.n_layer; ++il) {
+                who.reads[il]  = { kvfold_fixed_read(plan, (int) il) };
+                who.stores[il] = plan.in_both[il] ? STORES_FULL | STORES_WINDOW : plan.in_swa[il] ? STORES_WINDOW : STORES_FULL;
+                who.scores[il] = retention && plan.candidate[il];
+            }
+            who.n_scored = retention ? scored_rows(ubatch).size() : 0;
+            return who;
+        }
+        who.n_scored = scored_rows(ubatch).size();
+        std::vector<llama_seq_id> scored;
+        for (const kv_ubatch_part & part : kvfold_ubatch_parts(ubatch)) {
+            if (!retention->scored_rows(part, cparams.kv_prefill).empty()) {
+                scored.push_back(part.seq_id);
+            }
+        }
+        for (uint32_t il = 0; il < plan.n_layer; ++il) {
+            if (!plan.in_both[il]) {
+                who.stores[il] = plan.in_swa[il] ? STORES_WINDOW : STORES_FULL;
+            }
+            for (uint32_t s = 0; s < ubatch.n_seqs_unq; ++s) {
+                const llama_seq_id seq_id = ubatch.seq_id_unq[s];
+                who.reads[il].push_back(retention->read_of(seq_id, (int) il));
+                if (plan.in_both[il]) {
+                    who.stores[il] |= retention->needs_full  (seq_id, (int) il) ? STORES_FULL   : 0;
+                    who.stores[il] |= retention->needs_window(seq_id, (int) il) ? STORES_WINDOW : 0;
+                }
+            }
+            who.scores[il] = std::any_of(scored.begin(), scored.end(), [&](llama_seq_id id) { return retention->is_undecided(id, (int) il); });
+        }
+        return who;
     }
 
     void set_cache_input(cache_inputs & cache, const llama_ubatch & ubatch) {
@@ -252,33 +408,59 @@ private:
         if (in_use(cache.v_rot)) {
             cache.mctx->set_input_v_rot(cache.v_rot);
         }
-
-        const bool is_window_cache = &cache == &caches[1];
-        for (int hide_self = 0; hide_self < 2; ++hide_self) {
-            for (int window = 0; window < 2; ++window) {
-                ggml_tensor * mask = cache.masks[hide_self][window];
-                if (!in_use(mask)) {
-                    continue;
-                }
-                cache.mctx->set_input_kq_mask(mask, &ubatch, cparams.causal_attn);
-
-                const llama_kv_cache & kv = *cache.mctx->get_kv();
-                if (mask->type == GGML_TYPE_F16) {
-                    adapt_mask<ggml_fp16_t>(mask, cache.k_idxs, kv, ubatch, hparams.kv_plan, hide_self, window, is_window_cache,
-                            ggml_fp32_to_fp16(0.0f), ggml_fp32_to_fp16(-INFINITY));
-                } else {
-                    adapt_mask<float>(mask, cache.k_idxs, kv, ubatch, hparams.kv_plan, hide_self, window, is_window_cache,
-                            0.0f, -INFINITY);
-                }
+        for (const cache_inputs::mask & mask : cache.masks) {
+            if (!in_use(mask.tensor)) {
+                continue;
+            }
+            cache.mctx->set_input_kq_mask(mask.tensor, &ubatch, cparams.causal_attn);
+            if (mask.tensor->type == GGML_TYPE_F16) {
+                adapt_mask<ggml_fp16_t>(cache, mask, ubatch, hparams.kv_plan, who.reads[mask.il],
+                        ggml_fp32_to_fp16(0.0f), ggml_fp32_to_fp16(-INFINITY));
+            } else {
+                adapt_mask<float>(cache, mask, ubatch, hparams.kv_plan, who.reads[mask.il], 0.0f, -INFINITY);
             }
         }
     }
 
+    void set_score_input(const llama_ubatch & ubatch) {
+        const kvfold_plan &    plan = hparams.kv_plan;
+        const llama_kv_cache & kv   = *caches[0].mctx->get_kv();
+        const auto             rows = scored_rows(ubatch);
+        const int64_t          n_kv = score.mask->ne[0];
+
+        std::vector<float> mask(n_kv*rows.size(), -INFINITY);
+        std::vector<float> retained(n_kv*rows.size(), 0.0f);
+        for (size_t q = 0; q < rows.size(); ++q) {
+            const llama_seq_id     seq_id = ubatch.seq_id[rows[q]][0];
+            const llama_pos        pos    = ubatch.pos[rows[q]];
+            const llama_kv_cells & cells  = kv.get_cells(seq_id);
+            for (int64_t j = 0; j < n_kv; ++j) {
+                if (cells.is_empty(j) || !cells.seq_has(j, seq_id) || cells.pos_get(j) > pos - (plan.strict ? 1 : 0)) {
+                    continue;
+                }
+                mask[q*n_kv + j]     = 0.0f;
+                retained[q*n_kv + j] = plan.is_sink(cells.pos_get(j)) || pos - cells.pos_get(j) < (llama_pos) plan.n_swa;
+            }
+        }
+        ggml_backend_tensor_set(score.rows,     rows.data(),     0, ggml_nbytes(score.rows));
+        ggml_backend_tensor_set(score.mask,     mask.data(),     0, ggml_nbytes(score.mask));
+        ggml_backend_tensor_set(score.retained, retained.data(), 0, ggml_nbytes(score.retained));
+    }
+
     std::array<cache_inputs, 2> caches;
+    score_inputs                score;
 
     std::map<int64_t, ggml_tensor *> sinks;                     // by n_head; F32 [n_head]
     std::map<std::pair<int64_t, int64_t>, ggml_tensor *> zeros; // by {n_embd_head, n_head_kv}; F32 [n_embd_head, n_head_kv, n_tokens]
 };
+
+void kvfold_ubatch_done(llm_graph_result & res, const llama_ubatch & ubatch, ggml_backend_sched * sched) {
+    for (const auto & input : res.inputs) {
+        if (auto * own = dynamic_cast<kvfold_attn_input *>(input.get())) {
+            own->read_scores(ubatch, sched);
+        }
+    }
+}
 
 llm_graph_input_attn_kv * kvfold_build_attn_inp(const llm_graph_context & graph) {
     std::unique_ptr<kvfold_attn_input> inp;
@@ -300,15 +482,17 @@ ggml_tensor * kvfold_absent_kv(const llm_graph_context & graph, int64_t n_embd_h
 }
 
 // Stores the keys and values of this ubatch in the rows of layer il.
-static void write_kv(const llm_graph_context & graph, kvfold_attn_input & inp, ggml_tensor * k_cur, ggml_tensor * v_cur, int il) {
-    cache_inputs & cache = inp.cache_of(il);
-
+static void write_kv(const llm_graph_context & graph, kvfold_attn_input & inp, cache_inputs & cache, ggml_tensor * k_cur, ggml_tensor * v_cur, int il) {
     ggml_tensor * k = cache.mctx->cpy_k(graph.ctx0, k_cur, cache.k_idxs, il);
     ggml_tensor * v = cache.mctx->cpy_v(graph.ctx0, v_cur, cache.v_idxs, il);
     ggml_build_forward_expand(graph.gf, k);
     ggml_build_forward_expand(graph.gf, v);
 
-    inp.writes[il] = { k, v };
+    inp.write_of(cache, il) = { k, v };
+}
+
+static ggml_tensor * rotate(ggml_context * ctx, ggml_tensor * t, ggml_tensor * rot) {
+    return rot ? llama_mul_mat_hadamard(ctx, t, rot) : t;
 }
 
 // The view of a cache as a view of the node that last wrote to it, so that a reader depends on that node.
@@ -317,6 +501,46 @@ static ggml_tensor * read_after(ggml_context * ctx, ggml_tensor * view, ggml_ten
         return view;
     }
     return ggml_view_4d(ctx, write, view->ne[0], view->ne[1], view->ne[2], view->ne[3], view->nb[1], view->nb[2], view->nb[3], view->view_offs);
+}
+
+// The attention of the scored queries as a whole, and how much of it falls on what a lazy layer retains. As in
+// build_attn_mha(); flash attention never writes its probabilities down.
+static void build_score(
+        const llm_graph_context & graph, kvfold_attn_input & inp, ggml_tensor * q, ggml_tensor * k, ggml_tensor * sinks, float kq_scale, int il) {
+    ggml_context * ctx0  = graph.ctx0;
+    score_inputs & score = inp.get_score(graph);
+
+    const int64_t n_embd_head = q->ne[0];
+    const int64_t n_head      = q->ne[1];
+    const int64_t n_stream    = k->ne[3];
+    const int64_t n_scored    = score.rows->ne[0];
+
+    if (!ggml_is_contiguous(q)) {
+        q = ggml_cont(ctx0, q);
+    }
+    q = ggml_get_rows(ctx0, ggml_reshape_2d(ctx0, q, n_embd_head*n_head, q->ne[2]), score.rows);
+    q = ggml_reshape_4d(ctx0, q, n_embd_head, n_head, n_scored/n_stream, n_stream);
+
+    ggml_tensor * kq = ggml_mul_mat(ctx0, ggml_permute(ctx0, k, 0, 2, 1, 3), ggml_permute(ctx0, q, 0, 2, 1, 3));
+    ggml_prec_set_acc(kq, GGML_PREC_F32);
+    if (graph.arch == LLM_ARCH_GROK) {
+        kq = ggml_tanh(ctx0, ggml_scale(ctx0, kq, graph.hparams.f_attn_out_scale / graph.hparams.f_attn_logit_softcapping));
+        kq = ggml_scale(ctx0, kq, graph.hparams.f_attn_logit_softcapping);
+    }
+    if (graph.hparams.attn_soft_cap) {
+        kq = ggml_scale(ctx0, kq, 1.0f / graph.hparams.f_attn_logit_softcapping);
+        kq = ggml_scale(ctx0, ggml_tanh(ctx0, kq), graph.hparams.f_attn_logit_softcapping);
+    }
+    ggml_tensor * probabilities = ggml_soft_max_ext(ctx0, kq, score.mask, kq_scale, 0.0f);
+    ggml_soft_max_add_sinks(probabilities, sinks);
+
+    // [n_kv, n_scored/n_stream, n_head, n_stream] -> [1, n_head, n_scored/n_stream, n_stream]
+    ggml_tensor * mass = ggml_mul_mat(ctx0, score.retained, ggml_permute(ctx0, probabilities, 0, 2, 1, 3));
+    graph.cb(mass, "kv_retained_mass", il);
+    ggml_set_output(mass);
+    ggml_build_forward_expand(graph.gf, mass);
+
+    score.masses.push_back({ il, mass });
 }
 
 ggml_tensor * kvfold_build_attn(
@@ -345,17 +569,14 @@ ggml_tensor * kvfold_build_attn(
     }
 
     if (plan.is_producer(il)) {
-        const cache_inputs & cache = inp.cache_of(il);
-        if (cache.v_rot) {
-            v_cur = llama_mul_mat_hadamard(ctx0, v_cur, cache.v_rot);
-        }
-        if (cache.k_rot) {
-            k_cur = llama_mul_mat_hadamard(ctx0, k_cur, cache.k_rot);
-        }
-        ggml_build_forward_expand(gf, v_cur);
-        ggml_build_forward_expand(gf, k_cur);
+        for (cache_inputs * cache : inp.stored_in(il)) {
+            ggml_tensor * v_rot = rotate(ctx0, v_cur, cache->v_rot);
+            ggml_tensor * k_rot = rotate(ctx0, k_cur, cache->k_rot);
+            ggml_build_forward_expand(gf, v_rot);
+            ggml_build_forward_expand(gf, k_rot);
 
-        write_kv(graph, inp, k_cur, v_cur, il);
+            write_kv(graph, inp, *cache, k_rot, v_rot, il);
+        }
     }
 
     if (refresh_only) {
@@ -363,38 +584,44 @@ ggml_tensor * kvfold_build_attn(
         return ggml_new_tensor_2d(ctx0, GGML_TYPE_F32, graph.n_embd, graph.n_tokens);
     }
 
-    const int il_kv = plan.kv[il];
-    cache_inputs & cache = inp.cache_of(il_kv);
-
-    if (plan.reads_upward(il) && !inp.writes[il_kv].k && graph.ubatch.n_seq_tokens > 1) {
-        // the first pass reads rows that nothing has computed yet: zeros, not what a former token left there
-        const auto & hparams = graph.hparams;
-        write_kv(graph, inp,
-                inp.get_zeros(graph, hparams.n_embd_head_k(il_kv), hparams.n_head_kv(il_kv)),
-                inp.get_zeros(graph, hparams.n_embd_head_v(il_kv), hparams.n_head_kv(il_kv)), il_kv);
-    }
-
-    if (cache.k_rot) {
-        q_cur = llama_mul_mat_hadamard(ctx0, q_cur, cache.k_rot);
-        ggml_build_forward_expand(gf, q_cur);
-    }
-
-    ggml_tensor * k = read_after(ctx0, cache.mctx->get_k(ctx0, il_kv), inp.writes[il_kv].k);
-    ggml_tensor * v = read_after(ctx0, cache.mctx->get_v(ctx0, il_kv), inp.writes[il_kv].v);
-
+    const int  il_kv      = plan.kv[il];
     const bool masks_self = plan.masks_self(il);
-    ggml_tensor * kq_mask = inp.get_mask(graph, cache, masks_self, plan.window[il]);
+    const auto read       = inp.read_in(il);
 
-    if (masks_self && !sinks) {
+    // a row that reads one of two caches has an empty row in the other one, which adds zero
+    if ((masks_self || read.size() > 1) && !sinks) {
         sinks = inp.get_sinks(graph, q_cur->ne[1]);
     }
 
-    ggml_tensor * cur = graph.build_attn_mha(q_cur, k, v, kq_b, kq_mask, sinks, nullptr, 0, kq_scale, il);
-    graph.cb(cur, "kqv_out", il);
+    ggml_tensor * cur = nullptr;
+    for (cache_inputs * cache : read) {
+        if (plan.reads_upward(il) && !inp.write_of(*cache, il_kv).k && graph.ubatch.n_seq_tokens > 1) {
+            // the first pass reads rows that nothing has computed yet: zeros, not what a former token left there
+            const auto & hparams = graph.hparams;
+            write_kv(graph, inp, *cache,
+                    inp.get_zeros(graph, hparams.n_embd_head_k(il_kv), hparams.n_head_kv(il_kv)),
+                    inp.get_zeros(graph, hparams.n_embd_head_v(il_kv), hparams.n_head_kv(il_kv)), il_kv);
+        }
 
-    if (cache.v_rot) {
-        cur = llama_mul_mat_hadamard(ctx0, cur, cache.v_rot);
+        ggml_tensor * q = rotate(ctx0, q_cur, cache->k_rot);
+        ggml_build_forward_expand(gf, q);
+
+        ggml_tensor * k = read_after(ctx0, cache->mctx->get_k(ctx0, il_kv), inp.write_of(*cache, il_kv).k);
+        ggml_tensor * v = read_after(ctx0, cache->mctx->get_v(ctx0, il_kv), inp.write_of(*cache, il_kv).v);
+
+        if (!cache->is_window && inp.who.scores[il] && inp.who.n_scored > 0) {
+            build_score(graph, inp, q, k, sinks, kq_scale, il);
+        }
+
+        ggml_tensor * kq_mask = inp.get_mask(graph, *cache, masks_self, il);
+
+        ggml_tensor * out = graph.build_attn_mha(q, k, v, kq_b, kq_mask, sinks, nullptr, 0, kq_scale, il);
+        graph.cb(out, "kqv_out", il);
+
+        out = rotate(ctx0, out, cache->v_rot);
+        cur = cur ? ggml_add(ctx0, cur, out) : out;
     }
+
     if (wo) {
         cur = graph.build_lora_mm(wo, cur, wo_s);
     }

@@ -7,11 +7,15 @@
 #include "llama.h"
 
 #include <algorithm>
+#include <map>
+#include <set>
 
 namespace kvfold {
 
-static void add_tensor(kv_layout & layout, kv_layout::cache & cache, const ggml_tensor * tensor) {
-    cache.bytes_per_cell   += ggml_row_size(tensor->type, tensor->ne[0]);
+static void add_tensor(kv_layout & layout, kv_layout::cache & cache, const ggml_tensor * tensor, bool seen) {
+    const uint64_t row = ggml_row_size(tensor->type, tensor->ne[0]);
+    cache.bytes_per_cell   += row;
+    layout.bytes_per_token += seen ? 0 : row;
     layout.bytes_allocated += ggml_nbytes(tensor);
     layout.bytes_whole     += page_size_of(tensor) == 0 ? ggml_nbytes(tensor) : 0;
     const auto & known = layout.buffers;
@@ -24,18 +28,19 @@ kv_layout read_kv_layout(const llama_context * context) {
     const llama_memory_t memory = llama_get_memory(context);
     const auto           caches = kv_caches_of(memory);
     kv_layout            layout;
+    std::set<uint32_t>   layers;
 
     for (const llama_kv_cache * cells : caches) {
         layout.cells = std::max<uint64_t>(layout.cells, (uint64_t) cells->get_size() * cells->get_n_stream());
         kv_layout::cache cache = { cells, cells->get_size(), 0, kv_tensors_of(*cells) };
         for (const kv_tensors & tensors : cache.layers) {
-            layout.layers_with_storage++;
-            add_tensor(layout, cache, tensors.k);
+            const bool seen = !layers.insert(tensors.il).second; // in both caches, and its rows end up in one
+            layout.layers_with_storage += !seen;
+            add_tensor(layout, cache, tensors.k, seen);
             if (tensors.v) {
-                add_tensor(layout, cache, tensors.v);
+                add_tensor(layout, cache, tensors.v, seen);
             }
         }
-        layout.bytes_per_token += cache.bytes_per_cell;
         layout.caches.push_back(std::move(cache));
     }
     if (memory && caches.empty()) {
@@ -107,7 +112,7 @@ uint64_t bytes_in_use(const kv_layout & layout) {
     for (const auto & cache : layout.caches) {
         bytes += cells_in_use(*cache.cells)*cache.bytes_per_cell;
     }
-    return bytes;
+    return std::min(bytes, bytes_committed(layout)); // a layer that may be lazy has a cell in both caches
 }
 
 uint64_t bytes_in_use(const kv_layout & layout, int32_t seq_id) {
@@ -119,7 +124,8 @@ uint64_t bytes_in_use(const kv_layout & layout, int32_t seq_id) {
 }
 
 json describe_layers(const kv_layout & layout) {
-    std::vector<std::pair<uint32_t, json>> layers;
+    struct sums { uint64_t allocated = 0, committed = 0, in_use = 0; };
+    std::map<uint32_t, sums> layers; // one that may be lazy is in both caches
     for (const auto & cache : layout.caches) {
         for (const kv_tensors & layer : cache.layers) {
             uint64_t allocated = 0, committed = 0, per_cell = 0;
@@ -130,16 +136,18 @@ json describe_layers(const kv_layout & layout) {
                     per_cell  += ggml_row_size(tensor->type, tensor->ne[0]);
                 }
             }
-            layers.emplace_back(layer.il, json({ { "layer", layer.il },
-                                                 { "bytes_allocated", allocated },
-                                                 { "bytes_committed", committed },
-                                                 { "bytes_in_use", cells_in_use(*cache.cells)*per_cell } }));
+            sums & layer_sums = layers[layer.il];
+            layer_sums.allocated += allocated;
+            layer_sums.committed += committed;
+            layer_sums.in_use    += std::min(committed, cells_in_use(*cache.cells)*per_cell);
         }
     }
-    std::sort(layers.begin(), layers.end(), [](const auto & a, const auto & b) { return a.first < b.first; });
     json list = json::array();
-    for (auto & [_, layer] : layers) {
-        list.push_back(std::move(layer));
+    for (const auto & [il, layer] : layers) {
+        list.push_back(json({ { "layer", il },
+                              { "bytes_allocated", layer.allocated },
+                              { "bytes_committed", layer.committed },
+                              { "bytes_in_use", layer.in_use } }));
     }
     return list;
 }

@@ -160,6 +160,7 @@ page_map * pages_of(const ggml_backend_buffer *) {
 
 // Where the cells of a K or V tensor lie: [row, cells, streams], or [cells, row, streams] where values are transposed.
 struct cell_area {
+    uint32_t            il;
     const ggml_tensor * tensor;
     page_map *          pages;
     size_t              offset;   // of the tensor, within its pages
@@ -222,12 +223,12 @@ struct kvfold_kv_memory {
 
     explicit kvfold_kv_memory(const llama_kv_cache & cache) : n_used_by_seq(LLAMA_MAX_SEQ) {
         for (const kv_tensors & layer : kv_tensors_of(cache)) {
-            add(layer.k, false, cache.get_size());
-            add(layer.v, layer.v_transposed, cache.get_size());
+            add(layer.il, layer.k, false, cache.get_size());
+            add(layer.il, layer.v, layer.v_transposed, cache.get_size());
         }
     }
 
-    void add(const ggml_tensor * tensor, bool transposed, size_t n_cells) {
+    void add(uint32_t il, const ggml_tensor * tensor, bool transposed, size_t n_cells) {
         page_map * const pages = tensor ? pages_of(tensor->buffer) : nullptr;
         if (!pages || !tensor->data) {
             return;
@@ -235,7 +236,7 @@ struct kvfold_kv_memory {
         const size_t offset  = (char *) tensor->data - (char *) ggml_backend_buffer_get_base(tensor->buffer);
         const size_t n_rows  = transposed ? tensor->ne[0] : 1;
         const size_t n_bytes = transposed ? ggml_type_size(tensor->type) : tensor->nb[1];
-        areas.push_back({ tensor, pages, offset, n_cells, n_rows, n_bytes });
+        areas.push_back({ il, tensor, pages, offset, n_cells, n_rows, n_bytes });
         reach = std::max(reach, (uint32_t) ((pages->page_size() + n_bytes - 1)/n_bytes));
     }
 
@@ -280,6 +281,22 @@ struct kvfold_kv_memory {
                 }
             }
             first = end;
+        }
+    }
+
+    // Of cells that hold tokens which the layer does not need. Empty ones are left: they may be committed for a ubatch to come.
+    template <typename P> void release_layer(uint32_t il, uint32_t stream, const llama_kv_cells & cells, P && unneeded) {
+        for (uint32_t first = 0; first < cells.size();) {
+            uint32_t last = first;
+            while (last < cells.size() && !cells.is_empty(last) && unneeded(cells, last)) {
+                ++last;
+            }
+            for (const cell_area & area : areas) {
+                if (last > first && area.il == il && !area.release(stream, first, last)) {
+                    tell_once_that_release_failed();
+                }
+            }
+            first = last + 1;
         }
     }
 
@@ -390,6 +407,12 @@ void set_page_driver(page_driver * driver) {
 #else
     (void) driver;
 #endif
+}
+
+void release_layer(const llama_kv_cache & cache, uint32_t il, const std::function<bool(const llama_kv_cells & cells, uint32_t cell)> & unneeded) {
+    for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
+        cache.kv_memory->release_layer(il, s, cache.get_cells((llama_seq_id) s), unneeded);
+    }
 }
 
 } // namespace kvfold

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 struct ggml_backend_buffer;
 struct ggml_backend_buffer_type;
 struct ggml_tensor;
 class  llama_kv_cache;
+class  llama_kv_cells;
 
 namespace kvfold {
 
@@ -30,5 +32,8 @@ uint64_t cells_in_use(const llama_kv_cache & cache, int32_t seq_id);
 
 // Stands in for the system in buffers that are made from now on, until null is given. For tests.
 void set_page_driver(page_driver * driver);
+
+// Gives the memory back in which layer il of a cache holds only cells that it does not need.
+void release_layer(const llama_kv_cache & cache, uint32_t il, const std::function<bool(const llama_kv_cells & cells, uint32_t cell)> & unneeded);
 
 } // namespace kvfold

@@ -1,6 +1,7 @@
 #include "hooks/kv_plan.h"
 
 #include <algorithm>
+#include <iterator>
 #include <stdexcept>
 #include <type_traits>
 #include <vector>
@@ -39,6 +40,42 @@ uint32_t parse_number(const std::string & text, const std::string & what, uint32
         fail(what + " is " + text + ", allowed are " + std::to_string(min) + " to " + std::to_string(max));
     }
     return n;
+}
+
+// A decimal number from 0 to 1 with at most 6 digits after the point, in millionths.
+uint32_t parse_threshold(const std::string & text) {
+    const size_t point = text.find('.');
+    std::string  whole = text.substr(0, point);
+    std::string  parts = point == std::string::npos ? "" : text.substr(point + 1);
+    const auto   is_digits = [](const std::string & s) { return std::all_of(s.begin(), s.end(), [](char c) { return c >= '0' && c <= '9'; }); };
+    if (whole.empty() || whole.size() > 3 || parts.size() > 6 || !is_digits(whole) || !is_digits(parts) || (point != std::string::npos && parts.empty())) {
+        fail("'" + text + "' is no threshold (a number from 0 to 1 with at most 6 digits after the point)");
+    }
+    parts.resize(6, '0');
+    const uint32_t threshold = (uint32_t) std::stoul(whole)*KVFOLD_THRESHOLD_ONE + (uint32_t) std::stoul(parts);
+    if (threshold > KVFOLD_THRESHOLD_ONE) {
+        fail("threshold is " + text + ", allowed are 0 to 1");
+    }
+    return threshold;
+}
+
+std::string threshold_text(uint32_t threshold) {
+    if (threshold == KVFOLD_THRESHOLD_DEFAULT) {
+        return "default";
+    }
+    std::string digits = std::to_string(threshold % KVFOLD_THRESHOLD_ONE);
+    digits.insert(0, 6 - digits.size(), '0');
+    digits.erase(digits.find_last_not_of('0') + 1);
+    return std::to_string(threshold/KVFOLD_THRESHOLD_ONE) + (digits.empty() ? "" : "." + digits);
+}
+
+const char * const decide_names[] = { "early", "end", "decode" }; // by kvfold_decide
+
+void make_automatic(kvfold_plan & plan, kvfold_automatic how) {
+    if (plan.is_automatic()) {
+        fail(plan.automatic == how ? "automatic retention is given twice" : "lazy layers are told by a threshold or by a number, not by both");
+    }
+    plan.automatic = how;
 }
 
 void standard(kvfold_plan & plan, uint32_t from, uint32_t to) {
@@ -109,6 +146,11 @@ bool parse_name(kvfold_plan & plan, const std::string & text) {
         streaming(plan, KVFOLD_DEFAULT_RECENT);
         return true;
     }
+    if (text == "simlayerkv") {
+        standard(plan, 0, L);
+        make_automatic(plan, KVFOLD_BY_THRESHOLD);
+        return true;
+    }
     const size_t colon = text.find(':');
     if (colon == std::string::npos) {
         return false;
@@ -138,6 +180,14 @@ bool parse_name(kvfold_plan & plan, const std::string & text) {
         partitioned(plan, "lasagna", "bottom", parse_number(arg, "number of KV layers", 1, L));
     } else if (name == "streaming") {
         streaming(plan, parse_number(arg, "number of recent tokens", 1, 999999999));
+    } else if (name == "simlayerkv") {
+        standard(plan, 0, L);
+        make_automatic(plan, KVFOLD_BY_THRESHOLD);
+        plan.threshold = parse_threshold(arg);
+    } else if (name == "lighttransfer") {
+        standard(plan, 0, L);
+        make_automatic(plan, KVFOLD_BY_NUMBER);
+        plan.n_full = parse_number(arg, "number of full layers", 0, L);
     } else if (name == "yoco") {
         const uint32_t half = L/2;
         need_layers(plan, text, 2);
@@ -156,7 +206,7 @@ bool parse_name(kvfold_plan & plan, const std::string & text) {
         const std::string position  = dash == std::string::npos ? "" : name.substr(dash + 1);
         if ((partition != "pizza" && partition != "sandwich" && partition != "lasagna") ||
             (position != "bottom" && position != "middle" && position != "top")) {
-            fail("unknown name '" + name + "'; known are standard, streaming, cla, lckv, mlkv, yoco and {pizza,sandwich,lasagna}-{bottom,middle,top}");
+            fail("unknown name '" + name + "'; known are standard, streaming, simlayerkv, lighttransfer, cla, lckv, mlkv, yoco and {pizza,sandwich,lasagna}-{bottom,middle,top}");
         }
         partitioned(plan, partition, position, parse_number(arg, "number of KV layers", 1, L));
     }
@@ -196,6 +246,43 @@ void parse_map(kvfold_plan & plan, const std::string & text) {
 
 } // namespace
 
+// Which layers automatic retention decides on, and which producers it needs twice.
+static void derive_automatic(kvfold_plan & plan) {
+    plan.candidate.fill(0);
+    plan.in_both.fill(0);
+    if (!plan.is_automatic()) {
+        return;
+    }
+    if (plan.upward()) {
+        fail("automatic retention needs layers that read downward, this plan has upward readers");
+    }
+    uint32_t n = 0;
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        plan.candidate[il] = !plan.window[il] && !plan.excluded[il];
+        n += plan.candidate[il];
+    }
+    if (n == 0) {
+        fail("automatic retention has no layer to decide on");
+    }
+    if (plan.automatic == KVFOLD_BY_NUMBER && plan.n_full > n) {
+        fail("full=" + std::to_string(plan.n_full) + " is more than the " + std::to_string(n) + " layers to choose from");
+    }
+    // a producer that some reader always needs in full is kept in full, and its lazy readers look at a part of it
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        if (plan.candidate[il]) {
+            plan.in_both[plan.kv[il]] = 1;
+        }
+    }
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        if (!plan.candidate[il] && !plan.window[il]) {
+            plan.in_both[plan.kv[il]] = 0;
+        }
+    }
+    if (std::none_of(plan.in_both.begin(), plan.in_both.end(), [](uint8_t in_both) { return in_both; })) {
+        fail("automatic retention could free nothing: all that its layers read is read in full by layers that it leaves alone");
+    }
+}
+
 void kvfold_plan_derive(kvfold_plan & plan) {
     plan.producer.fill(0);
     plan.in_swa.fill(1);
@@ -207,6 +294,7 @@ void kvfold_plan_derive(kvfold_plan & plan) {
         }
         any_window |= plan.window[il];
     }
+    any_window |= plan.is_automatic();
     for (uint32_t il = 0; il < KVFOLD_MAX_LAYERS; ++il) {
         plan.in_swa[il] = plan.in_swa[il] && il < plan.n_layer && plan.producer[il];
     }
@@ -219,6 +307,7 @@ void kvfold_plan_derive(kvfold_plan & plan) {
     if (!any_window && plan.n_swa != 0) {
         fail("window=" + std::to_string(plan.n_swa) + " is given, but no layer reads through a sliding window");
     }
+    derive_automatic(plan);
 }
 
 kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
@@ -234,6 +323,7 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
         parse_map(plan, parts[0]);
     }
 
+    bool about_automatic = false;
     std::vector<std::string> seen;
     for (size_t i = 1; i < parts.size(); ++i) {
         const std::string & attribute = parts[i];
@@ -262,8 +352,30 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
                 fail("the sinks are given twice, " + std::to_string(plan.n_sinks) + " and " + value);
             }
             plan.n_sinks = parse_number(value, "number of sinks", 1, 999999999);
+        } else if (name == "lazy" && eq != std::string::npos) {
+            make_automatic(plan, KVFOLD_BY_THRESHOLD);
+            plan.threshold = value == "default" ? KVFOLD_THRESHOLD_DEFAULT : parse_threshold(value);
+        } else if (name == "full" && eq != std::string::npos) {
+            make_automatic(plan, KVFOLD_BY_NUMBER);
+            plan.n_full = parse_number(value, "number of full layers", 0, n_layer);
+        } else if (name == "queries" && eq != std::string::npos) {
+            plan.n_queries  = parse_number(value, "number of scored queries", 1, KVFOLD_MAX_QUERIES);
+            about_automatic = true;
+        } else if (name == "decide" && eq != std::string::npos) {
+            const auto found = std::find(std::begin(decide_names), std::end(decide_names), value);
+            if (found == std::end(decide_names)) {
+                fail("'" + value + "' is no time to decide; known are early, end and decode");
+            }
+            plan.decide     = (kvfold_decide) (found - std::begin(decide_names));
+            about_automatic = true;
+        } else if (name == "keep" && eq != std::string::npos) {
+            for (const std::string & layer : split(value, '_')) {
+                plan.excluded[parse_number(layer, "layer to keep full", 0, n_layer - 1)] = 1;
+            }
+            about_automatic = true;
         } else {
-            fail("unknown attribute '" + attribute + "'; known are window=N, sinks=N, strict, passes=N and exact");
+            fail("unknown attribute '" + attribute + "'; known are window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, "
+                 "keep=LAYERS, strict, passes=N and exact");
         }
         if (name == "exact" || name == "passes") {
             if (plan.passes_given) {
@@ -273,6 +385,17 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
         }
     }
 
+    if (about_automatic && !plan.is_automatic()) {
+        fail("queries, decide and keep belong to automatic retention: lazy=THRESHOLD or full=N");
+    }
+    if (plan.is_automatic()) {
+        if (plan.n_swa == 0) {
+            plan.n_swa = plan.automatic == KVFOLD_BY_NUMBER ? KVFOLD_LIGHTTRANSFER_RECENT : KVFOLD_DEFAULT_RECENT;
+        }
+        if (plan.n_sinks == 0) {
+            plan.n_sinks = KVFOLD_DEFAULT_SINKS;
+        }
+    }
     kvfold_plan_derive(plan);
     return plan;
 }
@@ -287,6 +410,25 @@ std::string kvfold_plan::str() const {
     }
     if (n_sinks) {
         text += ";sinks=" + std::to_string(n_sinks);
+    }
+    if (automatic == KVFOLD_BY_THRESHOLD) {
+        text += ";lazy=" + threshold_text(threshold);
+    }
+    if (automatic == KVFOLD_BY_NUMBER) {
+        text += ";full=" + std::to_string(n_full);
+    }
+    if (n_queries != KVFOLD_DEFAULT_QUERIES) {
+        text += ";queries=" + std::to_string(n_queries);
+    }
+    if (decide != KVFOLD_DECIDE_EARLY) {
+        text += std::string(";decide=") + decide_names[decide];
+    }
+    const char * separator = ";keep=";
+    for (uint32_t il = 0; il < n_layer; ++il) {
+        if (excluded[il]) {
+            text += separator + std::to_string(il);
+            separator = "_";
+        }
     }
     if (strict) {
         text += ";strict";

@@ -11,6 +11,9 @@
 
 #include "kv_plan_model.h"
 
+#include <algorithm>
+#include <cctype>
+#include <cstring>
 #include <stdexcept>
 
 static_assert(KVFOLD_MAX_LAYERS == LLAMA_MAX_LAYERS, "a plan has room for every layer");
@@ -146,6 +149,12 @@ void check_against_model(const kvfold_plan & plan, const llama_model_loader & ml
     if (plan.upward() && !has_layer_loop(arch)) {
         fail("upward readers are supported for llama, qwen2 and qwen3, not for " + name);
     }
+    if (plan.is_automatic() && has_graph_for_windows(arch)) {
+        fail("automatic retention is not supported for " + name + ", which has a graph of its own for windows");
+    }
+    if (plan.is_automatic() && hparams.n_pos_per_embd() > 1) {
+        fail("automatic retention is not supported for " + name + ", whose tokens have " + std::to_string(hparams.n_pos_per_embd()) + " positions");
+    }
     if (plan.n_swa && hparams.use_alibi) {
         fail("windows are not supported for " + name + ", which has positions in its attention mask (ALiBi)");
     }
@@ -180,8 +189,8 @@ void adopt(const kvfold_plan & plan, llm_arch arch, llama_hparams & hparams) {
 
     bool any = false;
     for (uint32_t il = 0; il < plan.n_layer; ++il) {
-        hparams.is_swa_impl[il] = hparams.kv_plan.in_swa[il];
-        any |= hparams.kv_plan.in_swa[il];
+        hparams.is_swa_impl[il] = hparams.kv_plan.in_swa[il] || hparams.kv_plan.in_both[il];
+        any |= hparams.is_swa_impl[il];
     }
     if (any) {
         // producers for window readers only live in llama.cpp's window-sized cache
@@ -198,7 +207,52 @@ bool is_standard(const kvfold_plan & plan) {
             return false;
         }
     }
-    return !plan.strict;
+    return !plan.strict && !plan.is_automatic();
+}
+
+bool mentions(const std::string & text, const char * word) {
+    const auto same = [](char a, char b) { return std::tolower((unsigned char) a) == b; };
+    return std::search(text.begin(), text.end(), word, word + strlen(word), same) != text.end();
+}
+
+// The published thresholds are those of four families of checkpoints. Llama and Mistral share an architecture, so the names
+// in the metadata tell them apart, and the vocabulary the two generations of Llama.
+uint32_t published_threshold(const llama_model_loader & ml, llm_arch arch) {
+    const std::string arch_name = llm_arch_name(arch);
+    std::string names;
+    for (const char * key : { "general.name", "general.basename" }) {
+        const int64_t id = gguf_find_key(ml.metadata, key);
+        if (id >= 0 && gguf_get_kv_type(ml.metadata, id) == GGUF_TYPE_STRING) {
+            names += std::string(gguf_get_val_str(ml.metadata, id)) + "\n";
+        }
+    }
+    if (arch_name.rfind("qwen", 0) == 0) {
+        return 850000;
+    }
+    if (arch_name.rfind("mistral", 0) == 0 || (arch == LLM_ARCH_LLAMA && (mentions(names, "mistral") || mentions(names, "mixtral")))) {
+        return 800000;
+    }
+    const int64_t id_tokens = gguf_find_key(ml.metadata, "tokenizer.ggml.tokens");
+    const size_t  n_tokens  = id_tokens >= 0 && gguf_get_kv_type(ml.metadata, id_tokens) == GGUF_TYPE_ARRAY ? gguf_get_arr_n(ml.metadata, id_tokens) : 0;
+    if (arch == LLM_ARCH_LLAMA && n_tokens >= 128000 && n_tokens < 129000) {
+        return 900000;
+    }
+    if (arch == LLM_ARCH_LLAMA && n_tokens >= 32000 && n_tokens < 33000) {
+        return 650000;
+    }
+    fail("no threshold is published for this model (architecture " + arch_name + ", " + std::to_string(n_tokens) +
+         " tokens in its vocabulary): give one, such as lazy=0.9");
+}
+
+void choose_threshold(kvfold_plan & plan, const llama_model_loader & ml, llm_arch arch) {
+    if (plan.automatic != KVFOLD_BY_THRESHOLD || plan.threshold != KVFOLD_THRESHOLD_DEFAULT) {
+        return;
+    }
+    plan.threshold = published_threshold(ml, arch);
+    if (std::string(llm_arch_name(arch)).rfind("qwen", 0) == 0) {
+        plan.excluded[plan.n_layer - 1] = 1; // as in the published code for this family
+        kvfold_plan_derive(plan);
+    }
 }
 
 } // namespace
@@ -274,6 +328,7 @@ void kvfold_load_plan(const llama_model_loader & ml, llama_hparams & hparams, co
         kvfold_plan plan = trained;
         if (override_text && *override_text) {
             plan = kvfold_plan_parse(override_text, hparams.n_layer());
+            choose_threshold(plan, ml, ml.get_arch());
             if (!is_standard(plan) && plan.str() != trained.str()) {
                 LLAMA_LOG_WARN("%s: KV plan %s is not the one this model was trained with (%s): expect worse text\n", __func__,
                         plan.str().c_str(), trained.active() ? trained.str().c_str() : "standard");
@@ -308,19 +363,27 @@ int kvfold_tensor_flags(const llama_hparams & hparams, const LLM_TN_IMPL & tn, i
     }
 }
 
+void kvfold_plan_hash_write(const kvfold_plan & plan, llama_io_write_i & io) {
+    const uint64_t hash = plan.hash();
+    io.write(&hash, sizeof(hash));
+}
+
+void kvfold_plan_hash_read(const kvfold_plan & plan, llama_io_read_i & io) {
+    uint64_t hash = 0;
+    io.read(&hash, sizeof(hash));
+    if (hash != plan.hash()) {
+        throw std::runtime_error("the saved state belongs to another KV plan than " + plan.str());
+    }
+}
+
 void kvfold_state_write(const llama_hparams & hparams, llama_io_write_i & io) {
     if (hparams.kv_plan.active()) {
-        const uint64_t hash = hparams.kv_plan.hash();
-        io.write(&hash, sizeof(hash));
+        kvfold_plan_hash_write(hparams.kv_plan, io);
     }
 }
 
 void kvfold_state_read(const llama_hparams & hparams, llama_io_read_i & io) {
     if (hparams.kv_plan.active()) {
-        uint64_t hash = 0;
-        io.read(&hash, sizeof(hash));
-        if (hash != hparams.kv_plan.hash()) {
-            throw std::runtime_error("the saved state belongs to another KV plan than " + hparams.kv_plan.str());
-        }
+        kvfold_plan_hash_read(hparams.kv_plan, io);
     }
 }

@@ -25,6 +25,10 @@ static bool is_exact(const kvfold_plan & plan, int32_t prefill) {
     return plan.n_passes == 0 || prefill == KVFOLD_PREFILL_EXACT;
 }
 
+static bool is_fixed(int32_t prefill) {
+    return prefill == KVFOLD_PREFILL_FIXED || prefill == KVFOLD_PREFILL_EVALUATION || prefill == KVFOLD_PREFILL_OBSERVATION;
+}
+
 static uint32_t max_passes(const kvfold_plan & plan, int32_t prefill) {
     if (is_exact(plan, prefill)) {
         return EXACT_MAX_TOKENS;
@@ -59,7 +63,7 @@ uint32_t kvfold_choose_seq_tokens(
     if (verifies || is_exact(plan, policy.prefill)) {
         max = std::min(max, max_passes(plan, policy.prefill));
     }
-    if (policy.prefill == KVFOLD_PREFILL_FIXED) {
+    if (is_fixed(policy.prefill)) {
         return max;
     }
 
@@ -120,13 +124,16 @@ uint32_t kvfold_ubatch_tokens(
     bool     verifies = false; // drafted tokens, whose logits decide: they must be those of one token after the other
     for (const auto & [_, tokens] : left) {
         n_left    = std::min(n_left, tokens.n);
-        verifies |= tokens.n_outputs > 1 && policy.prefill != KVFOLD_PREFILL_FIXED;
+        verifies |= tokens.n_outputs > 1 && !is_fixed(policy.prefill);
     }
     const uint32_t n_seqs = (uint32_t) left.size();
     return n_seqs == 0 ? n_ubatch : n_seqs*kvfold_choose_seq_tokens(policy, n_seqs, n_left, n_ubatch, verifies);
 }
 
 uint32_t kvfold_graph_max_nodes(const llama_hparams & hparams, const llama_cparams & cparams, uint32_t n_tokens, uint32_t n_nodes) {
+    if (hparams.kv_plan.is_automatic()) {
+        return 2*n_nodes; // scores, and attention to two caches
+    }
     const uint32_t n_passes = kvfold_n_passes(hparams.kv_plan, cparams.kv_prefill, n_tokens);
     // a pass repeats at most every layer; the writes of zeros before the first one are a few nodes per layer
     return n_passes <= 1 ? n_nodes : n_nodes*(n_passes + 1);

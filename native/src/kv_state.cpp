@@ -12,6 +12,8 @@
 
 #include "kv_state.h"
 
+#include "kv_retention.h"
+
 #include "server-task.h"
 
 #include "hash/hash.h"
@@ -299,15 +301,50 @@ static void check_cache(cells_walk & walk, const cache_shape & shape, uint32_t n
     }
 }
 
-static void check_cells(const std::vector<uint8_t> & cells, const std::vector<cache_shape> & shapes, uint32_t n_tokens) {
+// What kvfold_retention::write() wrote of one sequence.
+struct lazy_layers {
+    llama_pos            n_decisive = 0;
+    std::vector<uint8_t> lazy; // by layer; empty under a plan without automatic retention
+
+    bool operator==(const lazy_layers & other) const { return n_decisive == other.n_decisive && lazy == other.lazy; }
+};
+
+static lazy_layers check_lazy_layers(cells_walk & walk, const kvfold_plan & plan, uint32_t n_tokens) {
+    lazy_layers found;
+    if (!plan.is_automatic()) {
+        return found;
+    }
+    expect("as KV plan", walk.number<uint64_t>(), plan.hash());
+    expect("sequences with lazy layers", walk.number<uint32_t>(), 1);
+    if (walk.number<uint32_t>() > 1) {
+        throw std::runtime_error("it says neither that its lazy layers are decided nor that they are not");
+    }
+    found.n_decisive = walk.number<llama_pos>();
+    for (uint32_t il = 0; il < plan.n_layer; il++) {
+        found.lazy.push_back(walk.number<uint8_t>());
+        if (found.lazy.back() > plan.candidate[il]) {
+            throw std::runtime_error("it says that layer " + std::to_string(il) + " is lazy");
+        }
+    }
+    const bool any = std::any_of(found.lazy.begin(), found.lazy.end(), [](uint8_t lazy) { return lazy; });
+    if (found.n_decisive < 0 || found.n_decisive > (llama_pos) n_tokens || (found.n_decisive > 0) != any) {
+        throw std::runtime_error("it says that " + std::to_string(found.n_decisive) + " tokens decided its lazy layers");
+    }
+    return found;
+}
+
+static lazy_layers check_cells(
+        const std::vector<uint8_t> & cells, const kvfold_plan & plan, const std::vector<cache_shape> & shapes, uint32_t n_tokens) {
     cells_walk walk{ cells.data(), cells.data() + cells.size() };
     walk.skip(sizeof(uint32_t) + sizeof(llama_seq_id)); // a magic number, which llama.cpp compares, and the slot it was in
+    const lazy_layers lazy = check_lazy_layers(walk, plan, n_tokens);
     for (const auto & shape : shapes) {
         check_cache(walk, shape, n_tokens);
     }
     if (walk.at != walk.end) {
         throw std::runtime_error("it goes on after its cells");
     }
+    return lazy;
 }
 
 static uint32_t magic_of(const std::vector<uint8_t> & cells) {
@@ -331,7 +368,8 @@ static void check_state(const kv_state & state, const llama_context * context) {
     for (const llama_kv_cache * cache : caches_of(context)) {
         shapes.push_back(shape_of(*cache, context, !shapes.empty()));
     }
-    check_cells(state.cells, shapes, (uint32_t) state.tokens.size());
+    const kvfold_plan & plan = llama_get_model(context)->hparams.kv_plan;
+    const lazy_layers   lazy = check_cells(state.cells, plan, shapes, (uint32_t) state.tokens.size());
     if (shapes.size() == 1 && !state.checkpoints.empty()) {
         throw std::runtime_error("it has checkpoints, but no window that forgets");
     }
@@ -340,7 +378,9 @@ static void check_state(const kv_state & state, const llama_context * context) {
             throw std::runtime_error("it has a checkpoint at token " + std::to_string(each.n_tokens));
         }
         expect("as mark of a checkpoint", magic_of(each.cells), magic_of(state.cells));
-        check_cells(each.cells, { shapes.back() }, (uint32_t) each.n_tokens);
+        if (!(check_cells(each.cells, plan, { shapes.back() }, (uint32_t) each.n_tokens) == lazy)) {
+            throw std::runtime_error("it has a checkpoint at token " + std::to_string(each.n_tokens) + " with other lazy layers");
+        }
     }
 }
 
@@ -350,8 +390,10 @@ kv_state take_state(llama_context * context, int id_slot, const server_prompt & 
     state.cells.resize(llama_state_seq_get_size_ext(context, id_slot, LLAMA_STATE_SEQ_FLAGS_NONE));
     const size_t written =
         llama_state_seq_get_data_ext(context, state.cells.data(), state.cells.size(), id_slot, LLAMA_STATE_SEQ_FLAGS_NONE);
+    const auto &    retention  = caches_of(context).front()->retention;
+    const llama_pos n_decisive = retention ? retention->n_decisive(id_slot) : 0;
     for (const auto & each : prompt.checkpoints) {
-        if (each.pos_max + 1 == each.n_tokens) {
+        if (each.pos_max + 1 == each.n_tokens && each.n_tokens >= n_decisive) {
             state.checkpoints.push_back({ (int32_t) each.n_tokens, each.pos_min, each.data_tgt });
         }
     }

@@ -222,6 +222,7 @@ json engine::observe(const std::string & what, const int32_t * tokens, int32_t n
         params.type_k     = GGML_TYPE_F32;
         params.type_v     = GGML_TYPE_F32;
         params.embeddings = wanted.what == observation::HIDDEN_STATES;
+        params.kv_prefill = KVFOLD_PREFILL_OBSERVATION;
         if (wanted.what == observation::ATTENTION_MASS) {
             params.flash_attn_type   = LLAMA_FLASH_ATTN_TYPE_DISABLED; // which never writes the probabilities down
             params.cb_eval           = mass_reader::on_node;

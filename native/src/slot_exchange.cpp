@@ -1,9 +1,13 @@
 #include "slot_exchange.h"
 
+#include "hooks/kv_plan_hooks.h"
 #include "hooks/request_hook.h"
 #include "kv_budget.h"
+#include "kv_caches.h"
+#include "kv_retention.h"
 #include "kvfold_log.h"
 
+#include "llama-kv-cache.h"
 #include "server-task.h"
 
 namespace kvfold {
@@ -121,6 +125,19 @@ void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt 
     }
     exchange->slot_ended = true;
     exchange->changed.notify_all();
+}
+
+void kvfold_keep_prefix(llama_context * context, int id_slot, server_prompt & prompt, int & n_past, int32_t & pos_next) {
+    const auto caches = kv_caches_of(llama_get_memory(context));
+    if (caches.empty() || !caches.front()->retention) {
+        return;
+    }
+    const llama_pos n_decisive = caches.front()->retention->n_decisive(id_slot);
+    prompt.checkpoints.remove_if([&](const common_prompt_checkpoint & each) { return each.n_tokens < n_decisive; });
+    if (n_past < n_decisive) {
+        n_past   = 0;
+        pos_next = 0;
+    }
 }
 
 void kvfold_slot_sends(const server_task & task) {

@@ -28,6 +28,29 @@
 #define KVFOLD_DEFAULT_SINKS  4
 #define KVFOLD_DEFAULT_RECENT 1024
 
+// the recent tokens of LightTransfer, and the last queries of a prompt that both methods score
+#define KVFOLD_LIGHTTRANSFER_RECENT 1020
+#define KVFOLD_DEFAULT_QUERIES      32
+#define KVFOLD_MAX_QUERIES          512
+
+// thresholds are kept as millionths, so that their text is exact
+#define KVFOLD_THRESHOLD_ONE     1000000u
+#define KVFOLD_THRESHOLD_DEFAULT UINT32_MAX // that of the model's family, see kvfold_load_plan()
+
+// How the lazy layers of a sequence are told.
+enum kvfold_automatic : uint8_t {
+    KVFOLD_NOT_AUTOMATIC   = 0,
+    KVFOLD_BY_THRESHOLD    = 1, // SimLayerKV: those whose score exceeds kvfold_plan::threshold
+    KVFOLD_BY_NUMBER       = 2, // LightTransfer: all but the kvfold_plan::n_full least lazy
+};
+
+// When they are told.
+enum kvfold_decide : uint8_t {
+    KVFOLD_DECIDE_EARLY  = 0, // after each ubatch of the prompt; a lazy layer stays lazy, the others are full after the last
+    KVFOLD_DECIDE_END    = 1, // after the last ubatch of the prompt
+    KVFOLD_DECIDE_DECODE = 2, // with the first generated token, whose query alone is scored
+};
+
 // trivially copyable, since llama_hparams holds one by value
 struct kvfold_plan {
     uint32_t n_layer  = 0;     // 0: no plan, every layer reads its own keys and values as upstream does
@@ -37,12 +60,22 @@ struct kvfold_plan {
     bool     strict   = false; // every layer masks the diagonal, not only those that read upward
     bool     passes_given = false; // n_passes comes from the text or the metadata, not from the default
 
+    kvfold_automatic automatic = KVFOLD_NOT_AUTOMATIC;
+    kvfold_decide    decide    = KVFOLD_DECIDE_EARLY;
+    uint32_t threshold = KVFOLD_THRESHOLD_DEFAULT; // of the attention that falls on sinks and window; millionths
+    uint32_t n_full    = 0;                        // candidates that stay full
+    uint32_t n_queries = KVFOLD_DEFAULT_QUERIES;   // last ones of the prompt, whose attention is the score
+
     std::array<int16_t, KVFOLD_MAX_LAYERS> kv       = {}; // layer whose keys and values layer i reads
     std::array<uint8_t, KVFOLD_MAX_LAYERS> producer = {}; // some layer reads the keys and values of layer i
     std::array<uint8_t, KVFOLD_MAX_LAYERS> window   = {}; // layer i reads through the sliding window
     std::array<uint8_t, KVFOLD_MAX_LAYERS> in_swa   = {}; // producer read by window readers only: a window-sized cache will do
+    std::array<uint8_t, KVFOLD_MAX_LAYERS> excluded  = {}; // automatic retention leaves layer i alone
+    std::array<uint8_t, KVFOLD_MAX_LAYERS> candidate = {}; // layer i may turn out lazy
+    std::array<uint8_t, KVFOLD_MAX_LAYERS> in_both   = {}; // producer of which some sequences need all and others the window: it has both
 
     bool active()               const { return n_layer > 0; }
+    bool is_automatic()         const { return automatic != KVFOLD_NOT_AUTOMATIC; }
     bool is_producer(size_t il) const { return !active() || producer[il]; }
     bool reads_upward(size_t il) const { return kv[il] > (int) il; }
     bool is_sink(int32_t pos)   const { return pos < (int32_t) n_sinks; }
@@ -91,9 +124,12 @@ struct kvfold_plan {
 //   map       := layer { "_" layer }                       exactly n_layer layers, 20x19 counts as nineteen
 //              | "standard" | "cla:" k | "cla:keep-ends" | "cla:dense-front" | "cla:dense-back"
 //              | "lckv:" warm-up layers | "mlkv:" kv layers | "yoco:" window | "streaming" [ ":" window ]
+//              | "simlayerkv" [ ":" threshold ] | "lighttransfer:" full layers
 //              | partition "-" position ":" kv layers      partition: pizza, sandwich, lasagna; position: bottom, middle, top
 //   layer     := number [ "s" ] [ "x" number ]             kv(i); s = reads through the sliding window; x = so many times
 //   attribute := "window=" number | "sinks=" number | "strict" | "passes=" number | "exact"
+//              | "lazy=" ( threshold | "default" ) | "full=" number | "queries=" number
+//              | "decide=" ( "early" | "end" | "decode" ) | "keep=" number { "_" number }
 //
 // The same grammar as io.kvfold.KvPlan. Throws std::invalid_argument with a message that names the value and the limit.
 kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer);

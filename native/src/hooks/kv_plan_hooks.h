@@ -8,25 +8,35 @@
 #include <cstdint>
 #include <vector>
 
+struct ggml_backend_sched;
 struct ggml_tensor;
 struct LLM_TN_IMPL;
 struct llama_batch;
+struct llama_context;
 struct llama_cparams;
 struct llama_hparams;
 struct llama_model;
 struct llama_model_loader;
+struct llama_ubatch;
 struct llm_graph_context;
+struct server_prompt;
+class  llama_kv_cache;
 class  llama_kv_cells;
 class  llama_io_read_i;
 class  llama_io_write_i;
 class  llm_graph_input_attn_kv;
 class  llm_graph_input_attn_no_cache;
+class  llm_graph_result;
 
 // How a prompt is cut into ubatches when the plan has upward readers (llama_context_params::kv_prefill).
 enum kvfold_prefill {
     KVFOLD_PREFILL_FIXED = 0, // as many tokens as a ubatch holds, the plan's number of passes over them
     KVFOLD_PREFILL_AUTO  = 1, // tokens per sequence and passes by a cost model, see kv_prefill.cpp
     KVFOLD_PREFILL_EXACT = 2, // like AUTO, but never more tokens of a sequence than passes
+
+    // not options: like FIXED, for contexts whose every position has an output
+    KVFOLD_PREFILL_EVALUATION  = 3, // all tokens are a prompt's, so that layers may turn out lazy on the way
+    KVFOLD_PREFILL_OBSERVATION = 4, // no layer does
 };
 
 // ---- model: reading a plan, weights of layers that keep no keys and values
@@ -110,6 +120,27 @@ uint32_t kvfold_window_cells(const kvfold_plan & plan, uint32_t n_cells, uint32_
 // The position from which on a window-sized cache holds a sequence without a gap. Sinks below a gap do not count.
 int32_t kvfold_window_pos_min(const llama_kv_cells & cells, int32_t seq_id, uint32_t n_sinks);
 
+// Lazy layers of sequences under a plan with automatic retention: kv_retention.cpp. All of these do nothing without one.
+
+// To the two caches of a memory; both keep it as `retention`.
+void kvfold_attach_retention(const kvfold_plan & plan, llama_kv_cache & full, llama_kv_cache & window);
+
+// Before the caches do the same; as llama_memory_seq_rm() and the like.
+void kvfold_retention_rm  (llama_kv_cache & full, int32_t seq_id, int32_t p0, int32_t p1);
+void kvfold_retention_cp  (llama_kv_cache & full, int32_t seq_id_src, int32_t seq_id_dst);
+void kvfold_retention_keep(llama_kv_cache & full, int32_t seq_id);
+
+// No layer of the sequence forgets anything, so that it can be rewound to any position.
+bool kvfold_retention_keeps_all(const llama_kv_cache & full, int32_t seq_id);
+
+// Goes before the cells of a saved state; reading throws std::runtime_error. The last one is called when they are read.
+void kvfold_retention_write   (const llama_kv_cache & full, llama_io_write_i & io, int32_t seq_id);
+void kvfold_retention_read    (llama_kv_cache & full, llama_io_read_i & io, int32_t seq_id);
+void kvfold_retention_restored(llama_kv_cache & full);
+
+// After a ubatch was computed: reads the scores of its queries and decides.
+void kvfold_ubatch_done(llm_graph_result & res, const llama_ubatch & ubatch, ggml_backend_sched * sched);
+
 // ---- state
 
 // A saved state carries the hash of its plan; reading throws if it is another one. Nothing without a plan.
@@ -117,6 +148,10 @@ void kvfold_state_write(const llama_hparams & hparams, llama_io_write_i & io);
 void kvfold_state_read (const llama_hparams & hparams, llama_io_read_i  & io);
 
 // ---- server
+
+// What of the tokens that a slot holds a new prompt can begin with: nothing, if the lazy layers were decided on by tokens
+// that it does not share. `n_past` tokens agree, the next position is `pos_next`.
+void kvfold_keep_prefix(llama_context * ctx, int id_slot, server_prompt & prompt, int & n_past, int32_t & pos_next);
 
 // How many tokens of its prompt a slot may put into the next batch when `n_waiting` slots have one.
 int32_t kvfold_prompt_share(const llama_model * model, int32_t n_batch, int32_t n_waiting);

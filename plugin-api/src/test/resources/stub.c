@@ -114,7 +114,7 @@ int32_t kvfold_engine_info(kvfold_engine * engine, char ** out) {
                 "\"kv\": {\"cells\": 0, \"cells_used\": 0, \"layers\": 1, \"layers_with_storage\": 1, "
                 "\"bytes_per_token\": 0, \"bytes_allocated\": 0, \"bytes_committed\": 0, \"bytes_in_use\": 0, "
                 "\"bytes_budget\": null, \"bytes_promised\": 0, \"slots\": 1, \"slots_busy\": 0, "
-                "\"requests_waiting\": 0, \"by_layer\": [], \"by_slot\": []}}",
+                "\"requests_waiting\": 0, \"by_layer\": [], \"by_slot\": [], \"lazy_layers\": []}}",
                 KVFOLD_OK);
 }
 
@@ -125,7 +125,7 @@ int32_t kvfold_kv_stats(kvfold_engine * engine, char ** out) {
              "{\"cells\": 0, \"cells_used\": %d, \"layers\": 1, \"layers_with_storage\": 1, \"bytes_per_token\": 0, "
              "\"bytes_allocated\": 0, \"bytes_committed\": 0, \"bytes_in_use\": 0, \"bytes_budget\": null, "
              "\"bytes_promised\": 0, \"slots\": 1, \"slots_busy\": 0, \"requests_waiting\": 0, \"by_layer\": [], "
-             "\"by_slot\": []}",
+             "\"by_slot\": [], \"lazy_layers\": []}",
              (int) n_strings);
     return give(out, text, KVFOLD_OK);
 }

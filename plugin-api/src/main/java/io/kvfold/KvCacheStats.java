@@ -21,6 +21,8 @@ import org.jspecify.annotations.Nullable;
  * @param requestsWaiting requests that wait for a slot, or for memory of the budget
  * @param byLayer the layers with storage, in their order
  * @param bySlot every slot, in their order
+ * @param lazyLayers for each slot the layers that turned out lazy for what it holds, in order; no slot at all under a plan
+ *     without {@linkplain KvPlan#automaticRetention() automatic retention}
  */
 public record KvCacheStats(
         long cells,
@@ -37,12 +39,14 @@ public record KvCacheStats(
         int slotsBusy,
         int requestsWaiting,
         List<Layer> byLayer,
-        List<Slot> bySlot) {
+        List<Slot> bySlot,
+        List<List<Integer>> lazyLayers) {
 
     /** Copies the lists. */
     public KvCacheStats {
         byLayer = List.copyOf(byLayer);
         bySlot = List.copyOf(bySlot);
+        lazyLayers = lazyLayers.stream().map(List::copyOf).toList();
     }
 
     /**

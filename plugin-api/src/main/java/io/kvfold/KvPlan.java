@@ -4,9 +4,12 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
+import java.util.Optional;
+import java.util.OptionalDouble;
 import java.util.OptionalInt;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.IntStream;
 
 /**
  * Which layer of a decoder reads whose keys and values.
@@ -33,12 +36,19 @@ import java.util.regex.Pattern;
  *           | "sinks=" , number                         (* first positions that the window never loses, from 1 *)
  *           | "strict"                                  (* every layer masks its own position, as force_nodiag *)
  *           | "passes=" , number                        (* prefill passes of an upward group, from 1 *)
- *           | "exact" ;                                 (* instead of passes: prefill like one token at a time *)
+ *           | "exact"                                   (* instead of passes: prefill like one token at a time *)
+ *           | "lazy=" , ( decimal | "default" )         (* automatic retention by a threshold, from 0 to 1 *)
+ *           | "full=" , number                          (* or by the number of layers that stay full, from 0 *)
+ *           | "queries=" , number                       (* of the last queries of the prompt that are scored, 1 to 512 *)
+ *           | "decide=" , ( "early" | "end" | "decode" )
+ *           | "keep=" , number , { "_" , number } ;     (* layers that are never lazy *)
+ * decimal   = digit , [ "." , digit , { digit } ] ;     (* at most 6 digits after the point *)
  * number    = digit , { digit } ;                       (* at most 9 digits *)
  * </pre>
  *
  * Each attribute appears at most once, in any order, except that {@code passes} and {@code exact} exclude each other.
- * There is no white space. {@link #parse} also takes {@code layer = number , ["s"] , "x" , number} for that many equal
+ * {@code lazy} and {@code full} do, too; the last three belong to one of them, with which {@code window} and
+ * {@code sinks} may be left out: 1024, or 1020 with {@code full}, and 4. There is no white space. {@link #parse} also takes {@code layer = number , ["s"] , "x" , number} for that many equal
  * layers ({@code 0_20x20_21}), and in place of the map the name of a factory below. {@link #toString()} never prints
  * either, drops leading zeros, and prints the attributes in the order above, so that two plans are equal exactly if
  * their texts are.
@@ -54,13 +64,16 @@ import java.util.regex.Pattern;
  * <tr><td>{@code lckv:W}</td><td>{@link #layerCondensed}</td></tr>
  * <tr><td>{@code pizza-bottom:N} … {@code lasagna-top:N}</td><td>{@link #of(Partition, Position, int, int)}</td></tr>
  * <tr><td>{@code streaming}, {@code streaming:RECENT}</td><td>{@link #streaming}</td></tr>
+ * <tr><td>{@code simlayerkv}, {@code simlayerkv:THRESHOLD}</td><td>{@link #simLayerKv}</td></tr>
+ * <tr><td>{@code lighttransfer:N}</td><td>{@link #lightTransfer}</td></tr>
  * <tr><td>{@code yoco:WINDOW}</td><td>{@link #yoco}</td></tr>
  * <tr><td>{@code mlkv:N}</td><td>{@link #mlkv}</td></tr>
  * </table>
  *
  * <p>A layer that reads through a sliding window with sinks <em>retains</em> only the first few and the most recent
- * tokens; SimLayerKV calls it lazy. That needs no training for the plan, see {@link #withRetention}. What a producer keeps
- * is the widest of its readers' needs.
+ * tokens; SimLayerKV calls it lazy. That needs no training for the plan, see {@link #withRetention}. Which layers are lazy
+ * can also be left to the engine, which finds it out for each sequence, see {@link #withAutomaticRetention}. What a
+ * producer keeps is the widest of its readers' needs.
  *
  * <p>Immutable.
  *
@@ -80,7 +93,11 @@ public final class KvPlan {
     /** The recent tokens that SimLayerKV keeps in a lazy layer. */
     public static final int DEFAULT_RECENT = 1024;
 
+    /** The recent tokens that LightTransfer keeps in a lazy layer. */
+    public static final int LIGHT_TRANSFER_RECENT = 1020;
+
     private static final Pattern LAYER = Pattern.compile("([0-9]{1,9})(s)?(?:x([0-9]{1,9}))?");
+    private static final Pattern DECIMAL = Pattern.compile("[0-9]{1,3}(\\.[0-9]{1,6})?");
     private static final Pattern NUMBER = Pattern.compile("[0-9]{1,9}");
 
     /** Where the layers that share their keys and values lie (Systematic Study, section 3). */
@@ -120,6 +137,7 @@ public final class KvPlan {
     private final int sinks;
     private final boolean strictDiagonal;
     private final OptionalInt prefillPasses;
+    private final Optional<AutomaticRetention> automatic;
 
     private KvPlan(
             int[] kvLayer,
@@ -127,7 +145,8 @@ public final class KvPlan {
             int window,
             int sinks,
             boolean strictDiagonal,
-            OptionalInt prefillPasses) {
+            OptionalInt prefillPasses,
+            Optional<AutomaticRetention> automatic) {
         int layers = kvLayer.length;
         if (layers == 0) {
             throw new InvalidPlanException("a KV plan needs at least 1 layer", 0L, 1L);
@@ -141,6 +160,7 @@ public final class KvPlan {
         this.sinks = sinks;
         this.strictDiagonal = strictDiagonal;
         this.prefillPasses = prefillPasses;
+        this.automatic = automatic;
         producer = new boolean[layers];
         boolean anyWindowed = false;
         for (int i = 0; i < layers; i++) {
@@ -156,6 +176,10 @@ public final class KvPlan {
                 throw new InvalidPlanException(
                         "layer " + i + " reads through a sliding window, but the plan gives no window=N");
             }
+        }
+        if (automatic.isPresent()) {
+            checkAutomatic(automatic.get());
+            return;
         }
         if (window != 0 && !anyWindowed) {
             throw noWindowReader("window=" + window);
@@ -174,7 +198,8 @@ public final class KvPlan {
      * @throws InvalidPlanException if there are no or more than {@value #MAX_LAYERS} layers, or an entry is not a layer
      */
     public static KvPlan of(int... kvLayers) {
-        return new KvPlan(kvLayers.clone(), new boolean[kvLayers.length], 0, 0, false, OptionalInt.empty());
+        return new KvPlan(
+                kvLayers.clone(), new boolean[kvLayers.length], 0, 0, false, OptionalInt.empty(), Optional.empty());
     }
 
     /** Every layer reads its own keys and values: an ordinary decoder. */
@@ -333,6 +358,34 @@ public final class KvPlan {
     }
 
     /**
+     * SimLayerKV: the engine tells for each sequence which layers are lazy, those whose last {@link
+     * AutomaticRetention#DEFAULT_QUERIES} prompt queries attend to {@value #DEFAULT_SINKS} sinks and the most recent {@value
+     * #DEFAULT_RECENT} positions with a score above the threshold.
+     *
+     * @param layers the model's layers
+     * @param threshold from 0 to 1, see {@link AutomaticRetention#above}; empty for that of the model's family
+     */
+    public static KvPlan simLayerKv(int layers, OptionalDouble threshold) {
+        AutomaticRetention how = threshold.isPresent()
+                ? AutomaticRetention.above(threshold.getAsDouble())
+                : AutomaticRetention.aboveDefault();
+        return standard(layers).withAutomaticRetention(DEFAULT_SINKS, DEFAULT_RECENT, how);
+    }
+
+    /**
+     * LightTransfer: the engine tells for each sequence which {@code fullLayers} layers are the least lazy; the others
+     * keep {@value #DEFAULT_SINKS} sinks and the most recent {@value #LIGHT_TRANSFER_RECENT} positions.
+     *
+     * @param layers the model's layers
+     * @param fullLayers from 0 to layers
+     */
+    public static KvPlan lightTransfer(int layers, int fullLayers) {
+        return standard(layers)
+                .withAutomaticRetention(
+                        DEFAULT_SINKS, LIGHT_TRANSFER_RECENT, AutomaticRetention.keepingFull(fullLayers));
+    }
+
+    /**
      * MLKV: {@code kvLayers} consecutive groups of nearly equal size read their lowest layer; lasagna-bottom. The
      * method's other half, fewer KV heads, is a property of the model, not of the plan.
      *
@@ -381,7 +434,7 @@ public final class KvPlan {
             checkLayer(layer);
             marks[layer] = true;
         }
-        return new KvPlan(kvLayer, marks, width, sinks, strictDiagonal, prefillPasses);
+        return new KvPlan(kvLayer, marks, width, sinks, strictDiagonal, prefillPasses, automatic);
     }
 
     /**
@@ -394,7 +447,7 @@ public final class KvPlan {
         if (positions < 0) {
             throw new InvalidPlanException("sinks=" + positions + " is negative", (long) positions, 0L);
         }
-        return new KvPlan(kvLayer, windowed, window, positions, strictDiagonal, prefillPasses);
+        return new KvPlan(kvLayer, windowed, window, positions, strictDiagonal, prefillPasses, automatic);
     }
 
     /**
@@ -409,9 +462,32 @@ public final class KvPlan {
         return withWindow(recent, layers).withSinks(sinks);
     }
 
+    /**
+     * This plan with lazy layers that the engine finds out at run time, for each sequence by itself.
+     *
+     * <p>While a sequence has not decided, its keys and values of the layers in question stand in the full part of the
+     * cache and in the window-sized one; then one of the two gives its memory back. A producer is kept in full as long
+     * as one of its readers needs that.
+     *
+     * @param sinks first positions that a lazy layer keeps, from 1; usually {@value #DEFAULT_SINKS}
+     * @param recent most recent positions that it keeps, the current one included, from 1
+     * @param how which layers are lazy, and when that is decided
+     * @throws InvalidPlanException if a number is out of range, a layer reads upward, no layer is left to decide on, or
+     *     more are to stay full than there are
+     */
+    public KvPlan withAutomaticRetention(int sinks, int recent, AutomaticRetention how) {
+        if (sinks < 1) {
+            throw new InvalidPlanException("sinks=" + sinks + " is too small, the least is 1", (long) sinks, 1L);
+        }
+        if (recent < 1) {
+            throw new InvalidPlanException("window=" + recent + " is too small, the least is 1", (long) recent, 1L);
+        }
+        return new KvPlan(kvLayer, windowed, recent, sinks, strictDiagonal, prefillPasses, Optional.of(how));
+    }
+
     /** This plan with every layer masking its own position, or only the upward readers. */
     public KvPlan withStrictDiagonal(boolean strict) {
-        return new KvPlan(kvLayer, windowed, window, sinks, strict, prefillPasses);
+        return new KvPlan(kvLayer, windowed, window, sinks, strict, prefillPasses, automatic);
     }
 
     /**
@@ -424,7 +500,7 @@ public final class KvPlan {
             throw new InvalidPlanException(
                     "passes=" + passes + " is negative; the least is 1, or 0 for an exact prefill", (long) passes, 0L);
         }
-        return new KvPlan(kvLayer, windowed, window, sinks, strictDiagonal, OptionalInt.of(passes));
+        return new KvPlan(kvLayer, windowed, window, sinks, strictDiagonal, OptionalInt.of(passes), automatic);
     }
 
     // ---- what the plan says ---------------------------------------------------------------------------------------
@@ -514,6 +590,36 @@ public final class KvPlan {
         return sinks;
     }
 
+    /** How the engine finds further lazy layers at run time; empty if the plan says it all. */
+    public Optional<AutomaticRetention> automaticRetention() {
+        return automatic;
+    }
+
+    /** Whether this layer may turn out lazy: retention is automatic, and neither fixes it nor keeps it full. */
+    public boolean mayBeLazy(int layer) {
+        checkLayer(layer);
+        return automatic.isPresent() && isCandidate(automatic.get(), layer);
+    }
+
+    /**
+     * Whether this layer is a producer of whose rows some sequences need all and others only the window, as its readers
+     * turn out: it has address space for both. So it is if some reader {@linkplain #mayBeLazy may be lazy} and the
+     * others use the window.
+     */
+    public boolean mayKeepOnlyWindow(int layer) {
+        checkLayer(layer);
+        boolean some = false;
+        for (int i = 0; i < kvLayer.length; i++) {
+            if (kvLayer[i] == layer) {
+                if (!mayBeLazy(i) && !windowed[i]) {
+                    return false;
+                }
+                some |= mayBeLazy(i);
+            }
+        }
+        return some;
+    }
+
     /** Whether every layer masks its own position, not only upward readers ({@code force_nodiag} in LCKV). */
     public boolean strictDiagonal() {
         return strictDiagonal;
@@ -529,7 +635,7 @@ public final class KvPlan {
         return prefillPasses;
     }
 
-    /** Whether this is an ordinary decoder: kv(i) = i everywhere, no window, no strict diagonal. */
+    /** Whether this is an ordinary decoder: kv(i) = i everywhere, no window, automatic or not, no strict diagonal. */
     public boolean isStandard() {
         return window == 0 && !strictDiagonal && Arrays.equals(kvLayer, identity(layers()));
     }
@@ -578,6 +684,7 @@ public final class KvPlan {
         if (sinks != 0) {
             out.append(" and ").append(sinks).append(sinks == 1 ? " sink" : " sinks");
         }
+        automatic.ifPresent(how -> out.append(", automatic retention ").append(how));
         if (strictDiagonal) {
             out.append(", strict diagonal");
         }
@@ -607,7 +714,8 @@ public final class KvPlan {
                 && window == that.window
                 && sinks == that.sinks
                 && strictDiagonal == that.strictDiagonal
-                && prefillPasses.equals(that.prefillPasses);
+                && prefillPasses.equals(that.prefillPasses)
+                && automatic.equals(that.automatic);
     }
 
     @Override
@@ -628,6 +736,7 @@ public final class KvPlan {
         if (sinks != 0) {
             text.append(";sinks=").append(sinks);
         }
+        automatic.ifPresent(how -> text.append(';').append(how));
         if (strictDiagonal) {
             text.append(";strict");
         }
@@ -677,6 +786,34 @@ public final class KvPlan {
     private static InvalidPlanException tooManyLayers(long layers) {
         return new InvalidPlanException(
                 "a KV plan has at most " + MAX_LAYERS + " layers, not " + layers, layers, (long) MAX_LAYERS);
+    }
+
+    private boolean isCandidate(AutomaticRetention how, int layer) {
+        return !windowed[layer] && !how.keptFull().contains(layer);
+    }
+
+    private void checkAutomatic(AutomaticRetention how) {
+        if (isUpward()) {
+            throw new InvalidPlanException(
+                    "automatic retention needs layers that read downward, but this plan has upward readers");
+        }
+        how.keptFull().forEach(this::checkLayer);
+        long candidates = IntStream.range(0, kvLayer.length)
+                .filter(layer -> isCandidate(how, layer))
+                .count();
+        if (candidates == 0) {
+            throw new InvalidPlanException("automatic retention has no layer to decide on");
+        }
+        if (IntStream.range(0, kvLayer.length).noneMatch(layer -> mayKeepOnlyWindow(layer))) {
+            throw new InvalidPlanException("automatic retention could free nothing: all that its layers read is read in"
+                    + " full by layers that it leaves alone");
+        }
+        if (how.fullLayers() > candidates) {
+            throw new InvalidPlanException(
+                    "full=" + how.fullLayers() + " is more than the " + candidates + " layers to choose from",
+                    (long) how.fullLayers(),
+                    candidates);
+        }
     }
 
     private void checkLayer(int layer) {
@@ -777,6 +914,10 @@ public final class KvPlan {
             OptionalInt sinks = OptionalInt.empty();
             OptionalInt passes = OptionalInt.empty();
             boolean strict = false;
+            Optional<AutomaticRetention> automatic = Optional.empty();
+            OptionalInt queries = OptionalInt.empty();
+            Optional<AutomaticRetention.Decision> decision = Optional.empty();
+            Optional<int[]> keep = Optional.empty();
             for (int i = 1; i < parts.length; i++) {
                 String attribute = parts[i];
                 if (attribute.startsWith("window=")) {
@@ -794,21 +935,97 @@ public final class KvPlan {
                 } else if (attribute.equals("exact")) {
                     once("passes or exact", passes.isEmpty());
                     passes = OptionalInt.of(0);
+                } else if (attribute.startsWith("lazy=")) {
+                    once("lazy or full", automatic.isEmpty());
+                    automatic = Optional.of(threshold(attribute.substring("lazy=".length())));
+                } else if (attribute.startsWith("full=")) {
+                    once("lazy or full", automatic.isEmpty());
+                    automatic = Optional.of(AutomaticRetention.keepingFull(number(attribute, "full=".length(), 0)));
+                } else if (attribute.startsWith("queries=")) {
+                    once("queries", queries.isEmpty());
+                    queries = OptionalInt.of(number(attribute, "queries=".length(), 1));
+                } else if (attribute.startsWith("decide=")) {
+                    once("decide", decision.isEmpty());
+                    decision = Optional.of(decision(attribute.substring("decide=".length())));
+                } else if (attribute.startsWith("keep=")) {
+                    once("keep", keep.isEmpty());
+                    keep = Optional.of(
+                            Arrays.stream(attribute.substring("keep=".length()).split("_", -1))
+                                    .mapToInt(layer -> number(layer, 0, 0))
+                                    .toArray());
                 } else {
                     throw new InvalidPlanException("the KV plan " + quoted(text) + " has the attribute "
-                            + quoted(attribute) + ", but there are only window=N, sinks=N, strict, passes=N and exact");
+                            + quoted(attribute) + ", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N,"
+                            + " queries=N, decide=WHEN, keep=LAYERS, strict, passes=N and exact");
                 }
             }
             boolean isName = !parts[0].isEmpty() && parts[0].charAt(0) >= 'a' && parts[0].charAt(0) <= 'z';
-            KvPlan plan = isName ? named(parts[0]) : map(parts[0], window.orElse(0));
-            if (isName && window.isPresent()) {
-                once("window", plan.window == 0);
-                throw noWindowReader("window=" + window.getAsInt());
+            int givenWindow = window.orElse(automatic.map(Parser::defaultRecent).orElse(0));
+            KvPlan plan = isName ? named(parts[0]) : map(parts[0], givenWindow);
+            boolean namedAutomatic = plan.automatic.isPresent();
+            once("lazy or full", !namedAutomatic || automatic.isEmpty());
+            AutomaticRetention how = automatic.or(() -> plan.automatic).orElse(null);
+            if (how == null && (queries.isPresent() || decision.isPresent() || keep.isPresent())) {
+                throw new InvalidPlanException(
+                        "queries, decide and keep belong to automatic retention: lazy=THRESHOLD or full=N");
+            }
+            if (window.isPresent()) {
+                once("window", !isName || namedAutomatic || plan.window == 0);
+                if (how == null && plan.window == 0) {
+                    throw noWindowReader("window=" + window.getAsInt());
+                }
             }
             if (sinks.isPresent()) {
-                once("sinks", plan.sinks == 0);
+                once("sinks", plan.sinks == 0 || namedAutomatic);
             }
-            return new KvPlan(plan.kvLayer, plan.windowed, plan.window, sinks.orElse(plan.sinks), strict, passes);
+            if (how == null) {
+                return new KvPlan(
+                        plan.kvLayer,
+                        plan.windowed,
+                        plan.window,
+                        sinks.orElse(plan.sinks),
+                        strict,
+                        passes,
+                        Optional.empty());
+            }
+            how = queries.isPresent() ? how.withQueries(queries.getAsInt()) : how;
+            how = decision.isPresent() ? how.withDecision(decision.get()) : how;
+            how = keep.isPresent() ? how.withKeptFull(keep.get()) : how;
+            int ownWindow = plan.window == 0 ? defaultRecent(how) : plan.window;
+            int ownSinks = plan.sinks == 0 ? DEFAULT_SINKS : plan.sinks;
+            return new KvPlan(
+                    plan.kvLayer,
+                    plan.windowed,
+                    window.orElse(ownWindow),
+                    sinks.orElse(ownSinks),
+                    strict,
+                    passes,
+                    Optional.of(how));
+        }
+
+        private static int defaultRecent(AutomaticRetention how) {
+            return how.isByNumber() ? LIGHT_TRANSFER_RECENT : DEFAULT_RECENT;
+        }
+
+        private static AutomaticRetention threshold(String text) {
+            if (text.equals("default")) {
+                return AutomaticRetention.aboveDefault();
+            }
+            if (!DECIMAL.matcher(text).matches()) {
+                throw new InvalidPlanException(
+                        quoted(text)
+                                + " is no threshold of lazy layers: a number from 0 to 1 with at most 6 digits after the point");
+            }
+            return AutomaticRetention.above(Double.parseDouble(text));
+        }
+
+        private static AutomaticRetention.Decision decision(String text) {
+            for (AutomaticRetention.Decision decision : AutomaticRetention.Decision.values()) {
+                if (decision.name().toLowerCase(Locale.ROOT).equals(text)) {
+                    return decision;
+                }
+            }
+            throw new InvalidPlanException(quoted(text) + " is no time to decide; there are early, end and decode");
         }
 
         private KvPlan map(String map, int window) {
@@ -846,7 +1063,8 @@ public final class KvPlan {
                 windowed[i] = marks.get(i);
             }
             int[] entries = kvLayers.stream().mapToInt(Integer::intValue).toArray();
-            return new KvPlan(entries, windowed, window, 0, false, OptionalInt.empty());
+            boolean any = marks.contains(true);
+            return new KvPlan(entries, windowed, any ? window : 0, 0, false, OptionalInt.empty(), Optional.empty());
         }
 
         private KvPlan named(String name) {
@@ -877,12 +1095,19 @@ public final class KvPlan {
                     };
                 case "lckv" -> layerCondensed(count, argument(name, colon));
                 case "streaming" -> streaming(count, colon < 0 ? DEFAULT_RECENT : argument(name, colon));
+                case "simlayerkv" -> {
+                    KvPlan plan = simLayerKv(count, OptionalDouble.empty());
+                    AutomaticRetention how =
+                            colon < 0 ? AutomaticRetention.aboveDefault() : threshold(name.substring(colon + 1));
+                    yield plan.withAutomaticRetention(DEFAULT_SINKS, DEFAULT_RECENT, how);
+                }
+                case "lighttransfer" -> lightTransfer(count, argument(name, colon));
                 case "yoco" -> yoco(count, argument(name, colon));
                 case "mlkv" -> mlkv(count, argument(name, colon));
                 default ->
                     throw new InvalidPlanException("there is no KV plan " + quoted(name)
                             + "; write a map such as 0_0_2_2, or standard, cla:K, cla:keep-ends, cla:dense-front,"
-                            + " cla:dense-back, lckv:W, streaming:RECENT, yoco:WINDOW, mlkv:N, or pizza-, sandwich- or lasagna- with"
+                            + " cla:dense-back, lckv:W, streaming:RECENT, simlayerkv:THRESHOLD, lighttransfer:N, yoco:WINDOW, mlkv:N, or pizza-, sandwich- or lasagna- with"
                             + " bottom:N, middle:N or top:N");
             };
         }

@@ -9,6 +9,7 @@ import io.kvfold.KvPlan.Position;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.OptionalDouble;
 import java.util.Random;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
@@ -287,6 +288,87 @@ final class KvPlanTest {
     }
 
     @Test
+    void lazyLayersCanBeLeftToTheEngine() {
+        KvPlan plan = KvPlan.simLayerKv(4, OptionalDouble.of(0.9));
+        assertThat(plan).hasToString("0_1_2_3;window=1024;sinks=4;lazy=0.9");
+        assertThat(plan.isStandard()).isFalse();
+        assertThat(plan.mayBeLazy(1)).isTrue();
+        assertThat(plan.mayKeepOnlyWindow(1)).isTrue();
+        assertThat(plan.keepsOnlyWindow(1)).isFalse();
+        assertThat(plan.picture())
+                .startsWith("4 layers, 4 with a KV cache, window 1024 and 4 sinks, automatic retention lazy=0.9\n");
+        assertThat(plan)
+                .isNotEqualTo(KvPlan.simLayerKv(4, OptionalDouble.empty()))
+                .isNotEqualTo(KvPlan.standard(4));
+        assertThat(KvPlan.lightTransfer(4, 2)).hasToString("0_1_2_3;window=1020;sinks=4;full=2");
+
+        KvPlan shared = KvPlan.parse("0_0_2_2s;lazy=0.250;window=8;sinks=2;queries=5;decide=end;keep=1_0_1", 4);
+        assertThat(shared).hasToString("0_0_2_2s;window=8;sinks=2;lazy=0.25;queries=5;decide=end;keep=0_1");
+        assertThat(IntStream.range(0, 4).filter(shared::mayBeLazy)).containsExactly(2);
+        assertThat(IntStream.range(0, 4).filter(shared::mayKeepOnlyWindow)).containsExactly(2);
+        assertThat(shared.withPrefillPasses(3).withStrictDiagonal(true).automaticRetention())
+                .isEqualTo(shared.automaticRetention());
+        AutomaticRetention how = shared.automaticRetention().orElseThrow();
+        assertThat(how)
+                .isEqualTo(AutomaticRetention.above(0.25)
+                        .withQueries(5)
+                        .withDecision(AutomaticRetention.Decision.END)
+                        .withKeptFull(0, 1));
+        assertThat(how.hashCode()).isEqualTo(shared.automaticRetention().hashCode());
+        assertThat(KvPlan.parse("0_0_2_2").withAutomaticRetention(2, 8, how).kvLayers())
+                .containsExactly(0, 0, 2, 2);
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            value = {
+                "simlayerkv                    | 0_1_2;window=1024;sinks=4;lazy=default",
+                "simlayerkv:0.850;keep=2       | 0_1_2;window=1024;sinks=4;lazy=0.85;keep=2",
+                "simlayerkv:1;window=8;sinks=9 | 0_1_2;window=8;sinks=9;lazy=1",
+                "lighttransfer:0               | 0_1_2;window=1020;sinks=4;full=0",
+                "cla:2;lazy=0                  | 0_1_1;window=1024;sinks=4;lazy=0",
+                "standard;full=3;decide=decode | 0_1_2;window=1020;sinks=4;full=3;decide=decode",
+                "yoco:8;lazy=0.000001          | 0s_1_1;window=8;sinks=4;lazy=0.000001",
+                "0_1s_2;lazy=default;queries=512;decide=early;strict | 0_1s_2;window=1024;sinks=4;lazy=default;queries=512;strict",
+            })
+    void automaticRetentionIsWrittenAsTextAndReadBack(String text, String canonical) {
+        KvPlan plan = KvPlan.parse(text, 3);
+        assertThat(plan).hasToString(canonical);
+        assertThat(KvPlan.parse(canonical)).isEqualTo(plan);
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            value = {
+                "simlayerkv:1.1  | the threshold of lazy layers is 1.1, allowed are 0 to 1 with at most 6 digits after the point",
+                "standard;lazy=-0.5 | \"-0.5\" is no threshold of lazy layers: a number from 0 to 1 with at most 6 digits after the point",
+                "standard;lazy=0.1234567 | \"0.1234567\" is no threshold of lazy layers: a number from 0 to 1 with at most 6 digits after the point",
+                "standard;lazy=  | \"\" is no threshold of lazy layers: a number from 0 to 1 with at most 6 digits after the point",
+                "lighttransfer:5 | full=5 is more than the 4 layers to choose from",
+                "standard;full=3;keep=0_1 | full=3 is more than the 2 layers to choose from",
+                "standard;lazy=0.5;full=1 | the KV plan \"standard;lazy=0.5;full=1\" gives lazy or full twice",
+                "simlayerkv;full=1 | the KV plan \"simlayerkv;full=1\" gives lazy or full twice",
+                "standard;lazy=0.5;queries=513 | queries=513 is not from 1 to 512",
+                "standard;lazy=0.5;queries=0 | queries=0 in the KV plan is too small, the least is 1",
+                "standard;lazy=0.5;keep=4 | there is no layer 4: the layers are 0 to 3",
+                "standard;lazy=0.5;keep=0_1_2_3 | automatic retention has no layer to decide on",
+                "cla:2;lazy=0.5;keep=0_2 | automatic retention could free nothing: all that its layers read is read in full by layers that it leaves alone",
+                "streaming;lazy=0.5 | automatic retention has no layer to decide on",
+                "lckv:2;lazy=0.5 | automatic retention needs layers that read downward, but this plan has upward readers",
+                "standard;lazy=0.5;decide=later | \"later\" is no time to decide; there are early, end and decode",
+                "standard;keep=1 | queries, decide and keep belong to automatic retention: lazy=THRESHOLD or full=N",
+                "standard;lazy=0.5;window=0 | window=0 in the KV plan is too small, the least is 1",
+                "standard;lazy=0.5;sinks=0 | sinks=0 in the KV plan is too small, the least is 1",
+            })
+    void automaticRetentionOutOfRangeIsRefused(String text, String message) {
+        assertThatExceptionOfType(InvalidPlanException.class)
+                .isThrownBy(() -> KvPlan.parse(text, 4))
+                .withMessage(message);
+    }
+
+    @Test
     void theLargestPlanIsDrawnToo() {
         int[] mutual = IntStream.range(0, KvPlan.MAX_LAYERS)
                 .map(i -> KvPlan.MAX_LAYERS - 1 - i)
@@ -342,8 +424,8 @@ final class KvPlanTest {
                 "yoco:4;window=8 | the KV plan \"yoco:4;window=8\" gives window twice",
                 "0_1_1_1;strict;strict | the KV plan \"0_1_1_1;strict;strict\" gives strict twice",
                 "0_1_1_1;exact;passes=2 | the KV plan \"0_1_1_1;exact;passes=2\" gives passes or exact twice",
-                "0_1_1_1;   | the KV plan \"0_1_1_1;\" has the attribute \"\", but there are only window=N, sinks=N, strict, passes=N and exact",
-                "0_1_1_1;loose | the KV plan \"0_1_1_1;loose\" has the attribute \"loose\", but there are only window=N, sinks=N, strict, passes=N and exact",
+                "0_1_1_1;   | the KV plan \"0_1_1_1;\" has the attribute \"\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, strict, passes=N and exact",
+                "0_1_1_1;loose | the KV plan \"0_1_1_1;loose\" has the attribute \"loose\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, strict, passes=N and exact",
                 "0_1_1_1;passes=x | \"passes=x\" in the KV plan needs a number of at most 9 digits, not \"x\"",
                 "lckv       | the KV plan \"lckv\" needs a number, as in lckv:2",
                 "lckv:      | \"lckv:\" in the KV plan needs a number of at most 9 digits, not \"\"",

@@ -121,7 +121,8 @@ public final class ScriptedEngine {
              "bytes_allocated": 131072, "bytes_committed": 8192, "bytes_in_use": 3072, "bytes_budget": 65536,
              "bytes_promised": 4096, "slots": 4, "slots_busy": 1, "requests_waiting": 0,
              "by_layer": [{"layer": 1, "bytes_allocated": 131072, "bytes_committed": 8192, "bytes_in_use": 3072}],
-             "by_slot": [{"slot": 2, "busy": true, "tokens": 12, "bytes_in_use": 3072, "bytes_promised": 4096}]}""";
+             "by_slot": [{"slot": 2, "busy": true, "tokens": 12, "bytes_in_use": 3072, "bytes_promised": 4096}],
+             "lazy_layers": []}""";
 
     private static final String TOKENS = """
             {"prompt_tokens": 30, "prompt_tokens_cached": 10, "prompt_seconds": 0.5, "generated_tokens": 8,

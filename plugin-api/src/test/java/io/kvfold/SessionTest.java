@@ -25,6 +25,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** What is reused of a prompt: from the slot, from another slot, and from a session's saved state. */
@@ -116,7 +117,18 @@ class SessionTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"standard", "0_0_2", "0_2_2;exact", "2_2_2;passes=5", "0_1s_1s;window=64", "streaming:64"})
+    @ValueSource(
+            strings = {
+                "standard",
+                "0_0_2",
+                "0_2_2;exact",
+                "2_2_2;passes=5",
+                "0_1s_1s;window=64",
+                "streaming:64",
+                "standard;lazy=0;window=64",
+                "lighttransfer:1;window=64",
+                "0_0_2;lazy=0;window=64"
+            })
     void prefillsOnlyTheNewTokensOfTheSecondQuestion(String plan) {
         String document = document(DOCUMENT_TOKENS, 7);
         Session session = Session.of(store, "document");
@@ -263,6 +275,25 @@ class SessionTest {
         try (Engine engine = small(1).open()) {
             assertThat(ask(engine, session, body).cachedTokens()).isGreaterThan(300);
         }
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "0_1s_2;window=64;sinks=4, 0_1s_2;window=64;sinks=3",
+        "0_1s_2;window=64;sinks=4, 0_1_2s;window=64;sinks=4",
+        "streaming:64, 0s_1s_2s;window=64;sinks=5",
+        "lighttransfer:1;window=64, lighttransfer:2;window=64",
+        "standard;lazy=0;window=64, 0s_1s_2s;window=64;sinks=4",
+        "0s_1s_2s;window=64;sinks=4, standard;lazy=0;window=64",
+    })
+    void refusesTheStateOfAnotherPlanOfTheSameSize(String saved, String other) {
+        Session session = Session.of(store, "a").strict();
+        try (Engine engine =
+                small(1).kvPlan(KvPlan.parse(saved, TinyModel.LAYERS)).open()) {
+            ask(engine, session, body(document(300, 1)));
+        }
+        KvPlan plan = KvPlan.parse(other, TinyModel.LAYERS);
+        refuses(small(1).kvPlan(plan), session, "', this engine has '" + plan);
     }
 
     private static void refuses(Engine.Builder builder, Session session, String why) {

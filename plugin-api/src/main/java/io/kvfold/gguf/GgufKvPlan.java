@@ -76,8 +76,13 @@ public final class GgufKvPlan {
      * Adds {@code plan} to the metadata of {@code writer}: the map always, everything else where the plan says it.
      *
      * @param architecture value of {@link GgufKeys#ARCHITECTURE} in the same file
+     * @throws InvalidPlanException if the plan has automatic retention, which is not a property of a file
      */
     public static void write(GgufWriter writer, String architecture, KvPlan plan) {
+        if (plan.automaticRetention().isPresent()) {
+            throw new InvalidPlanException("lazy layers that the engine tells at run time are an option of the engine,"
+                    + " and cannot be written into a file: " + plan);
+        }
         writer.put(
                 GgufKeys.kvLayerMap(architecture),
                 GgufValueType.INT32,

@@ -101,8 +101,9 @@ public record MemoryEstimate(
      * @param keyBytes of one token
      * @param valueBytes of one token
      * @param windowed whether only the most recent tokens are kept
+     * @param both whether there is address space for all tokens and for the most recent ones, of which one will be used
      */
-    public record Storage(int layer, long keyBytes, long valueBytes, boolean windowed) {}
+    public record Storage(int layer, long keyBytes, long valueBytes, boolean windowed, boolean both) {}
 
     /** Copies the list. */
     public MemoryEstimate {
@@ -157,7 +158,8 @@ public record MemoryEstimate(
         for (int layer = 0; layer < header.layers; layer++) {
             boolean stores = folded.isPresent() ? folded.get().isProducer(layer) : layer < header.storingLayers();
             if (stores) {
-                storage.add(header.storage(layer, windows.layers().contains(layer), keys, values));
+                boolean both = folded.isPresent() && folded.get().mayKeepOnlyWindow(layer);
+                storage.add(header.storage(layer, windows.layers().contains(layer), both, keys, values));
             }
         }
         return new MemoryEstimate(
@@ -205,7 +207,8 @@ public record MemoryEstimate(
                 cells, Math.addExact(Math.multiplyExact((long) window, unified ? slots : 1), (long) ubatchSize)));
         long bytes = 0;
         for (Storage layer : storage) {
-            long rows = Math.multiplyExact(layer.windowed() ? windowCells : cells, streams);
+            long layerCells = (layer.windowed() ? 0 : cells) + (layer.windowed() || layer.both() ? windowCells : 0);
+            long rows = Math.multiplyExact(layerCells, streams);
             bytes = Math.addExact(bytes, Math.multiplyExact(rows, Math.addExact(layer.keyBytes(), layer.valueBytes())));
         }
         return bytes;
@@ -305,7 +308,7 @@ public record MemoryEstimate(
             return file.type(architecture + ".attention.key_length_mla").isPresent();
         }
 
-        Storage storage(int layer, boolean windowed, GgufType keys, GgufType values) {
+        Storage storage(int layer, boolean windowed, boolean both, GgufType keys, GgufType values) {
             long heads = perLayer(GgufKeys.headCountKv(architecture), layer)
                     .or(() -> perLayer(GgufKeys.headCount(architecture), layer))
                     .orElseThrow(
@@ -314,7 +317,7 @@ public record MemoryEstimate(
             long keyBytes = row("key", keys, heads, width(GgufKeys.keyLength(architecture), suffix));
             long valueBytes =
                     isLatent() ? 0 : row("value", values, heads, width(GgufKeys.valueLength(architecture), suffix));
-            return new Storage(layer, keyBytes, valueBytes, windowed);
+            return new Storage(layer, keyBytes, valueBytes, windowed, both);
         }
 
         private long row(String what, GgufType type, long heads, long width) {

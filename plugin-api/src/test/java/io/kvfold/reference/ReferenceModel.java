@@ -4,8 +4,10 @@ import io.kvfold.KvPlan;
 import io.kvfold.reference.Shape.Architecture;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.stream.IntStream;
 
 /**
@@ -61,6 +63,7 @@ final class ReferenceModel {
         private final List<List<double[]>> values = new ArrayList<>();
         private int past;
         private double[][] hidden = {};
+        private final Set<Integer> lazy = new HashSet<>();
         private AttentionObserver observer = (layer, head, query, key, probability) -> {};
 
         private Sequence() {
@@ -122,6 +125,11 @@ final class ReferenceModel {
             return values.get(layer).toArray(double[][]::new);
         }
 
+        /** From the next chunk on this layer reads through the plan's window, sinks included. */
+        void makeLazy(int layer) {
+            lazy.add(layer);
+        }
+
         /** Told of every attention probability while a chunk is computed. */
         void observe(AttentionObserver observer) {
             this.observer = observer;
@@ -157,7 +165,7 @@ final class ReferenceModel {
             List<double[]> producedValues = values.get(plan.kvLayer(layer));
             int last = plan.kvLayer(layer) > layer || plan.strictDiagonal() ? position - 1 : position;
             int[] seen = IntStream.rangeClosed(0, last)
-                    .filter(s -> !plan.usesWindow(layer)
+                    .filter(s -> !(plan.usesWindow(layer) || lazy.contains(layer))
                             || s < plan.sinks()
                             || position - s < plan.window().orElseThrow())
                     .toArray();

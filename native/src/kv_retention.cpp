@@ -1,0 +1,391 @@
+// Lazy layers by sequence (SimLayerKV, arXiv 2410.13846, whose second version is LightTransfer).
+//
+// A layer is lazy when the attention of the last queries of the prompt falls on the sinks and the most recent tokens. Until
+// its sequence has decided, a layer's keys and values stand in both caches and it reads the full one. Then the one that it
+// does not need gives its pages back. So nothing is copied, and every token keeps its position.
+
+#include "kv_retention.h"
+
+#include "hooks/kv_plan_hooks.h"
+#include "kv_memory.h"
+#include "kv_plan_model.h"
+
+#include "llama-hparams.h"
+#include "llama-impl.h"
+#include "llama-io.h"
+#include "llama-kv-cache.h"
+
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+
+kv_read kvfold_fixed_read(const kvfold_plan & plan, int il) {
+    if (plan.in_swa[plan.kv[il]]) {
+        return kv_read::WINDOW;
+    }
+    return plan.window[il] ? kv_read::ALL_BY_WINDOW : kv_read::ALL;
+}
+
+std::vector<kv_ubatch_part> kvfold_ubatch_parts(const llama_ubatch & ubatch) {
+    std::vector<kv_ubatch_part> parts(ubatch.n_seqs_unq);
+    for (uint32_t s = 0; s < ubatch.n_seqs_unq; ++s) {
+        parts[s].seq_id = ubatch.seq_id_unq[s];
+    }
+    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+        for (int32_t n = 0; n < ubatch.n_seq_id[i]; ++n) {
+            kv_ubatch_part & part = parts[ubatch.seq_idx[ubatch.seq_id[i][n]]];
+            const bool output = ubatch.output && ubatch.output[i];
+            part.rows.push_back((int32_t) i);
+            part.n_outputs       += output;
+            part.ends_with_output = output;
+            part.shared          |= ubatch.n_seq_id[i] > 1;
+            part.pos_last         = ubatch.pos[i];
+        }
+    }
+    return parts;
+}
+
+kvfold_retention::kvfold_retention(const kvfold_plan & plan, llama_kv_cache & full, llama_kv_cache & window) :
+    plan(plan), full(full), window(window), sequences(LLAMA_MAX_SEQ) {
+    for (sequence & seq : sequences) {
+        reset(seq);
+    }
+}
+
+void kvfold_retention::reset(sequence & seq) {
+    seq = {};
+    seq.lazy.resize(plan.n_layer);
+}
+
+bool kvfold_retention::is_undecided(llama_seq_id seq_id, int il) const {
+    const sequence & seq = sequences[seq_id];
+    return plan.candidate[il] && !seq.final && !seq.lazy[il];
+}
+
+bool kvfold_retention::needs_full(llama_seq_id seq_id, int il) const {
+    for (uint32_t reader = 0; reader < plan.n_layer; ++reader) {
+        if (plan.kv[reader] == il && plan.candidate[reader] && !sequences[seq_id].lazy[reader]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool kvfold_retention::needs_window(llama_seq_id seq_id, int il) const {
+    return !sequences[seq_id].final || !needs_full(seq_id, il);
+}
+
+kv_read kvfold_retention::read_of(llama_seq_id seq_id, int il) const {
+    const bool lazy = sequences[seq_id].lazy[il];
+    if (plan.in_both[plan.kv[il]]) {
+        if (!needs_full(seq_id, plan.kv[il])) {
+            return kv_read::WINDOW;
+        }
+        return lazy || plan.window[il] ? kv_read::ALL_BY_WINDOW : kv_read::ALL;
+    }
+    const kv_read fixed = kvfold_fixed_read(plan, il);
+    return fixed == kv_read::ALL && lazy ? kv_read::ALL_BY_WINDOW : fixed;
+}
+
+bool kvfold_retention::enough(llama_pos n_tokens) const {
+    const uint32_t n_scored = plan.decide == KVFOLD_DECIDE_DECODE ? 1 : plan.n_queries;
+    return (uint64_t) n_tokens > (uint64_t) plan.n_sinks + plan.n_swa + n_scored;
+}
+
+namespace {
+
+enum class stage { PROMPT, END_OF_PROMPT, GENERATED, OTHER };
+
+// A prompt's chunk has no output but that of its very end; drafted tokens, and texts to embed, have one at each token.
+stage stage_of(const kv_ubatch_part & part, bool in_prompt, int32_t prefill) {
+    if (prefill == KVFOLD_PREFILL_OBSERVATION || part.shared || part.rows.empty()) {
+        return stage::OTHER;
+    }
+    if (prefill == KVFOLD_PREFILL_EVALUATION || part.n_outputs == 0) {
+        return stage::PROMPT;
+    }
+    if (part.n_outputs == 1 && part.ends_with_output && (in_prompt || part.rows.size() > 1)) {
+        return stage::END_OF_PROMPT;
+    }
+    return part.rows.size() == part.n_outputs ? stage::GENERATED : stage::OTHER;
+}
+
+} // namespace
+
+std::vector<int32_t> kvfold_retention::scored_rows(const kv_ubatch_part & part, int32_t prefill) const {
+    const sequence & seq = sequences[part.seq_id];
+    if (seq.final || (uint64_t) part.pos_last + 1 <= (uint64_t) plan.n_sinks + plan.n_swa) {
+        return {}; // what is retained is all there is
+    }
+    const stage now = stage_of(part, seq.in_prompt, prefill);
+    if (plan.decide == KVFOLD_DECIDE_DECODE) {
+        const bool first = now == stage::GENERATED && seq.awaits_first;
+        return first ? std::vector<int32_t> { part.rows.front() } : std::vector<int32_t> {};
+    }
+    if (now != stage::PROMPT && now != stage::END_OF_PROMPT) {
+        return {};
+    }
+    const size_t n = std::min<size_t>(plan.n_queries, part.rows.size());
+    return { part.rows.end() - n, part.rows.end() };
+}
+
+void kvfold_retention::advance(const kv_ubatch_part & part, int32_t prefill, std::vector<std::vector<float>> masses) {
+    sequence &  seq = sequences[part.seq_id];
+    const stage now = stage_of(part, seq.in_prompt, prefill);
+    if (now == stage::OTHER) {
+        return;
+    }
+    if (now == stage::GENERATED) {
+        const bool first = seq.awaits_first;
+        seq.in_prompt = seq.awaits_first = false;
+        const llama_pos n_tokens = part.pos_last + 1 - (llama_pos) (part.rows.size() - 1);
+        if (first && !masses.empty() && !seq.final && enough(n_tokens)) {
+            seq.scored.assign(1, masses.front());
+            decide(seq, n_tokens, true);
+            settle(part.seq_id, "its first generated token");
+        }
+        return;
+    }
+    if (!seq.in_prompt) {
+        seq.scored.clear();
+    }
+    seq.in_prompt    = now == stage::PROMPT;
+    seq.awaits_first = now == stage::END_OF_PROMPT && !seq.final && plan.decide == KVFOLD_DECIDE_DECODE;
+    if (seq.final) {
+        return;
+    }
+    for (auto & query : masses) {
+        seq.scored.push_back(std::move(query));
+    }
+    while (seq.scored.size() > plan.n_queries) {
+        seq.scored.pop_front();
+    }
+    const bool      last     = now == stage::END_OF_PROMPT;
+    const llama_pos n_tokens = part.pos_last + 1;
+    if (plan.decide == KVFOLD_DECIDE_DECODE || !enough(n_tokens) || seq.scored.size() < (last ? 1 : plan.n_queries) ||
+        (plan.decide == KVFOLD_DECIDE_END && !last)) {
+        return;
+    }
+    decide(seq, n_tokens, last);
+    settle(part.seq_id, last ? "the end of its prompt" : "a part of its prompt");
+}
+
+void kvfold_retention::decide(sequence & seq, llama_pos n_tokens, bool last) {
+    std::vector<int>    candidates;
+    std::vector<double> score(plan.n_layer);
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        if (!plan.candidate[il] || seq.lazy[il]) {
+            continue;
+        }
+        candidates.push_back((int) il);
+        for (const auto & query : seq.scored) {
+            score[il] += query[il]/seq.scored.size();
+        }
+    }
+    std::vector<int> lazy;
+    if (plan.automatic == KVFOLD_BY_THRESHOLD) {
+        const double threshold = (double) plan.threshold/KVFOLD_THRESHOLD_ONE;
+        std::copy_if(candidates.begin(), candidates.end(), std::back_inserter(lazy), [&](int il) { return score[il] > threshold; });
+    } else {
+        // the lower of two layers that are equally lazy stays full
+        std::stable_sort(candidates.begin(), candidates.end(), [&](int a, int b) { return score[a] < score[b]; });
+        lazy.assign(candidates.begin() + plan.n_full, candidates.end());
+        last = true;
+    }
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (const int il : lazy) {
+        seq.lazy[il]   = 1;
+        seq.n_decisive = n_tokens;
+    }
+    seq.final = last || lazy.size() == candidates.size();
+    if (seq.final) {
+        seq.scored.clear();
+    }
+}
+
+void kvfold_retention::settle(llama_seq_id seq_id, const char * when) {
+    const auto  lazy = lazy_layers(seq_id + 1).back();
+    std::string list;
+    for (const int il : lazy) {
+        list += (list.empty() ? "" : ", ") + std::to_string(il);
+    }
+    LLAMA_LOG_INFO("%s: sequence %d: %zu of %u layers are lazy by %s: %s\n", __func__, seq_id, lazy.size(), plan.n_layer, when,
+            list.empty() ? "none" : list.c_str());
+    release();
+}
+
+// Gives back the pages of cells that no sequence in them needs.
+void kvfold_retention::release() {
+    const auto unneeded = [&](const llama_kv_cells & cells, uint32_t cell, bool (kvfold_retention::*needs)(llama_seq_id, int) const, int il) {
+        if (cells.is_empty(cell)) {
+            return true;
+        }
+        for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
+            if (cells.seq_has(cell, seq_id) && (this->*needs)(seq_id, il)) {
+                return false;
+            }
+        }
+        return true;
+    };
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        if (!plan.in_both[il]) {
+            continue;
+        }
+        kvfold::release_layer(full, il, [&](const llama_kv_cells & cells, uint32_t cell) {
+            return unneeded(cells, cell, &kvfold_retention::needs_full, (int) il);
+        });
+        kvfold::release_layer(window, il, [&](const llama_kv_cells & cells, uint32_t cell) {
+            return unneeded(cells, cell, &kvfold_retention::needs_window, (int) il);
+        });
+    }
+}
+
+void kvfold_retention::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (llama_seq_id id = seq_id < 0 ? 0 : seq_id; id <= (seq_id < 0 ? LLAMA_MAX_SEQ - 1 : seq_id); ++id) {
+        sequence & seq = sequences[id];
+        if (seq_id < 0 && p0 <= 0 && p1 < 0) {
+            reset(seq);
+            continue;
+        }
+        if (full.get_n_stream() > 1 && (uint32_t) id >= full.get_n_stream()) {
+            break;
+        }
+        const llama_pos pos_max = full.seq_pos_max(id);
+        if (p0 <= 0 && (p1 < 0 || p1 > pos_max)) {
+            reset(seq);
+        } else if (p0 <= pos_max) {
+            seq.scored.clear();
+            seq.in_prompt = seq.awaits_first = false;
+        }
+    }
+}
+
+void kvfold_retention::copy(llama_seq_id from, llama_seq_id to) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (from != to) {
+        sequences[to] = sequences[from];
+    }
+}
+
+void kvfold_retention::keep(llama_seq_id seq_id) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (llama_seq_id id = 0; id < LLAMA_MAX_SEQ; ++id) {
+        if (id != seq_id) {
+            reset(sequences[id]);
+        }
+    }
+}
+
+bool kvfold_retention::keeps_all(llama_seq_id seq_id) const {
+    const sequence & seq = sequences[seq_id];
+    return seq.final && std::none_of(seq.lazy.begin(), seq.lazy.end(), [](uint8_t lazy) { return lazy; }) &&
+           std::none_of(plan.in_swa.begin(), plan.in_swa.end(), [](uint8_t in_swa) { return in_swa; });
+}
+
+std::vector<std::vector<int>> kvfold_retention::lazy_layers(uint32_t n_seqs) const {
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::vector<std::vector<int>>     layers(std::min<uint32_t>(n_seqs, LLAMA_MAX_SEQ));
+    for (uint32_t s = 0; s < layers.size(); ++s) {
+        for (uint32_t il = 0; il < plan.n_layer; ++il) {
+            if (sequences[s].lazy[il]) {
+                layers[s].push_back((int) il);
+            }
+        }
+    }
+    return layers;
+}
+
+// ---- saved states: for each sequence its id, whether it is final, n_decisive, and a byte per layer
+
+void kvfold_retention::write(llama_io_write_i & io, llama_seq_id seq_id) const {
+    const uint32_t n = seq_id < 0 ? (uint32_t) sequences.size() : 1;
+    io.write(&n, sizeof(n));
+    for (uint32_t i = 0; i < n; ++i) {
+        const sequence & seq = sequences[seq_id < 0 ? (llama_seq_id) i : seq_id];
+        const uint32_t final = seq.final;
+        io.write(&final, sizeof(final));
+        io.write(&seq.n_decisive, sizeof(seq.n_decisive));
+        io.write(seq.lazy.data(), seq.lazy.size());
+    }
+}
+
+void kvfold_retention::read(llama_io_read_i & io, llama_seq_id seq_id) {
+    uint32_t n = 0;
+    io.read(&n, sizeof(n));
+    if (n != (seq_id < 0 ? sequences.size() : 1)) {
+        throw std::runtime_error("the saved state has the lazy layers of " + std::to_string(n) + " sequences");
+    }
+    for (uint32_t i = 0; i < n; ++i) {
+        sequence seq;
+        reset(seq);
+        uint32_t final = 0;
+        io.read(&final, sizeof(final));
+        io.read(&seq.n_decisive, sizeof(seq.n_decisive));
+        io.read(seq.lazy.data(), seq.lazy.size());
+        for (uint32_t il = 0; il < plan.n_layer; ++il) {
+            if (seq.lazy[il] > plan.candidate[il]) {
+                throw std::runtime_error("the saved state says that layer " + std::to_string(il) + " is lazy");
+            }
+        }
+        seq.final = final != 0;
+        const std::lock_guard<std::mutex> lock(mutex);
+        sequences[seq_id < 0 ? (llama_seq_id) i : seq_id] = std::move(seq);
+    }
+}
+
+// The cells of a state fill both caches.
+void kvfold_retention::restored() {
+    release();
+}
+
+// ---- what patched code calls
+
+void kvfold_attach_retention(const kvfold_plan & plan, llama_kv_cache & full, llama_kv_cache & window) {
+    if (plan.is_automatic()) {
+        full.retention = window.retention = std::make_shared<kvfold_retention>(plan, full, window);
+    }
+}
+
+void kvfold_retention_rm(llama_kv_cache & full, int32_t seq_id, int32_t p0, int32_t p1) {
+    if (full.retention) {
+        full.retention->remove(seq_id, p0, p1);
+    }
+}
+
+void kvfold_retention_cp(llama_kv_cache & full, int32_t seq_id_src, int32_t seq_id_dst) {
+    if (full.retention) {
+        full.retention->copy(seq_id_src, seq_id_dst);
+    }
+}
+
+void kvfold_retention_keep(llama_kv_cache & full, int32_t seq_id) {
+    if (full.retention) {
+        full.retention->keep(seq_id);
+    }
+}
+
+bool kvfold_retention_keeps_all(const llama_kv_cache & full, int32_t seq_id) {
+    return full.retention && full.retention->keeps_all(seq_id);
+}
+
+void kvfold_retention_write(const llama_kv_cache & full, llama_io_write_i & io, int32_t seq_id) {
+    if (full.retention) {
+        kvfold_plan_hash_write(full.retention->plan, io);
+        full.retention->write(io, seq_id);
+    }
+}
+
+void kvfold_retention_read(llama_kv_cache & full, llama_io_read_i & io, int32_t seq_id) {
+    if (full.retention) {
+        kvfold_plan_hash_read(full.retention->plan, io);
+        full.retention->read(io, seq_id);
+    }
+}
+
+void kvfold_retention_restored(llama_kv_cache & full) {
+    if (full.retention) {
+        full.retention->restored();
+    }
+}

@@ -1,0 +1,97 @@
+// Which layers of which sequences are lazy, under a plan with automatic retention.
+#pragma once
+
+#include "hooks/kv_plan.h"
+
+#include "llama-batch.h"
+
+#include <deque>
+#include <mutex>
+#include <vector>
+
+class llama_kv_cache;
+class llama_io_read_i;
+class llama_io_write_i;
+
+// Where the queries of a sequence find the keys and values of the layer that they read.
+enum class kv_read : uint8_t {
+    ALL,            // in the full cache
+    ALL_BY_WINDOW,  // in the full cache, of which they see sinks and window
+    WINDOW,         // in the window-sized cache
+};
+
+kv_read kvfold_fixed_read(const kvfold_plan & plan, int il);
+
+// What one sequence has in a ubatch.
+struct kv_ubatch_part {
+    llama_seq_id         seq_id = -1;
+    std::vector<int32_t> rows;          // its tokens
+    uint32_t             n_outputs = 0;
+    bool                 ends_with_output = false;
+    bool                 shared    = false; // with another sequence
+    llama_pos            pos_last  = -1;
+};
+
+std::vector<kv_ubatch_part> kvfold_ubatch_parts(const llama_ubatch & ubatch);
+
+// Owned by the two caches of a memory, used by the thread that decodes.
+struct kvfold_retention {
+    kvfold_retention(const kvfold_plan & plan, llama_kv_cache & full, llama_kv_cache & window);
+
+    const kvfold_plan plan;
+
+    kv_read read_of(llama_seq_id seq_id, int il) const;
+
+    // Whether rows of producer il are to be kept for the sequence.
+    bool needs_full  (llama_seq_id seq_id, int il) const;
+    bool needs_window(llama_seq_id seq_id, int il) const;
+
+    bool is_undecided(llama_seq_id seq_id, int il) const;
+
+    // Tokens of a sequence in a ubatch whose queries are scored, none if it has decided; `prefill` is of kvfold_prefill.
+    std::vector<int32_t> scored_rows(const kv_ubatch_part & part, int32_t prefill) const;
+
+    // After the ubatch: masses[query][layer] of its scored rows, each the mean over heads. Decides where it is time.
+    void advance(const kv_ubatch_part & part, int32_t prefill, std::vector<std::vector<float>> masses);
+
+    void remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1); // -1: every sequence
+    void copy  (llama_seq_id from, llama_seq_id to);
+    void keep  (llama_seq_id seq_id);
+
+    // No layer of this sequence reads through a window, now or later.
+    bool keeps_all(llama_seq_id seq_id) const;
+
+    // The first tokens of a sequence that decided which of its layers are lazy; 0 if none is.
+    llama_pos n_decisive(llama_seq_id seq_id) const { return sequences[seq_id].n_decisive; }
+
+    void write(llama_io_write_i & io, llama_seq_id seq_id) const;
+    void read (llama_io_read_i  & io, llama_seq_id seq_id);
+    void restored();
+
+    // Lazy layers by sequence, for any thread.
+    std::vector<std::vector<int>> lazy_layers(uint32_t n_seqs) const;
+
+private:
+    struct sequence {
+        std::vector<uint8_t> lazy;           // by layer
+        bool                 final = false;  // no further layer turns out lazy
+        llama_pos            n_decisive = 0;
+
+        bool in_prompt      = false; // the last ubatch ended in the middle of a prompt
+        bool awaits_first   = false; // the next token is the first one after a prompt
+        std::deque<std::vector<float>> scored; // the last queries of the prompt: mass by layer
+    };
+
+    bool enough(llama_pos n_tokens) const;
+    void decide(sequence & seq, llama_pos n_tokens, bool last);
+    void settle(llama_seq_id seq_id, const char * when);
+    void release();
+    void reset(sequence & seq);
+
+    llama_kv_cache & full;
+    llama_kv_cache & window;
+
+    std::vector<sequence>       sequences;
+    std::vector<llama_seq_id>   to_restore;
+    mutable std::mutex          mutex; // for `lazy` and readers on other threads
+};
