@@ -29,7 +29,7 @@ made() { [ -e "$out/$1" ]; }
 made data/data.json || "$python" "$here/data.py" "$data/train" --files $files --max-mb 10 --vocab-size 4096 --out "$out/data"
 made recall-text/recall.jsonl || {
     mkdir -p "$out/recall-text"
-    "$python" "$here/recall.py" "$data/train/books_pd.jsonl.gz" --count 15000 --out "$out/recall-text/recall.jsonl"
+    "$python" "$here/recall.py" "$data/train/books_pd.jsonl.gz" --count 20000 --out "$out/recall-text/recall.jsonl"
 }
 chat() { # NAME FOLDER ARGUMENTS
     made "$1/data.json" || "$python" "$here/data.py" "${@:2}" --chat 513 --tokenizer "$out/data" --out "$out/$1"
@@ -43,7 +43,7 @@ made wikitext.txt || "$python" "$here/wikitext.py" "$data/eval/wikitext-2.test.t
 m="--hidden-size 192 --intermediate-size 384 --heads 6 --kv-heads 2 --tie-embeddings"
 s="--hidden-size 96 --intermediate-size 256 --heads 3 --kv-heads 1 --tie-embeddings"
 text="--data $out/data --context 256 --muon 0.02 --learning-rate 5e-3 --few-passes 0.75"
-mixed="--data $out/data=2 $out/dialogues=3 $out/sums=0.5 $out/recall=4.5 --context 512 --muon 0.01 --learning-rate 2.5e-3
+mixed="--data $out/data=2 $out/dialogues=3 $out/sums=0.5 $out/recall=4.5 --context 512 --muon 0.015 --learning-rate 4e-3
     --few-passes 0.6"
 trainings() { # 1 for the first stage, 2 for what goes on from it
     local plan seed
@@ -55,7 +55,7 @@ trainings() { # 1 for the first stage, 2 for what goes on from it
         done
         case $1-$name in
             2-standard | 2-lckv2)
-                echo --out "$out/runs/chat-$name-1" --from "$out/runs/m-$name-1" $map $m $mixed --steps 250 --batch-size 8 \
+                echo --out "$out/runs/chat-$name-1" --from "$out/runs/m-$name-1" $map $m $mixed --steps 300 --batch-size 8 \
                     --seed 1 ;;
         esac
     done

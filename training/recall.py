@@ -108,14 +108,14 @@ def about_repeating(rng, passage):
 def conversation(rng, sentences, characters):
     """One about a passage of up to so many characters; short ones are more frequent."""
     start = rng.randrange(len(sentences))
-    limit = characters * rng.random() ** 2
+    limit = characters * rng.random() ** 2.5
     passage, size = [sentences[start]], len(sentences[start])
     for sentence in sentences[start + 1 :]:
         if size + len(sentence) > limit:
             break
         passage.append(sentence)
         size += len(sentence)
-    kind = rng.choices((about_facts, about_words, about_repeating), weights=(6, 3, 1))[0]
+    kind = rng.choices((about_facts, about_words, about_repeating), weights=(5, 3, 2))[0]
     return kind(rng, passage)
 
 

@@ -91,11 +91,26 @@ def found(server, args, sentences, tokenizer):
     return result / args.trials
 
 
-def kv_size(args, options):
-    """KV cache at the longest length, as `kvfold inspect` gives it."""
-    kept = [part for i, part in enumerate(options) if {"--kv-plan", "--kv-type"} & set(options[max(0, i - 1) : i + 1])]
-    out = run(*args.kvfold, "inspect", args.model, "--ctx-size", max(args.lengths), *kept)
-    return re.search(r"([0-9.]+ \w?i?B) at ", out)[1]
+def kept_bytes(args, options):
+    """Bytes of the keys and values kept at the longest length, from what `kvfold inspect` says of plan and type."""
+    plan_and_type = [options[i : i + 2] for i, option in enumerate(options) if option in ("--kv-plan", "--kv-type")]
+    out = run(*args.kvfold, "inspect", args.model, *sum(plan_and_type, []))
+    size, unit, producers, layers = re.search(r"([\d.]+) (B|KiB) per token in (\d+) of (\d+) layers", out).groups()
+    bytes_per_row = float(size) * {"B": 1, "KiB": 1024}[unit] / int(producers)
+    plan = re.search(r"^KV plan +(\S+)", out, re.MULTILINE)
+    return bytes_per_row * kept_rows(plan[1] if plan else "_".join(map(str, range(int(layers)))), max(args.lengths))
+
+
+def kept_rows(plan, tokens):
+    """How many tokens all layers together keep, of so many: a producer what the widest of its readers needs."""
+    layers, *attributes = plan.split(";")
+    values = dict(attribute.partition("=")[::2] for attribute in attributes)
+    few = min(tokens, int(values.get("window", 0)) + int(values.get("sinks", 0)))
+    kept = {}
+    for layer in layers.split("_"):
+        needed = few if layer.endswith("s") else tokens
+        kept[layer.rstrip("s")] = max(needed, kept.get(layer.rstrip("s"), 0))
+    return sum(kept.values())
 
 
 def plot(grids, lengths, path):
@@ -140,7 +155,7 @@ def main():
     tokenizer = load_tokenizer(args.data)
     sentences = sentences_of(args.needles, 10_000_000, held_out=True)
 
-    print(f"| case | KV cache at {max(args.lengths)} tokens | perplexity | needles found |\n|---|---|---|---|")
+    print(f"| case | keys and values of {max(args.lengths)} tokens | perplexity | needles found |\n|---|---|---|---|")
     grids = {}
     for case in args.case:
         name, _, options = case.partition("=")
@@ -148,7 +163,7 @@ def main():
         perplexity = native_perplexity(args.kvfold, args.model, args.perplexity, args.chunks, "--threads", 1, *options)
         with Server(args.kvfold, args.model, options) as server:
             grids[name] = found(server, args, sentences, tokenizer)
-        print(f"| {name} | {kv_size(args, options)} | {perplexity:.2f} | {100*grids[name].mean():.0f}% |", flush=True)
+        print(f"| {name} | {kept_bytes(args, options)/1024:.0f} KiB | {perplexity:.2f} | {100*grids[name].mean():.0f}% |", flush=True)
     if args.plot:
         plot(grids, args.lengths, args.plot)
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 import recall
+import retention
 import train
 from chat import CHAT_TEMPLATE, tokens_of
 from data import VALIDATION_SHARE, TokenFile, in_validation
@@ -235,6 +236,22 @@ class ChatTest(unittest.TestCase):
                 if m["role"] == "assistant":
                     self.assertIn(m["content"], first)
         self.assertGreater(len(kinds), 3)
+
+    def test_lazy_layers_keep_few_tokens_and_producers_what_their_widest_reader_needs(self):
+        self.assertEqual(retention.kept_rows("0_1_2_3", 100), 400)
+        self.assertEqual(retention.kept_rows("0_1s_2s_3;window=16;sinks=4", 100), 240)
+        self.assertEqual(retention.kept_rows("0s_2s_2_3s;window=16;sinks=4", 100), 140)
+        self.assertEqual(retention.kept_rows("0s_1s;window=200;sinks=4", 100), 200)
+
+    def test_a_needle_lies_at_its_depth(self):
+        sentences = [f"This is sentence number {i}." for i in range(400)]
+        for depth in (0.0, 0.5, 1.0):
+            question, number = retention.needle(random.Random(1), sentences, ByteTokenizer(), 1000, depth)
+            text = question.split("\n")[0]
+            self.assertLess(abs(text.index("The code of") / (len(text) - 40) - depth), 0.05)
+            self.assertIn(number, text)
+            self.assertGreater(len(question), 950)
+            self.assertLessEqual(len(question), 1000)
 
     def test_wikitext_becomes_plain(self):
         tokens = ' A " 2 @.@ 5 @-@ metre " wall ( of <unk> ) , it \'s 1 @,@ 000 years old . \n \n = = Next = = \n'
