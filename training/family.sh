@@ -25,25 +25,24 @@ files=books,openstax,us_presidential,gsm8k,oasst,self_instruct,taskmaster
 
 made() { [ -e "$out/$1" ]; }
 
-# Data: text; conversations, passages with questions about what stands in them, and word problems, in the chat format.
+# Data: text; conversations, and passages with questions about what stands in them, in the chat format.
 made data/data.json || "$python" "$here/data.py" "$data/train" --files $files --max-mb 10 --vocab-size 4096 --out "$out/data"
 made recall-text/recall.jsonl || {
     mkdir -p "$out/recall-text"
-    "$python" "$here/recall.py" "$data/train/books_pd.jsonl.gz" --count 20000 --out "$out/recall-text/recall.jsonl"
+    "$python" "$here/recall.py" "$data/train/books_pd.jsonl.gz" --count 12000 --out "$out/recall-text/recall.jsonl"
 }
 chat() { # NAME FOLDER ARGUMENTS
     made "$1/data.json" || "$python" "$here/data.py" "${@:2}" --chat 513 --tokenizer "$out/data" --out "$out/$1"
 }
 chat recall "$out/recall-text"
 chat dialogues "$data/train" --files taskmaster,oasst,self_instruct
-chat sums "$data/train" --files gsm8k --max-mb 1
 made wikitext.txt || "$python" "$here/wikitext.py" "$data/eval/wikitext-2.test.tokens" "$out/wikitext.txt"
 
 # Trainings, as lines of arguments for train.py.
 m="--hidden-size 192 --intermediate-size 384 --heads 6 --kv-heads 2 --tie-embeddings"
 s="--hidden-size 96 --intermediate-size 256 --heads 3 --kv-heads 1 --tie-embeddings"
 text="--data $out/data --context 256 --muon 0.02 --learning-rate 5e-3 --few-passes 0.75"
-mixed="--data $out/data=2 $out/dialogues=3 $out/sums=0.5 $out/recall=4.5 --context 512 --muon 0.015 --learning-rate 4e-3
+mixed="--data $out/data=2 $out/dialogues=3 $out/recall=5 --context 512 --muon 0.015 --learning-rate 4e-3
     --few-passes 0.6"
 trainings() { # 1 for the first stage, 2 for what goes on from it
     local plan seed
@@ -51,11 +50,11 @@ trainings() { # 1 for the first stage, 2 for what goes on from it
         local map="--layer-types ${plan#*:}" name=${plan%:*}
         [ "$1" = 2 ] || echo --out "$out/runs/m-$name-1" $map $m $text --steps 400 --batch-size 8 --seed 1
         [ "$1" = 2 ] || for seed in 1 2 3; do
-            echo --out "$out/runs/s-$name-$seed" $map $s $text --steps 250 --batch-size 4 --seed $seed
+            echo --out "$out/runs/s-$name-$seed" $map $s $text --steps 150 --batch-size 4 --seed $seed
         done
         case $1-$name in
             2-standard | 2-lckv2)
-                echo --out "$out/runs/chat-$name-1" --from "$out/runs/m-$name-1" $map $m $mixed --steps 300 --batch-size 8 \
+                echo --out "$out/runs/chat-$name-1" --from "$out/runs/m-$name-1" $map $m $mixed --steps 200 --batch-size 8 \
                     --seed 1 ;;
         esac
     done

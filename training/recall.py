@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""Makes conversations about passages of a text, whose answers stand in the passage: facts planted in it, words that follow
-others, and sentences to repeat. They train a model to look up what it has read.
+"""Makes conversations about passages of a text, whose answers are facts planted in the passage. They train a model to look
+up what it has read.
 
   python3 training/recall.py ../shared/data/train/books_pd.jsonl.gz --out training/target/recall.jsonl --count 20000
+
+The facts are of a few fixed kinds and their values single words, which a model of a few million parameters learns to find
+within minutes. Looking up arbitrary keys, a code for each of many boxes for example, takes it far longer.
 """
 
 import argparse
@@ -14,50 +17,29 @@ from pathlib import Path
 from chat import message
 from data import documents, in_validation
 
-COLOURS = "red blue green white black brown grey golden silver yellow".split()
-THINGS = "box door house room boat horse book table letter garden window bridge wall ship stone tree road key ring hat".split()
+NOUNS = ("bread cheese fish cake milk tea coffee wine butter house door horse book table letter garden window wall ship stone"
+         " tree road key ring hat box boat room church river town king queen sea sun moon gold silver fire water bird dog cat"
+         " ball bed chair coat glass hand head paper rock snow rain star street train watch wood night").split()
 NAMES = "Mary John Tom Anna Peter Jane Paul Alice Henry George Emma Frank Lucy Arthur Helen Robert Clara David".split()
-PLACES = "London Paris Rome Boston Egypt Spain France Africa India China Ireland Oxford Dublin Athens Berlin Vienna".split()
-FOODS = "bread cheese apples soup fish rice eggs honey cake beans corn milk tea coffee wine butter".split()
+PLACES = "London Paris Rome Boston Egypt Spain France Africa India China Ireland Oxford America England Germany Canada".split()
+COLOURS = "red blue green white black brown grey yellow".split()
+
+# (statement, question, values)
+KINDS = (
+    ("The secret word is {}.", "What is the secret word?", NOUNS),
+    ("The present is a {}.", "What is the present?", NOUNS),
+    ("The owner of the shop is {}.", "Who is the owner of the shop?", NAMES),
+    ("The winner of the game is {}.", "Who is the winner of the game?", NAMES),
+    ("The office is in {}.", "Where is the office?", PLACES),
+    ("The colour of the car is {}.", "What is the colour of the car?", COLOURS),
+)
 
 
 class Fact:
-    def __init__(self, key, statement, question):
-        self.key, self.statement, self.question = key, statement, question
-
-
-def code_fact(rng):
-    thing = f"{rng.choice(COLOURS)} {rng.choice(THINGS)}"
-    number = "".join(rng.choices("0123456789", k=4))
-    return Fact(thing, f"The code of the {thing} is {number}.", f"What is the code of the {thing}?")
-
-
-def place_fact(rng):
-    name = rng.choice(NAMES)
-    return Fact(name, f"{name} lives in {rng.choice(PLACES)}.", f"Where does {name} live?")
-
-
-def food_fact(rng):
-    name = rng.choice(NAMES)
-    return Fact(name + " likes", f"{name} likes {rng.choice(FOODS)}.", f"What does {name} like?")
-
-
-def colour_fact(rng):
-    thing, name = rng.choice(THINGS), rng.choice(NAMES)
-    return Fact(f"{thing} of {name}", f"The {thing} of {name} is {rng.choice(COLOURS)}.",
-                f"What colour is the {thing} of {name}?")
-
-
-FACTS = (code_fact, code_fact, place_fact, food_fact, colour_fact)
-
-
-def facts(rng, count):
-    """Facts about different things."""
-    chosen = {}
-    while len(chosen) < count:
-        fact = rng.choice(FACTS)(rng)
-        chosen.setdefault(fact.key, fact)
-    return list(chosen.values())
+    def __init__(self, rng, kind):
+        form, self.question, values = kind
+        self.value = rng.choice(values)
+        self.statement = form.format(self.value)
 
 
 def planted(rng, sentences, statements):
@@ -68,55 +50,30 @@ def planted(rng, sentences, statements):
     return " ".join(lines)
 
 
-def about_facts(rng, passage):
-    known = facts(rng, rng.randint(1, 5))
-    text = planted(rng, passage, [fact.statement for fact in known])
-    rng.shuffle(known)
-    first, *others = known
-    form = rng.random()
-    if form < 0.5:
-        messages = [message("user", f"{text}\n{first.question}")]
-    elif form < 0.75:
-        messages = [message("user", f"{first.question}\n\nAnswer using the following information:\n{text}")]
-    else:
-        messages = [message("system", text), message("user", first.question)]
-    messages.append(message("assistant", first.statement))
-    for fact in others:
-        messages += [message("user", fact.question), message("assistant", fact.statement)]
-    return messages
-
-
-def about_words(rng, passage):
-    """What follows some words of the passage."""
-    text = " ".join(passage)
-    words = text.split()
-    if len(words) < 16:
-        return about_repeating(rng, passage)
-    messages = []
-    for _ in range(rng.randint(1, 3)):
-        at = rng.randrange(len(words) - 14)
-        question = f'What comes after "{" ".join(words[at : at + 4])}"?'
-        messages.append(message("user", question if messages else f"{text}\n{question}"))
-        messages.append(message("assistant", " ".join(words[at + 4 : at + 14])))
-    return messages
-
-
-def about_repeating(rng, passage):
-    return [message("user", f"Please repeat: {passage[0]}"), message("assistant", passage[0])]
-
-
 def conversation(rng, sentences, characters):
     """One about a passage of up to so many characters; short ones are more frequent."""
     start = rng.randrange(len(sentences))
-    limit = characters * rng.random() ** 2.5
+    limit = characters * rng.random() ** 2
     passage, size = [sentences[start]], len(sentences[start])
     for sentence in sentences[start + 1 :]:
         if size + len(sentence) > limit:
             break
         passage.append(sentence)
         size += len(sentence)
-    kind = rng.choices((about_facts, about_words, about_repeating), weights=(5, 3, 2))[0]
-    return kind(rng, passage)
+    facts = [Fact(rng, kind) for kind in rng.sample(KINDS, rng.randint(1, 4))]
+    text = planted(rng, passage, [fact.statement for fact in facts])
+    rng.shuffle(facts)
+    form = rng.random()
+    if form < 0.6:
+        messages = [message("user", f"{text}\n{facts[0].question}")]
+    elif form < 0.8:
+        messages = [message("user", f"{facts[0].question}\n\nAnswer using the following information:\n{text}")]
+    else:
+        messages = [message("system", text), message("user", facts[0].question)]
+    messages.append(message("assistant", facts[0].value))
+    for fact in facts[1:]:
+        messages += [message("user", fact.question), message("assistant", fact.value)]
+    return messages
 
 
 def sentences_of(path, characters, held_out=False):
@@ -138,7 +95,7 @@ def main():
     parser.add_argument("text", type=Path, help="a .txt, .jsonl or .jsonl.gz file")
     parser.add_argument("--out", type=Path, required=True, help="a .jsonl file")
     parser.add_argument("--count", type=int, default=20_000, help="conversations; default %(default)s")
-    parser.add_argument("--characters", type=int, default=1000, help="of a passage, at most; default %(default)s")
+    parser.add_argument("--characters", type=int, default=1300, help="of a passage, at most; default %(default)s")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     rng = random.Random(args.seed)

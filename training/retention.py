@@ -5,9 +5,9 @@
       --perplexity wikitext-2.test.txt --plot needles.png \\
       --case "full" --case "streaming=--kv-plan streaming:64" --case "q4_0=--kv-type q4_0"
 
-A case is a name and the options of `./kvfold` that make it. A needle is a fact as recall.py plants them ("The code of the
-blue box is 4821."), one per text, at a depth of the text; the model gets text and question, and has found the needle if its
-greedy answer holds the number. The texts are sentences of documents that data.py holds out from training. All cases see the
+A case is a name and the options of `./kvfold` that make it. A needle is a fact as recall.py plants them, "The secret word is
+horse.", one per text, at a depth of the text; the model gets text and question, and has found the needle if the word is in
+its greedy answer. The texts are sentences of documents that data.py holds out from training. All cases see the
 same texts. Prints a table and draws, for each case, depth x length.
 """
 
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from native_perplexity import KVFOLD, native_perplexity, run
-from recall import code_fact, sentences_of
+from recall import KINDS, Fact, sentences_of
 from tokenizer import load_tokenizer
 
 PORT = 18437
@@ -38,7 +38,7 @@ def question_of(fact, text):
 
 def needle(rng, sentences, tokenizer, length, depth):
     """(question, answer): a text that makes the question about `length` tokens long, with a fact at a depth."""
-    fact = code_fact(rng)
+    fact = Fact(rng, KINDS[0])
     start = rng.randrange(len(sentences) - 200)
     chosen, size = [], len(tokenizer.encode(question_of(fact, fact.statement)))
     for sentence in sentences[start:]:
@@ -47,7 +47,7 @@ def needle(rng, sentences, tokenizer, length, depth):
             break
         chosen.append(sentence)
     chosen.insert(round(depth * len(chosen)), fact.statement)
-    return question_of(fact, " ".join(chosen)), re.search(r"\d+", fact.statement)[0]
+    return question_of(fact, " ".join(chosen)), fact.value
 
 
 class Server:
@@ -73,7 +73,7 @@ class Server:
         self.process.wait()
 
     def answer(self, question):
-        body = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 24}
+        body = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 12}
         request = urllib.request.Request(f"http://127.0.0.1:{PORT}/v1/chat/completions", json.dumps(body).encode(),
                                          {"Content-Type": "application/json"})
         return json.load(urllib.request.urlopen(request))["choices"][0]["message"]["content"]
@@ -86,8 +86,8 @@ def found(server, args, sentences, tokenizer):
         for j, length in enumerate(args.lengths):
             for trial in range(args.trials):
                 rng = random.Random(f"{length} {depth} {trial}")
-                question, number = needle(rng, sentences, tokenizer, length, depth)
-                result[i, j] += number in server.answer(question)
+                question, word = needle(rng, sentences, tokenizer, length, depth)
+                result[i, j] += word in server.answer(question)
     return result / args.trials
 
 
@@ -97,7 +97,7 @@ def kept_bytes(args, options):
     out = run(*args.kvfold, "inspect", args.model, *sum(plan_and_type, []))
     size, unit, producers, layers = re.search(r"([\d.]+) (B|KiB) per token in (\d+) of (\d+) layers", out).groups()
     bytes_per_row = float(size) * {"B": 1, "KiB": 1024}[unit] / int(producers)
-    plan = re.search(r"^KV plan +(\S+)", out, re.MULTILINE)
+    plan = re.search(r"^KV plan +(\d\S*)", out, re.MULTILINE)
     return bytes_per_row * kept_rows(plan[1] if plan else "_".join(map(str, range(int(layers)))), max(args.lengths))
 
 

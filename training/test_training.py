@@ -226,16 +226,17 @@ class ChatTest(unittest.TestCase):
 
     def test_answers_about_a_passage_stand_in_it(self):
         rng = random.Random(7)
-        sentences = [f"Sentence {i} says {' '.join(rng.sample('one two three four five six'.split(), 4))}." for i in range(99)]
-        kinds = set()
+        sentences = [f"Sentence {i} says nothing." for i in range(99)]
+        roles = set()
         for _ in range(200):
             messages = recall.conversation(rng, sentences, 500)
-            first = " ".join(messages[i]["content"] for i in range(2) if messages[i]["role"] != "assistant")
-            kinds.add(messages[0]["role"] + first[:6])
-            for m in messages:
-                if m["role"] == "assistant":
-                    self.assertIn(m["content"], first)
-        self.assertGreater(len(kinds), 3)
+            roles.add(messages[0]["role"])
+            read = " ".join(m["content"] for m in messages[:2] if m["role"] != "assistant")
+            for asked, answered in zip(messages, messages[1:]):
+                if answered["role"] == "assistant":
+                    statement, = [form for form, question, _ in recall.KINDS if question in asked["content"]]
+                    self.assertIn(statement.format(answered["content"]), read)
+        self.assertEqual(roles, {"system", "user"})
 
     def test_lazy_layers_keep_few_tokens_and_producers_what_their_widest_reader_needs(self):
         self.assertEqual(retention.kept_rows("0_1_2_3", 100), 400)
@@ -246,10 +247,10 @@ class ChatTest(unittest.TestCase):
     def test_a_needle_lies_at_its_depth(self):
         sentences = [f"This is sentence number {i}." for i in range(400)]
         for depth in (0.0, 0.5, 1.0):
-            question, number = retention.needle(random.Random(1), sentences, ByteTokenizer(), 1000, depth)
+            question, word = retention.needle(random.Random(1), sentences, ByteTokenizer(), 1000, depth)
             text = question.split("\n")[0]
-            self.assertLess(abs(text.index("The code of") / (len(text) - 40) - depth), 0.05)
-            self.assertIn(number, text)
+            self.assertLess(abs(text.index("The secret word") / (len(text) - 30) - depth), 0.05)
+            self.assertIn(f"The secret word is {word}.", text)
             self.assertGreater(len(question), 950)
             self.assertLessEqual(len(question), 1000)
 
