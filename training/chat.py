@@ -37,7 +37,8 @@ def plain_text(messages):
 
 
 def tokens_of(messages, tokenizer):
-    """(ids, scored): scored is 1 for the tokens of answers, the end-of-text token after each included."""
+    """(ids, scored): scored is 1 for the tokens of answers, the end-of-text token after each included. Where a message has
+    a `value`, only these words of its content are scored."""
     ids, scored = [], []
 
     def add(tokens, score):
@@ -49,7 +50,10 @@ def tokens_of(messages, tokenizer):
         content = m["content"].strip()
         if m["role"] == "assistant":
             add(tokenizer.encode(before + "Assistant:"), 0)
-            add([*tokenizer.encode(" " + content), tokenizer.end_of_text], 1)
+            known, value, rest = (" " + content).partition(" " + m.get("value", content))
+            add(tokenizer.encode(known), 0)
+            add(tokenizer.encode(value), 1)
+            add([*tokenizer.encode(rest), tokenizer.end_of_text], 0 if rest else 1)
             before = ""
         else:
             before += f"User: {content}\n" if m["role"] == "user" else content + "\n"

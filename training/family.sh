@@ -38,40 +38,45 @@ chat recall "$out/recall-text"
 chat dialogues "$data/train" --files taskmaster,oasst,self_instruct
 made wikitext.txt || "$python" "$here/wikitext.py" "$data/eval/wikitext-2.test.tokens" "$out/wikitext.txt"
 
-# Trainings, as lines of arguments for train.py.
+# Trainings, as lines of arguments for train.py: the same data, steps and seeds for every plan of a size.
 m="--hidden-size 192 --intermediate-size 384 --heads 6 --kv-heads 2 --tie-embeddings"
 s="--hidden-size 96 --intermediate-size 256 --heads 3 --kv-heads 1 --tie-embeddings"
-text="--data $out/data --context 256 --muon 0.02 --learning-rate 5e-3 --few-passes 0.75"
-mixed="--data $out/data=2 $out/dialogues=3 $out/recall=5 --context 512 --muon 0.015 --learning-rate 4e-3
-    --few-passes 0.6"
-trainings() { # 1 for the first stage, 2 for what goes on from it
+text="--data $out/data --context 256 --muon 0.02 --learning-rate 5e-3"
+mixed="--data $out/data=2 $out/dialogues=3 $out/recall=5 --context 512 --muon 0.015 --learning-rate 4e-3"
+plans_of_two_sizes() {
     local plan seed
     for plan in $plans; do
-        local map="--layer-types ${plan#*:}" name=${plan%:*}
-        [ "$1" = 2 ] || echo --out "$out/runs/m-$name-1" $map $m $text --steps 400 --batch-size 8 --seed 1
-        [ "$1" = 2 ] || for seed in 1 2 3; do
-            echo --out "$out/runs/s-$name-$seed" $map $s $text --steps 150 --batch-size 4 --seed $seed
+        echo --out "$out/runs/m-${plan%:*}-1" --layer-types "${plan#*:}" $m $text --steps 400 --batch-size 8 --seed 1
+        for seed in 1 2 3; do
+            echo --out "$out/runs/s-${plan%:*}-$seed" --layer-types "${plan#*:}" $s $text --steps 120 --batch-size 4 --seed $seed
         done
-        case $1-$name in
-            2-standard | 2-lckv2)
-                echo --out "$out/runs/chat-$name-1" --from "$out/runs/m-$name-1" $map $m $mixed --steps 200 --batch-size 8 \
-                    --seed 1 ;;
-        esac
     done
 }
-for stage in 1 2; do
-    trainings $stage | OMP_NUM_THREADS=1 xargs -P "${JOBS:-2}" -L 1 \
-        "$python" "$here/train.py" ${TRAIN_ARGS:---threads 1 --bfloat16} --evaluate-every 50 --checkpoint-every 50
-done
+conversation_stage() {
+    local plan
+    for plan in $(tr ' ' '\n' <<<"$plans" | grep -E '^(standard|lckv2):'); do
+        echo --out "$out/runs/chat-${plan%:*}-1" --from "$out/runs/m-${plan%:*}-1" --layer-types "${plan#*:}" $m $mixed \
+            --steps 200 --batch-size 4 --seed 1
+    done
+}
+train_all() {
+    OMP_NUM_THREADS=1 xargs -P "${JOBS:-2}" -L 1 "$python" "$here/train.py" ${TRAIN_ARGS:---threads 1 --bfloat16} \
+        --few-passes 0.75 --evaluate-every 50 --checkpoint-every 50
+}
+plans_of_two_sizes | train_all
+conversation_stage | train_all
 
-# The demonstration models.
-for model in standard:standard lckv2:folded; do
-    name=kvfold-demo-${model#*:}
-    made "$name-q8_0.gguf" || {
-        "$python" "$here/export.py" "$out/runs/chat-${model%:*}-1" --data "$out/data" --out "$out/$name" --chat
-        "$kvfold" convert "$out/$name" "$out/$name-q8_0.gguf" --type q8_0
-    }
+# Model files: one of each plan in f16, and the two demonstration models in q8_0.
+gguf() { # RUN NAME TYPE ARGUMENTS
+    made "$2.gguf" && return
+    "$python" "$here/export.py" "$out/runs/$1" --data "$out/data" --out "$out/$2" "${@:4}"
+    "$kvfold" convert "$out/$2" "$out/$2.gguf" --type "$3"
+}
+for plan in $plans; do
+    gguf "m-${plan%:*}-1" "m-${plan%:*}" f16
 done
+gguf chat-standard-1 kvfold-demo-standard-q8_0 q8_0 --chat
+gguf chat-lckv2-1 kvfold-demo-folded-q8_0 q8_0 --chat
 
 # Measurements, each a table of docs/quality.md.
 order() { for plan in $plans; do ls -d "$out/runs/$1-${plan%:*}"-?; done; }

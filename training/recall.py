@@ -24,22 +24,33 @@ NAMES = "Mary John Tom Anna Peter Jane Paul Alice Henry George Emma Frank Lucy A
 PLACES = "London Paris Rome Boston Egypt Spain France Africa India China Ireland Oxford America England Germany Canada".split()
 COLOURS = "red blue green white black brown grey yellow".split()
 
-# (statement, question, values)
+# (statement, question, values, how often)
 KINDS = (
-    ("The secret word is {}.", "What is the secret word?", NOUNS),
-    ("The present is a {}.", "What is the present?", NOUNS),
-    ("The owner of the shop is {}.", "Who is the owner of the shop?", NAMES),
-    ("The winner of the game is {}.", "Who is the winner of the game?", NAMES),
-    ("The office is in {}.", "Where is the office?", PLACES),
-    ("The colour of the car is {}.", "What is the colour of the car?", COLOURS),
+    ("The secret word is {}.", "What is the secret word?", NOUNS, 3),
+    ("The owner of the shop is {}.", "Who is the owner of the shop?", NAMES, 1),
+    ("The office is in {}.", "Where is the office?", PLACES, 1),
+    ("The colour of the car is {}.", "What is the colour of the car?", COLOURS, 1),
 )
 
 
 class Fact:
     def __init__(self, rng, kind):
-        form, self.question, values = kind
+        form, self.question, values, _ = kind
         self.value = rng.choice(values)
         self.statement = form.format(self.value)
+
+    def answer(self, whole):
+        """A message, of which the value alone is trained unless `whole`."""
+        return {**message("assistant", self.statement), **({} if whole else {"value": self.value})}
+
+
+def facts(rng, count):
+    """Of different kinds."""
+    kinds = {}
+    while len(kinds) < count:
+        kind, = rng.choices(KINDS, weights=[often for *_, often in KINDS])
+        kinds[kind[0]] = kind
+    return [Fact(rng, kind) for kind in kinds.values()]
 
 
 def planted(rng, sentences, statements):
@@ -60,19 +71,21 @@ def conversation(rng, sentences, characters):
             break
         passage.append(sentence)
         size += len(sentence)
-    facts = [Fact(rng, kind) for kind in rng.sample(KINDS, rng.randint(1, 4))]
-    text = planted(rng, passage, [fact.statement for fact in facts])
-    rng.shuffle(facts)
+    known = facts(rng, rng.choice((1, 1, 1, 2, 3)))
+    text = planted(rng, passage, [fact.statement for fact in known])
+    rng.shuffle(known)
     form = rng.random()
     if form < 0.6:
-        messages = [message("user", f"{text}\n{facts[0].question}")]
+        messages = [message("user", f"{text}\n{known[0].question}")]
     elif form < 0.8:
-        messages = [message("user", f"{facts[0].question}\n\nAnswer using the following information:\n{text}")]
+        messages = [message("user", f"{known[0].question}\n\nAnswer using the following information:\n{text}")]
     else:
-        messages = [message("system", text), message("user", facts[0].question)]
-    messages.append(message("assistant", facts[0].value))
-    for fact in facts[1:]:
-        messages += [message("user", fact.question), message("assistant", fact.value)]
+        messages = [message("system", text), message("user", known[0].question)]
+    # the words around a value are learned at once, and would outweigh it ever after
+    whole = rng.random() < 0.2
+    messages.append(known[0].answer(whole))
+    for fact in known[1:]:
+        messages += [message("user", fact.question), fact.answer(whole)]
     return messages
 
 

@@ -212,6 +212,10 @@ class ChatTest(unittest.TestCase):
         ids, scored = tokens_of(self.messages, ByteTokenizer())
         self.assertEqual(bytes(ids), b"Be brief.\nUser: Hi\nAssistant: Hello\0User: Bye\nAssistant: So long\0")
         self.assertEqual(bytes(id for id, score in zip(ids, scored) if score), b" Hello\0 So long\0")
+        answer = {"role": "assistant", "content": "The word is tea.", "value": "tea"}
+        ids, scored = tokens_of([*self.messages[:2], answer], ByteTokenizer())
+        self.assertTrue(bytes(ids).endswith(b"Assistant: The word is tea.\0"))
+        self.assertEqual(bytes(id for id, score in zip(ids, scored) if score), b" tea")
 
     def test_the_template_renders_what_was_trained(self):
         try:
@@ -234,8 +238,9 @@ class ChatTest(unittest.TestCase):
             read = " ".join(m["content"] for m in messages[:2] if m["role"] != "assistant")
             for asked, answered in zip(messages, messages[1:]):
                 if answered["role"] == "assistant":
-                    statement, = [form for form, question, _ in recall.KINDS if question in asked["content"]]
-                    self.assertIn(statement.format(answered["content"]), read)
+                    form, = [form for form, question, *_ in recall.KINDS if question in asked["content"]]
+                    self.assertRegex(answered["content"], form.format(r"\w+"))
+                    self.assertIn(answered["content"], read)
         self.assertEqual(roles, {"system", "user"})
 
     def test_lazy_layers_keep_few_tokens_and_producers_what_their_widest_reader_needs(self):
