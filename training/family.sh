@@ -27,22 +27,29 @@ made() { [ -e "$out/$1" ]; }
 
 # Data: text; conversations, and passages with questions about what stands in them, in the chat format.
 made data/data.json || "$python" "$here/data.py" "$data/train" --files $files --max-mb 10 --vocab-size 4096 --out "$out/data"
-made recall-text/recall.jsonl || {
-    mkdir -p "$out/recall-text"
-    "$python" "$here/recall.py" "$data/train/books_pd.jsonl.gz" --count 12000 --out "$out/recall-text/recall.jsonl"
+recall() { # BLOCK CHARACTERS COUNT SEED
+    made "recall-$1/data.json" && return
+    mkdir -p "$out/recall-text-$1"
+    "$python" "$here/recall.py" "$data/train/books_pd.jsonl.gz" --characters "$2" --count "$3" --seed "$4" \
+        --out "$out/recall-text-$1/recall.jsonl"
+    "$python" "$here/data.py" "$out/recall-text-$1" --chat "$1" --tokenizer "$out/data" --out "$out/recall-$1"
 }
-chat() { # NAME FOLDER ARGUMENTS
-    made "$1/data.json" || "$python" "$here/data.py" "${@:2}" --chat 513 --tokenizer "$out/data" --out "$out/$1"
-}
-chat recall "$out/recall-text"
-chat dialogues "$data/train" --files taskmaster,oasst,self_instruct
+recall 129 230 12000 1
+recall 513 1300 6000 2
+for block in 129 513; do
+    made dialogues-$block/data.json || "$python" "$here/data.py" "$data/train" --files taskmaster,oasst,self_instruct \
+        --chat $block --tokenizer "$out/data" --out "$out/dialogues-$block"
+done
 made wikitext.txt || "$python" "$here/wikitext.py" "$data/eval/wikitext-2.test.tokens" "$out/wikitext.txt"
 
 # Trainings, as lines of arguments for train.py: the same data, steps and seeds for every plan of a size.
 m="--hidden-size 192 --intermediate-size 384 --heads 6 --kv-heads 2 --tie-embeddings"
 s="--hidden-size 96 --intermediate-size 256 --heads 3 --kv-heads 1 --tie-embeddings"
-text="--data $out/data --context 256 --muon 0.02 --learning-rate 5e-3"
-mixed="--data $out/data=2 $out/dialogues=3 $out/recall=5 --context 512 --muon 0.015 --learning-rate 4e-3"
+text="--data $out/data --context 256 --muon 0.02 --learning-rate 5e-3 --few-passes 0.75"
+short="--data $out/data=1.5 $out/dialogues-129=2.5 $out/recall-129=12 --context 128 --muon 0.01 --learning-rate 2e-3
+    --steps 150 --batch-size 16"
+long="--data $out/data=1.5 $out/dialogues-513=3 $out/recall-513=5 --context 512 --muon 0.01 --learning-rate 2.5e-3
+    --steps 80 --batch-size 4"
 plans_of_two_sizes() {
     local plan seed
     for plan in $plans; do
@@ -52,19 +59,21 @@ plans_of_two_sizes() {
         done
     done
 }
-conversation_stage() {
+# Twice over short conversations, until the models find what stands a few sentences before, then over longer ones.
+conversation_stage() { # NAME FROM ARGUMENTS
     local plan
     for plan in $(tr ' ' '\n' <<<"$plans" | grep -E '^(standard|lckv2):'); do
-        echo --out "$out/runs/chat-${plan%:*}-1" --from "$out/runs/m-${plan%:*}-1" --layer-types "${plan#*:}" $m $mixed \
-            --steps 200 --batch-size 4 --seed 1
+        echo --out "$out/runs/$1-${plan%:*}-1" --from "$out/runs/$2-${plan%:*}-1" --layer-types "${plan#*:}" $m "${@:3}"
     done
 }
 train_all() {
     OMP_NUM_THREADS=1 xargs -P "${JOBS:-2}" -L 1 "$python" "$here/train.py" ${TRAIN_ARGS:---threads 1 --bfloat16} \
-        --few-passes 0.75 --evaluate-every 50 --checkpoint-every 50
+        --evaluate-every 50 --checkpoint-every 50
 }
 plans_of_two_sizes | train_all
-conversation_stage | train_all
+conversation_stage short m $short --few-passes 0.75 --seed 1 | train_all
+conversation_stage again short $short --few-passes 0.75 --seed 2 | train_all
+conversation_stage chat again $long --few-passes 0.5 --seed 1 | train_all
 
 # Model files: one of each plan in f16, and the two demonstration models in q8_0.
 gguf() { # RUN NAME TYPE ARGUMENTS
