@@ -22,14 +22,15 @@ from hf_folder import read_folder
 from model import KvCache
 from tokenizer import load_tokenizer
 
-BATCH = 16
+BATCH = 32
 
 
 class Score:
-    """losses: nats per scored token, one figure per segment; best: the most likely next token of each scored position."""
+    """losses: nats per scored token, one figure per segment; best: the most likely next token of each scored position;
+    accuracy: the share of these that is the text's."""
 
-    def __init__(self, losses, best):
-        self.losses, self.best = losses, best
+    def __init__(self, losses, best, accuracy):
+        self.losses, self.best, self.accuracy = losses, best, accuracy
 
     @property
     def loss(self):
@@ -54,7 +55,7 @@ def standard_error(values):
 def score(model, segments, chunk, passes, unscored=0):
     """Segments int64 [n, context] in chunks with a number of passes; predictions of the first `unscored` positions of a
     segment do not count."""
-    losses, best = [], []
+    losses, best, right = [], [], []
     for batch in segments.split(BATCH):
         cache, logits = KvCache(), []
         for start in range(0, batch.shape[1], chunk):
@@ -63,7 +64,8 @@ def score(model, segments, chunk, passes, unscored=0):
         targets = batch[:, unscored + 1 :]
         losses.append(F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").double().mean(1))
         best.append(logits.argmax(-1))
-    return Score(torch.cat(losses).cpu().numpy(), torch.cat(best).cpu().numpy())
+        right.append(best[-1] == targets)
+    return Score(torch.cat(losses).cpu().numpy(), torch.cat(best).cpu().numpy(), torch.cat(right).float().mean().item())
 
 
 def score_exactly(model, segments, unscored=0):
@@ -120,7 +122,7 @@ def main():
     unscored = args.context // 2 if args.second_half else 0
     exact = score_exactly(model, segments, unscored)
     print(f"exact: perplexity {np.exp(exact.loss):.4f}, {exact.loss:.4f} ± {exact.standard_error:.4f} nats per token,"
-          f" {count * (args.context - 1 - unscored)} tokens scored in {count} segments of {args.context}", flush=True)
+          f" accuracy {100*exact.accuracy:.1f}%, {count * (args.context - 1 - unscored)} tokens scored in {count} segments of {args.context}", flush=True)
     if args.passes:
         for line in table(model, segments, exact, args.chunks, args.passes, unscored):
             print(line, flush=True)

@@ -9,6 +9,7 @@ import torch
 
 from model import Model, ModelConfig
 
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32}
 
 

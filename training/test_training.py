@@ -17,12 +17,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import recall
+import retention
 import train
-from data import VALIDATION_SHARE, in_validation
+from chat import CHAT_TEMPLATE, tokens_of
+from data import VALIDATION_SHARE, TokenFile, in_validation
 from evaluate import score, score_exactly
 from hf_folder import read_folder, read_safetensors, write_folder
 from model import KvCache, LayerMap, Model, ModelConfig
+from muon import Muon, orthogonal
 from tokenizer import ByteTokenizer, SentencePieceTokenizer
+from wikitext import plain
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE.parent.parent / "shared" / "golden"
@@ -159,6 +164,8 @@ class EvaluateTest(unittest.TestCase):
         second_half = score_exactly(model, segments, unscored=10)
         np.testing.assert_allclose(whole[:, 10:].mean(1).numpy(), second_half.losses, rtol=1e-4)
         np.testing.assert_array_equal(second_half.best, exact.best[:, 10:])
+        right = logits.argmax(-1) == segments[:, 1:]
+        self.assertAlmostEqual(exact.accuracy, right.float().mean().item())
 
 
 class FolderTest(unittest.TestCase):
@@ -196,6 +203,89 @@ class TokenizerTest(unittest.TestCase):
         self.assertLess(len(tokenizer.encode("about rivers")), 6)
 
 
+class ChatTest(unittest.TestCase):
+    messages = [{"role": "system", "content": "Be brief. "}, {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Bye"},
+                {"role": "assistant", "content": "So long"}]
+
+    def test_answers_and_the_tokens_that_end_them_are_scored(self):
+        ids, scored = tokens_of(self.messages, ByteTokenizer())
+        self.assertEqual(bytes(ids), b"Be brief.\nUser: Hi\nAssistant: Hello\0User: Bye\nAssistant: So long\0")
+        self.assertEqual(bytes(id for id, score in zip(ids, scored) if score), b" Hello\0 So long\0")
+        answer = {"role": "assistant", "content": "The word is tea.", "value": "tea"}
+        ids, scored = tokens_of([*self.messages[:2], answer], ByteTokenizer())
+        self.assertTrue(bytes(ids).endswith(b"Assistant: The word is tea.\0"))
+        self.assertEqual(bytes(id for id, score in zip(ids, scored) if score), b" tea")
+
+    def test_the_template_renders_what_was_trained(self):
+        try:
+            import jinja2
+        except ImportError:
+            self.skipTest("Jinja2 is not installed")
+        template = jinja2.Template(CHAT_TEMPLATE)
+        ids, _ = tokens_of(self.messages, ByteTokenizer())
+        self.assertEqual(template.render(messages=self.messages, eos_token="\0").encode(), bytes(ids))
+        prompt = template.render(messages=self.messages[:2], eos_token="\0", add_generation_prompt=True)
+        self.assertTrue(bytes(ids).startswith(prompt.encode()))
+
+    def test_answers_about_a_passage_stand_in_it(self):
+        rng = random.Random(7)
+        sentences = [f"Sentence {i} says nothing." for i in range(99)]
+        roles = set()
+        for _ in range(200):
+            messages = recall.conversation(rng, sentences, 500)
+            roles.add(messages[0]["role"])
+            read = " ".join(m["content"] for m in messages[:2] if m["role"] != "assistant")
+            for asked, answered in zip(messages, messages[1:]):
+                if answered["role"] == "assistant":
+                    form, = [form for form, question, *_ in recall.KINDS if question in asked["content"]]
+                    self.assertRegex(answered["content"], form.format(r"\w+"))
+                    self.assertIn(answered["content"], read)
+        self.assertEqual(roles, {"system", "user"})
+
+    def test_lazy_layers_keep_few_tokens_and_producers_what_their_widest_reader_needs(self):
+        self.assertEqual(retention.kept_rows("0_1_2_3", 100), 400)
+        self.assertEqual(retention.kept_rows("0_1s_2s_3;window=16;sinks=4", 100), 240)
+        self.assertEqual(retention.kept_rows("0s_2s_2_3s;window=16;sinks=4", 100), 140)
+        self.assertEqual(retention.kept_rows("0s_1s;window=200;sinks=4", 100), 200)
+
+    def test_a_needle_lies_at_its_depth(self):
+        sentences = [f"This is sentence number {i}." for i in range(400)]
+        for depth in (0.0, 0.5, 1.0):
+            question, word = retention.needle(random.Random(1), sentences, ByteTokenizer(), 1000, depth)
+            text = question.split("\n")[0]
+            self.assertLess(abs(text.index("The secret word") / (len(text) - 30) - depth), 0.05)
+            self.assertIn(f"The secret word is {word}.", text)
+            self.assertGreater(len(question), 950)
+            self.assertLessEqual(len(question), 1000)
+
+    def test_wikitext_becomes_plain(self):
+        tokens = ' A " 2 @.@ 5 @-@ metre " wall ( of <unk> ) , it \'s 1 @,@ 000 years old . \n \n = = Next = = \n'
+        self.assertEqual(plain(tokens), 'A "2.5-metre" wall (of), it\'s 1,000 years old.\n= = Next = =\n')
+
+
+class MuonTest(unittest.TestCase):
+    def test_directions_are_kept_and_their_sizes_become_equal(self):
+        matrix = torch.randn(12, 5, generator=torch.Generator().manual_seed(1))
+        u, size, v = torch.linalg.svd(matrix, full_matrices=False)
+        for given, left, right in ((matrix, u, v), (matrix.t(), v.t(), u.t())):
+            sizes = left.t() @ orthogonal(given) @ right.t()
+            self.assertLess((sizes - torch.diag(sizes.diag())).abs().max().item(), 1e-4)
+            self.assertTrue(((sizes.diag() > 0.6) & (sizes.diag() < 1.3)).all(), sizes.diag())
+        self.assertGreater(size.max() / size.min(), 2)
+
+    def test_finds_a_minimum(self):
+        goal = torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
+        weight = torch.nn.Parameter(torch.zeros(6, 4))
+        optimizer = Muon([weight], weight_decay=0.0)
+        for step in range(200):
+            optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 200)
+            optimizer.zero_grad()
+            (weight - goal).square().sum().backward()
+            optimizer.step()
+        torch.testing.assert_close(weight.data, goal, rtol=0, atol=0.05)
+
+
 class TrainingTest(unittest.TestCase):
     def run_tool(self, name, *arguments):
         return subprocess.run([sys.executable, str(HERE / name), *map(str, arguments)], check=True, text=True,
@@ -230,6 +320,43 @@ class TrainingTest(unittest.TestCase):
             self.assertIn("going on from step 8", resumed)
             self.assertEqual(whole.splitlines()[-1].split(", in")[0], resumed.splitlines()[-1].split(", in")[0])
             self.assertTrue((folder / "parts" / "log.csv").exists())
+
+    def test_conversations_fill_blocks_and_continue_a_training(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "text").mkdir()
+            lines = [json.dumps({"id": f"d{i}", "question": f"How much is {i} and {i}?" * (1 + i % 4), "answer": f"{2*i}."})
+                     for i in range(400)]
+            (folder / "text" / "sums.jsonl").write_text("\n".join(lines))
+            self.run_tool("data.py", folder / "text", "--out", folder / "plain", "--tokenizer", "bytes")
+            self.run_tool("data.py", folder / "text", "--out", folder / "chat", "--tokenizer", folder / "plain", "--chat", 65)
+            file = TokenFile(folder / "chat", "train")
+            self.assertEqual(len(file) % 65, 0)
+            tokens, scored = file.sample(np.random.default_rng(1), 8, 65)
+            for row, flags in zip(tokens, scored):
+                self.assertTrue(bytes(row.astype("u1")).startswith(b"User: How much"))
+                self.assertRegex(bytes(row[flags == 1].astype("u1")), rb"^( \d+\.\0)*( \d*)?$")  # the last may be cut
+            self.assertGreater(scored.sum(), 0)
+            model = ["--layer-types", "0_2_2_3", "--hidden-size", 32, "--heads", 2, "--kv-heads", 1, "--batch-size", 4,
+                     "--threads", 1, "--device", "cpu", "--muon", 0.02, "--bfloat16"]
+            self.run_tool("train.py", "--data", folder / "plain", "--out", folder / "first", "--steps", 4, "--context", 32, *model)
+            out = self.run_tool("train.py", "--data", folder / "plain", f"{folder / 'chat'}=3", "--out", folder / "second",
+                                "--from", folder / "first", "--steps", 4, "--context", 64, *model)
+            self.assertIn("done: step 4", out)
+            with self.assertRaises(subprocess.CalledProcessError) as failed:
+                self.run_tool("train.py", "--data", folder / "plain", "--out", folder / "third", "--from", folder / "first",
+                              "--steps", 4, "--context", 32, *model, "--layer-types", "0_1_2_3")
+            self.assertIn("layer_types differ", failed.exception.stdout)
+
+    def test_the_loss_of_a_sequence_counts_its_scored_tokens(self):
+        model = small("0_1")
+        tokens = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(8))
+        scored = torch.zeros_like(tokens)
+        scored[0, 3], scored[1, 5:7] = 1, 1
+        with torch.no_grad():
+            losses = F.cross_entropy(model(tokens[:, :-1]).transpose(1, 2), tokens[:, 1:], reduction="none")
+            actual = train.loss_of(model, tokens, scored)
+        torch.testing.assert_close(actual, (losses[0, 2] + losses[1, 4:6].mean()) / 2)
 
     def test_about_one_document_in_a_hundred_is_held_out(self):
         count = sum(in_validation(f"document {i}") for i in range(20_000))
