@@ -8,14 +8,12 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import io.kvfold.Engine;
 import io.kvfold.NativeLibrary;
-import io.kvfold.demo.DemoModel;
 import java.io.ByteArrayInputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -24,13 +22,6 @@ final class DemoModelCommandsTest {
 
     private static final String NOTICE = "kvfold: no --model, so this is demo:folded, a tiny one to try:"
             + " KV cache [0-9.]+ KiB, standard plan [0-9.]+ (KiB|MiB), for \\d+ tokens\\R";
-
-    @BeforeEach
-    void needsTheModels() {
-        assumeThat(DemoModel.class.getResource("kvfold-demo-folded-q8_0.gguf"))
-                .as("the demonstration models are there")
-                .isNotNull();
-    }
 
     private static void needsTheLibrary() {
         assumeThat(NativeLibrary.isAvailable())

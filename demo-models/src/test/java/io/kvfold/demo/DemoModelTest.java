@@ -2,7 +2,6 @@ package io.kvfold.demo;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.catchThrowable;
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import io.kvfold.ForkedJvm;
 import io.kvfold.KvPlan;
@@ -23,24 +22,17 @@ import java.util.concurrent.CompletableFuture;
 import java.util.jar.JarEntry;
 import java.util.jar.JarOutputStream;
 import java.util.stream.Stream;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 final class DemoModelTest {
 
     private static final Path CLASSES = Path.of("target/classes");
-    private static final String FOLDED = "kvfold-demo-folded-q8_0.gguf";
     private static final String PACKAGE = "io/kvfold/demo";
 
     @TempDir
     @SuppressWarnings("NullAway.Init")
     private Path directory;
-
-    @BeforeEach
-    void needsTheModels() {
-        assumeTrue(Files.exists(CLASSES.resolve(PACKAGE).resolve(FOLDED)), "no demonstration model yet: " + FOLDED);
-    }
 
     @Test
     void holdsAnOrdinaryModelAndAFoldedOneOfTheSameShape() {

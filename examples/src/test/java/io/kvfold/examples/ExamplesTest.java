@@ -10,7 +10,6 @@ import dev.langchain4j.model.openai.OpenAiChatModel;
 import io.kvfold.Engine;
 import io.kvfold.EngineServer;
 import io.kvfold.NativeLibrary;
-import io.kvfold.demo.DemoModel;
 import io.kvfold.langchain4j.KvfoldEmbeddingModel;
 import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
@@ -102,7 +101,6 @@ class ExamplesTest {
     /** Finding must be right; what the demonstration model says about it need not be. */
     @Test
     void demonstratesRetrievalWithoutArguments() {
-        assumeTrue(DemoModel.class.getResource("kvfold-demo-folded-q8_0.gguf") != null, "no demonstration model yet");
         needsTheLibrary();
         String printed = printedBy(() -> RagExample.main(new String[0]));
 
