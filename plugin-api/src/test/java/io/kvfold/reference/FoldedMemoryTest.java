@@ -32,6 +32,9 @@ import org.junit.jupiter.params.provider.CsvSource;
 
 /** How large a folded cache is: as the estimate says, and l / L of the standard one. */
 final class FoldedMemoryTest {
+    /** What the JVM itself may take meanwhile: its heap, compiled code. */
+    private static final long JVM_NOISE = 16 << 20;
+
     private static final int LAYERS = 8;
     private static final int UBATCH = 32;
 
@@ -146,7 +149,7 @@ final class FoldedMemoryTest {
             long used = rows * ((large.layersWithStorage() - lazy) * large.cellsUsed() + lazy * windowCells);
             assertThat((double) large.bytesCommitted()).isCloseTo(used, within(0.05 * used));
             assertThat(large.bytesInUse()).isLessThanOrEqualTo(large.bytesCommitted());
-            assertThat(grown).isBetween(large.bytesCommitted() * 3 / 4, large.bytesCommitted() + (4 << 20));
+            assertThat(grown).isBetween(large.bytesCommitted() * 3 / 4, large.bytesCommitted() + JVM_NOISE);
 
             complete(engine, compared.tokens(1024, 3), false);
             KvCacheStats empty = engine.kvCacheStats();
