@@ -273,6 +273,11 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
         if (!retention) {
             return;
         }
+        decide(ubatch, sched);
+        retention->release(true);
+    }
+
+    void decide(const llama_ubatch & ubatch, ggml_backend_sched * sched) {
         const std::vector<int32_t>      rows = scored_rows(ubatch);
         std::vector<std::vector<float>> masses(rows.size(), std::vector<float>(hparams.kv_plan.n_layer));
         if (!score.masses.empty()) {

@@ -12,6 +12,7 @@
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -217,11 +218,13 @@ struct kvfold_kv_memory {
     std::vector<cell_area> areas;
     uint32_t               reach = 0; // cells that can share a page with a cell, on each side of it
 
+    std::vector<kvfold_cell_range> fresh; // per stream, committed since settle_recent()
+
     // what other threads may ask
     std::atomic<uint64_t>              n_used{ 0 };
     std::vector<std::atomic<uint32_t>> n_used_by_seq;
 
-    explicit kvfold_kv_memory(const llama_kv_cache & cache) : n_used_by_seq(LLAMA_MAX_SEQ) {
+    explicit kvfold_kv_memory(const llama_kv_cache & cache) : fresh(cache.get_n_stream()), n_used_by_seq(LLAMA_MAX_SEQ) {
         for (const kv_tensors & layer : kv_tensors_of(cache)) {
             add(layer.il, layer.k, false, cache.get_size());
             add(layer.il, layer.v, layer.v_transposed, cache.get_size());
@@ -241,6 +244,11 @@ struct kvfold_kv_memory {
     }
 
     bool commit(uint32_t stream, const std::vector<uint32_t> & cells) {
+        if (!cells.empty()) {
+            const auto [least, most] = std::minmax_element(cells.begin(), cells.end());
+            fresh[stream].first = std::min(fresh[stream].first, *least);
+            fresh[stream].last  = std::max(fresh[stream].last, *most + 1);
+        }
         for (size_t i = 0; i < cells.size();) {
             size_t n = 1;
             while (i + n < cells.size() && cells[i + n] == cells[i] + n) {
@@ -285,10 +293,15 @@ struct kvfold_kv_memory {
     }
 
     // Of cells that hold tokens which the layer does not need. Empty ones are left: they may be committed for a ubatch to come.
-    template <typename P> void release_layer(uint32_t il, uint32_t stream, const llama_kv_cells & cells, P && unneeded) {
-        for (uint32_t first = 0; first < cells.size();) {
+    template <typename P> void release_layer(uint32_t il, uint32_t stream, const llama_kv_cells & cells, P && unneeded, bool recent) {
+        const uint32_t begin = !recent ? 0 : fresh[stream].first - std::min(fresh[stream].first, reach);
+        const uint32_t end   = !recent ? cells.size() : std::min(cells.size(), fresh[stream].last + reach);
+        if (recent && fresh[stream].empty()) {
+            return;
+        }
+        for (uint32_t first = begin; first < end;) {
             uint32_t last = first;
-            while (last < cells.size() && !cells.is_empty(last) && unneeded(cells, last)) {
+            while (last < end && !cells.is_empty(last) && unneeded(cells, last)) {
                 ++last;
             }
             for (const cell_area & area : areas) {
@@ -409,9 +422,26 @@ void set_page_driver(page_driver * driver) {
 #endif
 }
 
-void release_layer(const llama_kv_cache & cache, uint32_t il, const std::function<bool(const llama_kv_cells & cells, uint32_t cell)> & unneeded) {
+void release_layer(
+        const llama_kv_cache & cache,
+        uint32_t il,
+        const std::function<bool(const llama_kv_cells & cells, uint32_t cell)> & unneeded,
+        bool recent) {
     for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
-        cache.kv_memory->release_layer(il, s, cache.get_cells((llama_seq_id) s), unneeded);
+        cache.kv_memory->release_layer(il, s, cache.get_cells((llama_seq_id) s), unneeded, recent);
+    }
+}
+
+void settle_recent(const llama_kv_cache & cache) {
+    for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
+        const llama_kv_cells & cells = cache.get_cells((llama_seq_id) s);
+        kvfold_cell_range &    fresh = cache.kv_memory->fresh[s];
+        while (!fresh.empty() && !cells.is_empty(fresh.first)) {
+            ++fresh.first;
+        }
+        if (fresh.empty()) {
+            fresh = {};
+        }
     }
 }
 

@@ -33,7 +33,15 @@ uint64_t cells_in_use(const llama_kv_cache & cache, int32_t seq_id);
 // Stands in for the system in buffers that are made from now on, until null is given. For tests.
 void set_page_driver(page_driver * driver);
 
-// Gives the memory back in which layer il of a cache holds only cells that it does not need.
-void release_layer(const llama_kv_cache & cache, uint32_t il, const std::function<bool(const llama_kv_cells & cells, uint32_t cell)> & unneeded);
+// Gives the memory back in which layer il of a cache holds only cells that it does not need: anywhere, or among those that
+// were committed since settle_recent().
+void release_layer(
+        const llama_kv_cache & cache,
+        uint32_t il,
+        const std::function<bool(const llama_kv_cells & cells, uint32_t cell)> & unneeded,
+        bool recent);
+
+// Cells that are committed for a ubatch to come, and still empty, stay recent.
+void settle_recent(const llama_kv_cache & cache);
 
 } // namespace kvfold

@@ -215,8 +215,7 @@ void kvfold_retention::settle(llama_seq_id seq_id, const char * when) {
     release();
 }
 
-// Gives back the pages of cells that no sequence in them needs.
-void kvfold_retention::release() {
+void kvfold_retention::release(bool recent) {
     const auto unneeded = [&](const llama_kv_cells & cells, uint32_t cell, bool (kvfold_retention::*needs)(llama_seq_id, int) const, int il) {
         if (cells.is_empty(cell)) {
             return true;
@@ -234,11 +233,13 @@ void kvfold_retention::release() {
         }
         kvfold::release_layer(full, il, [&](const llama_kv_cells & cells, uint32_t cell) {
             return unneeded(cells, cell, &kvfold_retention::needs_full, (int) il);
-        });
+        }, recent);
         kvfold::release_layer(window, il, [&](const llama_kv_cells & cells, uint32_t cell) {
             return unneeded(cells, cell, &kvfold_retention::needs_window, (int) il);
-        });
+        }, recent);
     }
+    kvfold::settle_recent(full);
+    kvfold::settle_recent(window);
 }
 
 void kvfold_retention::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {

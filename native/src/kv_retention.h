@@ -66,6 +66,9 @@ struct kvfold_retention {
 
     void write(llama_io_write_i & io, llama_seq_id seq_id) const;
     void read (llama_io_read_i  & io, llama_seq_id seq_id);
+    // Gives back the pages of cells that no sequence in them needs: of all, or of those that were committed since.
+    void release(bool recent = false);
+
     void restored();
 
     // Lazy layers by sequence, for any thread.
@@ -85,7 +88,6 @@ private:
     bool enough(llama_pos n_tokens) const;
     void decide(sequence & seq, llama_pos n_tokens, bool last);
     void settle(llama_seq_id seq_id, const char * when);
-    void release();
     void reset(sequence & seq);
 
     llama_kv_cache & full;
