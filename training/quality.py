@@ -59,9 +59,9 @@ def main():
     held_out = TokenFile(args.data, "validation").tokens
     texts = [torch.from_numpy(spread(tokens, args.segments, args.context)) for tokens in (held_out, text)]
 
-    print("| model | KV layers | KV bytes per token, f16 | validation perplexity | difference | WikiText-2 perplexity"
+    print("| model | seeds | KV layers | KV bytes per token, f16 | validation perplexity | difference | WikiText-2 perplexity"
           " | difference | next-token accuracy |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---" * 9 + "|")
     baseline = None
     for name, folders in rows(args.runs).items():
         models = [load_checkpoint(folder) for folder in folders]
@@ -69,7 +69,7 @@ def main():
         losses = [[score.losses for score in of_text] for of_text in scores]
         baseline = baseline or losses
         config, layers = models[0].config, len(models[0].map.producers)
-        row = [name, f"{layers} of {len(models[0].map)}", str(4 * config.num_key_value_heads * config.head_dim * layers)]
+        row = [name, str(len(folders)), f"{layers} of {len(models[0].map)}", str(4 * config.num_key_value_heads * config.head_dim * layers)]
         for of_text, own, other in zip(scores, losses, baseline):
             row.append(spread_over_seeds([np.exp(score.loss) for score in of_text], "{:.2f}"))
             row.append("" if own is other else difference(own, other))
