@@ -46,7 +46,9 @@ final class GenerateCommandTest {
         assertThat(result)
                 .isEqualTo(new ObjectMapper()
                         .readTree("{\"text\":\" there was\",\"tokens\":[405,260],\"prompt_tokens\":4,"
-                                + "\"completion_tokens\":2,\"stop\":\"limit\",\"timings\":{\"predicted_n\":2}}"));
+                                + "\"completion_tokens\":2,\"stop\":\"limit\",\"timings\":{\"predicted_n\":2},"
+                                + "\"kv_cache\":{\"tokens\":12,\"bytes_allocated\":131072,"
+                                + "\"bytes_committed\":8192,\"bytes_in_use\":3072}}"));
     }
 
     @Test
