@@ -32,9 +32,6 @@ import org.junit.jupiter.params.provider.CsvSource;
 
 /** How large a folded cache is: as the estimate says, and l / L of the standard one. */
 final class FoldedMemoryTest {
-    /** What the JVM itself may take meanwhile: its heap, compiled code. */
-    private static final long JVM_NOISE = 16 << 20;
-
     private static final int LAYERS = 8;
     private static final int UBATCH = 32;
 
@@ -125,8 +122,10 @@ final class FoldedMemoryTest {
         ComparedModel compared = ComparedModel.forAnyPlan(realistic, LAYERS, 1);
         Path file = compared.writeForText(folder.resolve("resident.gguf"), plan);
         int context = 1 << 14;
-        try (Engine engine = open(file, plan, KvType.F32, 256, 1, false)) {
-            complete(engine, compared.tokens(100, 1), true); // what only the first engine of a process takes
+        try (Engine engine = open(file, plan, KvType.F32, 2048, 1, false)) {
+            for (int i = 0; i < 3; i++) { // what only the first engine of a process takes, and the JVM for such prompts
+                complete(engine, compared.tokens(1024, 4 + i), false);
+            }
         }
         long before = residentBytes();
         try (Engine engine = open(file, plan, KvType.F32, context, 1, false)) {
@@ -149,7 +148,9 @@ final class FoldedMemoryTest {
             long used = rows * ((large.layersWithStorage() - lazy) * large.cellsUsed() + lazy * windowCells);
             assertThat((double) large.bytesCommitted()).isCloseTo(used, within(0.05 * used));
             assertThat(large.bytesInUse()).isLessThanOrEqualTo(large.bytesCommitted());
-            assertThat(grown).isBetween(large.bytesCommitted() * 3 / 4, large.bytesCommitted() + JVM_NOISE);
+            long checkpoint = lazy > 0 ? 4 << 20 : 0; // of the window, beside the KV cache
+            assertThat(grown)
+                    .isBetween(large.bytesCommitted() * 3 / 4, large.bytesCommitted() + (4 << 20) + checkpoint);
 
             complete(engine, compared.tokens(1024, 3), false);
             KvCacheStats empty = engine.kvCacheStats();

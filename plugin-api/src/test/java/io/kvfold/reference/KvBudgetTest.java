@@ -90,6 +90,8 @@ final class KvBudgetTest {
             assertThat(peak.join().bytesBudget()).isEqualTo(budget);
             KvCacheStats after = engine.kvCacheStats();
             assertThat(after.bytesPromised()).isZero();
+            assertThat(after.bySlot())
+                    .allSatisfy(slot -> assertThat(slot.bytesPromised()).isZero());
             assertThat(after.requestsWaiting()).isZero();
             assertThat(after.bytesCommitted()).isLessThanOrEqualTo(keepPrompts ? budget : 0);
         }
