@@ -43,13 +43,15 @@ public final class Engine implements AutoCloseable {
 
     private final SharedEngine shared;
     private final EngineInfo info;
+    private final boolean describesTools;
     private final Share share;
     private final Cleaner.Cleanable cleanable;
     private volatile boolean closed;
 
-    private Engine(SharedEngine shared, EngineInfo info) {
+    private Engine(SharedEngine shared, EngineInfo info, boolean describesTools) {
         this.shared = shared;
         this.info = info;
+        this.describesTools = describesTools;
         this.share = new Share(shared, info.model().path());
         this.cleanable = CLEANER.register(this, share);
     }
@@ -150,7 +152,7 @@ public final class Engine implements AutoCloseable {
             throw new InvalidRequestException("the body of a request is a JSON object, not "
                     + body.getNodeType().name().toLowerCase(Locale.ROOT));
         }
-        byte[] json = Json.write(body);
+        byte[] json = Json.write(describesTools ? ToolTemplate.force(body) : body);
         byte[] state = files == null ? null : files.toJson();
         return new Generation(this, use(engine -> engine.open(route, json, state)), files);
     }
@@ -334,7 +336,7 @@ public final class Engine implements AutoCloseable {
             throw SharedEngine.closedException();
         }
         shared.retain();
-        return new Engine(shared, info);
+        return new Engine(shared, info, describesTools);
     }
 
     /** Whether this owner has not been closed. */
@@ -404,7 +406,8 @@ public final class Engine implements AutoCloseable {
 
     /**
      * Options of an engine. What is not set has llama-server's default, except that requests wait for a slot only as
-     * far as {@link #maxQueue} says, the batch is as large as the ubatch, and nothing is warmed up or resized to fit.
+     * far as {@link #maxQueue} says, the batch is as large as the ubatch, nothing is warmed up or resized to fit, and tools
+     * are {@linkplain #describeTools described} to every model.
      *
      * <p>Not thread-safe; may be used for several engines.
      */
@@ -412,6 +415,7 @@ public final class Engine implements AutoCloseable {
         private final ObjectNode options = Json.MAPPER.createObjectNode();
         private @Nullable NativeBridge bridge;
         private LoadProgressListener progress = fraction -> true;
+        private boolean describeTools = true;
 
         private Builder() {}
 
@@ -510,6 +514,22 @@ public final class Engine implements AutoCloseable {
         }
 
         /**
+         * Whether a model takes tools although its chat template does not mention them; true by default. The tools are then
+         * described at the start of the first message, calls and results are rendered as text around it, and llama.cpp
+         * reads calls back as of any model that writes them in {@code <tool_call>} tags. With {@code "tool_choice":
+         * "required"} in a request to this class the answer begins with a call, so that the grammar lets no model do
+         * without one. A prompt without tools stays what the template makes of it. How well a model calls tools that it was
+         * not trained to call is up to the model.
+         *
+         * <p>With false llama.cpp leaves tools out of such a prompt without a word. Without effect on a model without a
+         * chat template, and with the options {@code chat-template}, {@code chat-template-file} and {@code jinja}.
+         */
+        public Builder describeTools(boolean describeTools) {
+            this.describeTools = describeTools;
+            return this;
+        }
+
+        /**
          * Any option of llama-server by its long name, such as {@code "rope-scaling"}; see
          * {@link NativeLibrary#options()}.
          *
@@ -555,22 +575,25 @@ public final class Engine implements AutoCloseable {
                 throw new InvalidRequestException("no model was set");
             }
             NativeBridge library = bridge == null ? NativeLibrary.bridge() : bridge;
-            byte[] json = Json.write(options);
+            ObjectNode all = describeTools ? ToolTemplate.addTo(options) : options;
+            boolean describes = !all.equals(options);
+            byte[] json = Json.write(all);
             LoadProgressListener listener = progress;
             Thread opener = Thread.currentThread();
             try {
-                return PlatformThreads.call(
-                        () -> open(library, json, fraction -> !opener.isInterrupted() && goesOn(listener, fraction)));
+                return PlatformThreads.call(() -> open(
+                        library, json, describes, fraction -> !opener.isInterrupted() && goesOn(listener, fraction)));
             } catch (NativeStatusException e) {
                 throw Failures.from(e);
             }
         }
 
-        private static Engine open(NativeBridge library, byte[] options, LoadProgressListener progress)
+        private static Engine open(
+                NativeBridge library, byte[] options, boolean describesTools, LoadProgressListener progress)
                 throws NativeStatusException {
             NativeEngine handle = library.open(options, progress);
             try {
-                return new Engine(new SharedEngine(handle), Json.read(handle.info(), EngineInfo.class));
+                return new Engine(new SharedEngine(handle), Json.read(handle.info(), EngineInfo.class), describesTools);
             } catch (Throwable e) {
                 handle.close();
                 throw e;

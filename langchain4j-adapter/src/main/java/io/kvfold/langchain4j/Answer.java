@@ -66,6 +66,14 @@ final class Answer {
         }
     }
 
+    boolean hasToolCalls() {
+        return !toolCalls.isEmpty();
+    }
+
+    boolean hasText() {
+        return !text.toString().isBlank();
+    }
+
     /** The whole answer, after its last chunk. */
     ChatResponse toResponse() {
         if (finishReason == null || usage == null) {

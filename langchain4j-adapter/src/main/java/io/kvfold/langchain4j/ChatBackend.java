@@ -50,10 +50,13 @@ final class ChatBackend implements AutoCloseable {
     /** Validates the request; each call is a run of its own, which starts when its first event is asked for. */
     Supplier<ChatCall> calls(ChatRequest request, boolean stream) {
         ObjectNode body = mapper.toBody(request, stream);
+        ObjectNode calling = mapper.toCallingBody(request);
         Session session = request.parameters() instanceof KvfoldChatRequestParameters ours ? ours.session() : null;
+        Supplier<Generation> start = () -> start(calling == null ? body : calling, session);
         return () -> new ChatCall(
-                () -> start(body, session),
-                new Answer(engine.model().name(), returnThinking, kvBytesPerToken),
+                start,
+                calling == null || mapper.mustCall(request) ? null : () -> start(body, session),
+                () -> new Answer(engine.model().name(), returnThinking, kvBytesPerToken),
                 timeout,
                 this::logResponse);
     }

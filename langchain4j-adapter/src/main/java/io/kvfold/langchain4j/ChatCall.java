@@ -27,19 +27,34 @@ import org.jspecify.annotations.Nullable;
 final class ChatCall implements StreamingHandle, AutoCloseable {
 
     private final Supplier<Generation> start;
-    private final Answer answer;
+    private final @Nullable Supplier<Generation> otherwise;
+    private final Supplier<Answer> answers;
     private final @Nullable Duration timeout;
     private final Consumer<ChatResponse> onAnswer;
     private final Queue<ChatModelStreamingEvent> events = new ArrayDeque<>();
+    private Answer answer;
+    private boolean callsExpected;
     private volatile @Nullable Generation generation;
     private volatile boolean cancelled;
     private volatile boolean expired;
     private @Nullable Future<?> deadline;
     private boolean complete;
 
-    ChatCall(Supplier<Generation> start, Answer answer, @Nullable Duration timeout, Consumer<ChatResponse> onAnswer) {
+    /**
+     * @param start starts the request
+     * @param otherwise starts what takes its place once its answer turns out not to begin with a tool call; null: nothing does
+     */
+    ChatCall(
+            Supplier<Generation> start,
+            @Nullable Supplier<Generation> otherwise,
+            Supplier<Answer> answers,
+            @Nullable Duration timeout,
+            Consumer<ChatResponse> onAnswer) {
         this.start = start;
-        this.answer = answer;
+        this.otherwise = otherwise;
+        this.callsExpected = otherwise != null;
+        this.answers = answers;
+        this.answer = answers.get();
         this.timeout = timeout;
         this.onAnswer = onAnswer;
     }
@@ -57,14 +72,19 @@ final class ChatCall implements StreamingHandle, AutoCloseable {
                 if (cancelled) {
                     throw new CancellationException("the request was cancelled");
                 }
-                ChatModelStreamingEvent event = events.poll();
+                ChatModelStreamingEvent event = callsExpected ? null : events.poll();
                 if (event != null || complete) {
                     return event;
                 }
                 JsonNode chunk = started().next();
                 if (chunk != null) {
                     answer.accept(chunk, events::add);
-                } else {
+                }
+                if (callsExpected && answer.hasToolCalls()) {
+                    callsExpected = false;
+                } else if (callsExpected && (chunk == null || answer.hasText())) {
+                    startOtherwise();
+                } else if (chunk == null) {
                     complete();
                 }
             }
@@ -92,15 +112,27 @@ final class ChatCall implements StreamingHandle, AutoCloseable {
         }
     }
 
+    /** Forgets what was answered, which is not what was asked for. */
+    private void startOtherwise() {
+        Generation running = generation;
+        if (running != null) {
+            running.close();
+        }
+        generation = null;
+        callsExpected = false;
+        events.clear();
+        answer = answers.get();
+    }
+
     private Generation started() {
         Generation running = generation;
         if (running == null) {
-            running = start.get();
+            running = otherwise == null || callsExpected ? start.get() : otherwise.get();
             generation = running;
-            if (timeout != null) {
+            if (timeout != null && deadline == null) {
                 deadline = Threads.DEADLINES.schedule(this::expire, timeout.toNanos(), TimeUnit.NANOSECONDS);
             }
-            if (cancelled) { // by a thread that did not see the generation yet
+            if (cancelled || expired) { // by a thread that did not see the generation yet
                 running.cancel();
             }
         }

@@ -64,6 +64,24 @@ final class ChatRequestMapper {
         return body;
     }
 
+    /**
+     * What a request with tools as well as a JSON response format asks first: llama.cpp's grammar of a response format leaves
+     * no room for a tool call, so calls are asked for without it. Null for other requests.
+     */
+    @Nullable
+    ObjectNode toCallingBody(ChatRequest request) {
+        if (!usesTools(request.parameters()) || !isJson(request.parameters().responseFormat())) {
+            return null;
+        }
+        ObjectNode body = toBody(request, true);
+        body.remove("response_format");
+        return body;
+    }
+
+    boolean mustCall(ChatRequest request) {
+        return request.parameters().toolChoice() == ToolChoice.REQUIRED;
+    }
+
     /** Throws for what no request to this model may hold; also asked of a builder's defaults. */
     void validate(ChatRequestParameters parameters) {
         Errors.checkModelName(parameters.modelName(), model.name());

@@ -28,9 +28,13 @@ import org.slf4j.LoggerFactory;
  * <p>Thread-safe; requests run side by side in the engine's slots, and wait for one where all are taken. A model that
  * opened its engine closes it with {@link #close()}.
  *
- * <p>Messages are rendered with the chat template in the GGUF file. A file without one gets llama.cpp's default, ChatML. A
- * template that does not describe tools makes the model refuse requests with tools; one that knows no switch for thinking
- * ignores {@link Builder#enableThinking}.
+ * <p>Messages are rendered with the chat template in the GGUF file. A file without one gets llama.cpp's default, ChatML. To
+ * a template that does not describe tools the engine adds a description ({@link Engine.Builder#describeTools}); where it
+ * does not, as for a file without a template, the model refuses requests with tools. A template that knows no switch for
+ * thinking ignores {@link Builder#enableThinking}.
+ *
+ * <p>With tools and a JSON response format in one request the model is first asked with the tools alone; once its answer
+ * begins with something else than a call it is asked for JSON, from the same prompt. Usage is that of the answer returned.
  *
  * <p>Throws LangChain4j's exceptions: {@code ModelNotFoundException} from {@link Builder#build()} for a file that is
  * missing or no usable GGUF file, {@code InvalidRequestException} for a prompt that is longer than a slot and for a

@@ -37,6 +37,10 @@ final class ToolCalls {
         }
     }
 
+    boolean isEmpty() {
+        return calls.isEmpty();
+    }
+
     void complete(Consumer<ChatModelStreamingEvent> events) {
         calls.forEach(call -> call.complete(events));
     }

@@ -19,14 +19,17 @@ class KvfoldChatModelListenerConformanceTest extends AbstractChatModelListenerIT
 
     @Override
     protected ChatModel createModel(ChatModelListener listener) {
+        return builder(listener).build();
+    }
+
+    private KvfoldChatModel.Builder builder(ChatModelListener listener) {
         return KvfoldChatModel.builder()
                 .engine(engine)
                 .modelName(modelName())
                 .temperature(temperature())
                 .topP(topP())
                 .maxOutputTokens(maxTokens())
-                .listeners(listener)
-                .build();
+                .listeners(listener);
     }
 
     @Override
@@ -34,9 +37,14 @@ class KvfoldChatModelListenerConformanceTest extends AbstractChatModelListenerIT
         return ModelFacts.of(engine).name();
     }
 
+    /** The scripted server fails over the question already, a real model over the grammar. */
     @Override
     protected ChatModel createFailingModel(ChatModelListener listener) {
-        return createModel(listener);
+        return builder(listener)
+                .defaultRequestParameters(KvfoldChatRequestParameters.builder()
+                        .grammar("root ::= undefined")
+                        .build())
+                .build();
     }
 
     @Override

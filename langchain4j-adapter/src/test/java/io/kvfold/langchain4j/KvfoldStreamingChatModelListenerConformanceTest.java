@@ -19,14 +19,17 @@ class KvfoldStreamingChatModelListenerConformanceTest extends AbstractStreamingC
 
     @Override
     protected StreamingChatModel createModel(ChatModelListener listener) {
+        return builder(listener).build();
+    }
+
+    private KvfoldStreamingChatModel.Builder builder(ChatModelListener listener) {
         return KvfoldStreamingChatModel.builder()
                 .engine(engine)
                 .modelName(modelName())
                 .temperature(temperature())
                 .topP(topP())
                 .maxOutputTokens(maxTokens())
-                .listeners(listener)
-                .build();
+                .listeners(listener);
     }
 
     @Override
@@ -34,9 +37,14 @@ class KvfoldStreamingChatModelListenerConformanceTest extends AbstractStreamingC
         return ModelFacts.of(engine).name();
     }
 
+    /** The scripted server fails over the question already, a real model over the grammar. */
     @Override
     protected StreamingChatModel createFailingModel(ChatModelListener listener) {
-        return createModel(listener);
+        return builder(listener)
+                .defaultRequestParameters(KvfoldChatRequestParameters.builder()
+                        .grammar("root ::= undefined")
+                        .build())
+                .build();
     }
 
     @Override

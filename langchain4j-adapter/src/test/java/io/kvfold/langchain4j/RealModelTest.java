@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.langchain4j.agent.tool.ToolExecutionRequest;
 import dev.langchain4j.agent.tool.ToolSpecification;
 import dev.langchain4j.data.message.ChatMessage;
 import dev.langchain4j.data.message.SystemMessage;
@@ -16,8 +17,10 @@ import dev.langchain4j.exception.NonRetriableException;
 import dev.langchain4j.exception.UnsupportedFeatureException;
 import dev.langchain4j.model.chat.TestStreamingChatResponseHandler;
 import dev.langchain4j.model.chat.request.ChatRequest;
+import dev.langchain4j.model.chat.request.ChatRequestParameters;
 import dev.langchain4j.model.chat.request.ResponseFormat;
 import dev.langchain4j.model.chat.request.ResponseFormatType;
+import dev.langchain4j.model.chat.request.ToolChoice;
 import dev.langchain4j.model.chat.request.json.JsonObjectSchema;
 import dev.langchain4j.model.chat.request.json.JsonSchema;
 import dev.langchain4j.model.chat.response.ChatResponse;
@@ -27,6 +30,7 @@ import dev.langchain4j.model.chat.response.StreamingChatResponseHandler;
 import dev.langchain4j.model.output.FinishReason;
 import io.kvfold.Engine;
 import io.kvfold.KvPlan;
+import io.kvfold.TinyModel;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -241,6 +245,84 @@ class RealModelTest {
         assertThat(json.path("animal").asText()).isIn("cat", "dog");
         assertThat(json.path("small").isBoolean()).isTrue();
         assertThat(json.fieldNames()).toIterable().isSubsetOf("animal", "legs", "small");
+    }
+
+    /** Random weights: that they call is the grammar's, when they stop is chance. */
+    @Test
+    void callsAToolThatTheTemplateDoesNotMention(@TempDir Path directory) throws Exception {
+        ToolSpecification tool = ToolSpecification.builder()
+                .name("light")
+                .parameters(JsonObjectSchema.builder()
+                        .addBooleanProperty("on")
+                        .required("on")
+                        .build())
+                .build();
+        ChatRequestParameters parameters = ChatRequestParameters.builder()
+                .toolSpecifications(tool)
+                .toolChoice(ToolChoice.REQUIRED)
+                .maxOutputTokens(300)
+                .build();
+        try (KvfoldChatModel tiny = KvfoldChatModel.builder()
+                .modelPath(TinyModel.write(directory.resolve("tiny.gguf"), 1))
+                .contextSize(4096)
+                .slots(1)
+                .threads(1)
+                .temperature(0.0)
+                .build()) {
+            ChatResponse response = tiny.chat(ChatRequest.builder()
+                    .messages(UserMessage.from("Switch it on"))
+                    .parameters(parameters)
+                    .build());
+
+            assertThat(response.aiMessage().text()).isNull();
+            assertThat(response.aiMessage().toolExecutionRequests()).hasSizeGreaterThanOrEqualTo(1);
+            ToolExecutionRequest call =
+                    response.aiMessage().toolExecutionRequests().get(0);
+            assertThat(call.name()).isEqualTo("light");
+            assertThat(new ObjectMapper().readTree(call.arguments()).path("on").isBoolean())
+                    .as(call.arguments())
+                    .isTrue();
+        }
+    }
+
+    /** llama.cpp alone would let no tool be called here, and constrain nothing once the schema is left out. */
+    @Test
+    void answersInJsonWhereItCallsNoTool(@TempDir Path directory) throws Exception {
+        ChatRequestParameters parameters = ChatRequestParameters.builder()
+                .toolSpecifications(ToolSpecification.builder().name("light").build())
+                .responseFormat(ResponseFormat.builder()
+                        .type(ResponseFormatType.JSON)
+                        .jsonSchema(JsonSchema.builder()
+                                .name("lit")
+                                .rootElement(JsonObjectSchema.builder()
+                                        .addBooleanProperty("lit")
+                                        .required("lit")
+                                        .build())
+                                .build())
+                        .build())
+                .maxOutputTokens(200)
+                .build();
+        try (KvfoldChatModel tiny = KvfoldChatModel.builder()
+                .modelPath(TinyModel.write(directory.resolve("tiny.gguf"), 1))
+                .contextSize(4096)
+                .slots(1)
+                .threads(1)
+                .temperature(0.0)
+                .build()) {
+            ChatResponse response = tiny.chat(ChatRequest.builder()
+                    .messages(UserMessage.from("Is it lit?"))
+                    .parameters(parameters)
+                    .build());
+
+            assertThat(new ObjectMapper()
+                            .readTree(response.aiMessage().text())
+                            .path("lit")
+                            .isBoolean())
+                    .isTrue();
+            assertThat(response.finishReason()).isEqualTo(FinishReason.STOP);
+            KvfoldTokenUsage usage = (KvfoldTokenUsage) response.tokenUsage();
+            assertThat(usage.cachedInputTokenCount()).isGreaterThan(usage.inputTokenCount() - 8);
+        }
     }
 
     @Test

@@ -226,6 +226,7 @@ final class ScriptedModel {
 
     private static List<Call> calls(JsonNode body, String question, List<JsonNode> since) {
         if (body.path("tools").isEmpty()
+                || body.has("response_format") // whose grammar leaves no room for a call
                 || body.path("tool_choice").asText("auto").equals("none")) {
             return List.of();
         }

@@ -24,6 +24,9 @@ public final class GgufKeys {
     /** Uint32; version of the block formats, 2. */
     public static final String QUANTIZATION_VERSION = "general.quantization_version";
 
+    /** String; Jinja that makes a prompt of messages. {@code .NAME} behind it: one for another purpose. */
+    public static final String CHAT_TEMPLATE = "tokenizer.chat_template";
+
     private GgufKeys() {}
 
     /** Int32 array, one element per layer: the layer whose keys and values this layer reads. */
