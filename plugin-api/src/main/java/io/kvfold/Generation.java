@@ -46,10 +46,20 @@ public final class Generation implements AutoCloseable {
      * @throws KvfoldException of another kind if the request is invalid or fails
      */
     public @Nullable JsonNode next() {
+        byte[] chunk = nextJson();
+        return chunk == null ? null : Json.read(chunk);
+    }
+
+    /**
+     * As {@link #next()}, with the chunk as JSON in UTF-8: for a reader that needs little of it, and not a tree of objects
+     * for each token.
+     *
+     * @return null after the last chunk, and always after a failure
+     */
+    public byte @Nullable [] nextJson() {
         pulling.lock();
         try {
-            byte[] chunk = pull();
-            return chunk == null ? null : Json.read(chunk);
+            return pull();
         } catch (NativeStatusException e) {
             throw Failures.from(e);
         } finally {

@@ -1,6 +1,5 @@
 package io.kvfold.langchain4j;
 
-import com.fasterxml.jackson.databind.JsonNode;
 import dev.langchain4j.exception.InternalServerException;
 import dev.langchain4j.exception.TimeoutException;
 import dev.langchain4j.model.chat.response.ChatModelStreamingEvent;
@@ -76,7 +75,7 @@ final class ChatCall implements StreamingHandle, AutoCloseable {
                 if (event != null || complete) {
                     return event;
                 }
-                JsonNode chunk = started().next();
+                byte[] chunk = started().nextJson();
                 if (chunk != null) {
                     answer.accept(chunk, events::add);
                 }

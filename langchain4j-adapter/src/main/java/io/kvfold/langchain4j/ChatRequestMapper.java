@@ -2,6 +2,7 @@ package io.kvfold.langchain4j;
 
 import static dev.langchain4j.model.chat.request.ResponseFormatType.JSON;
 
+import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
@@ -27,8 +28,10 @@ import dev.langchain4j.model.chat.request.ResponseFormat;
 import dev.langchain4j.model.chat.request.ToolChoice;
 import dev.langchain4j.model.chat.request.json.JsonSchema;
 import dev.langchain4j.model.chat.request.json.JsonSchemaElement;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Locale;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -73,7 +76,7 @@ final class ChatRequestMapper {
         if (!usesTools(request.parameters()) || !isJson(request.parameters().responseFormat())) {
             return null;
         }
-        ObjectNode body = toBody(request, true);
+        ObjectNode body = toBody(request, !mustCall(request));
         body.remove("response_format");
         return body;
     }
@@ -107,9 +110,20 @@ final class ChatRequestMapper {
                         "grammar cannot be combined with tools or a JSON response format, which are grammars themselves");
             }
         }
+        checkToolNames(parameters.toolSpecifications());
         if (parameters.toolChoice() == ToolChoice.REQUIRED
                 && parameters.toolSpecifications().isEmpty()) {
             throw new InvalidRequestException("ToolChoice.REQUIRED needs at least one tool specification");
+        }
+    }
+
+    /** Of two tools with one name the grammar would know one. */
+    private static void checkToolNames(List<ToolSpecification> tools) {
+        Set<String> names = new HashSet<>();
+        for (ToolSpecification tool : tools) {
+            if (!names.add(tool.name())) {
+                throw new InvalidRequestException("two tool specifications have the name '" + tool.name() + "'");
+            }
         }
     }
 
@@ -272,13 +286,29 @@ final class ChatRequestMapper {
             for (ToolExecutionRequest request : answer.toolExecutionRequests()) {
                 ObjectNode call = calls.addObject().put("type", "function");
                 putText(call, "id", request.id());
-                String arguments = request.arguments();
-                call.putObject("function")
-                        .put("name", request.name())
-                        .put("arguments", arguments == null || arguments.isBlank() ? "{}" : arguments);
+                call.putObject("function").put("name", request.name()).put("arguments", arguments(request));
             }
         }
         return node;
+    }
+
+    /** An object in any case: llama.cpp refuses others, as of a call that the limit of an answer cut short. */
+    private static String arguments(ToolExecutionRequest request) {
+        String arguments = request.arguments();
+        if (arguments == null || arguments.isBlank()) {
+            return "{}";
+        }
+        try {
+            if (JSON_MAPPER.readTree(arguments).isObject()) {
+                return arguments;
+            }
+        } catch (JsonProcessingException e) {
+            // the same as another value
+        }
+        return JSON_MAPPER
+                .createObjectNode()
+                .put("invalid_arguments", arguments)
+                .toString();
     }
 
     private JsonNode content(List<Content> contents, String where) {

@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.langchain4j.agent.tool.ToolExecutionRequest;
 import dev.langchain4j.agent.tool.ToolSpecification;
 import dev.langchain4j.data.message.ChatMessage;
@@ -29,6 +30,7 @@ import dev.langchain4j.model.chat.response.PartialResponseContext;
 import dev.langchain4j.model.chat.response.StreamingChatResponseHandler;
 import dev.langchain4j.model.output.FinishReason;
 import io.kvfold.Engine;
+import io.kvfold.Generation;
 import io.kvfold.KvPlan;
 import io.kvfold.TinyModel;
 import java.nio.file.Files;
@@ -124,6 +126,24 @@ class RealModelTest {
 
         assertThat(handler.get().aiMessage())
                 .isEqualTo(model.chat(UserMessage.from(QUESTION)).aiMessage());
+    }
+
+    /** Else every token would be parsed as a whole, which nobody would notice. */
+    @Test
+    void knowsTheChunksThatLlamaServerWrites() {
+        ObjectNode body = new ObjectMapper()
+                .createObjectNode()
+                .put("stream", true)
+                .put("max_tokens", 20)
+                .put("temperature", 0);
+        body.putArray("messages").addObject().put("role", "user").put("content", QUESTION);
+        int plain = 0;
+        try (Generation generation = engine.chat(body)) {
+            for (byte[] chunk = generation.nextJson(); chunk != null; chunk = generation.nextJson()) {
+                plain += Answer.plainText(chunk) == null ? 0 : 1;
+            }
+        }
+        assertThat(plain).isGreaterThan(10);
     }
 
     @Test
