@@ -15,7 +15,7 @@ import java.util.function.Function;
 
 /**
  * Kvfold and its peers on the same weights, threads and prompt, in turn, each in a process of its own that warms up, answers
- * once and prints {@code rates PREFILL DECODE}. All are taken as they come: java-llama.cpp with the library in its jar, built
+ * and prints {@code rates PREFILL DECODE}. All are taken as they come: java-llama.cpp with the library in its jar, built
  * for many processors, Kvfold with the one that was built for this machine.
  */
 public final class PeerComparison {
@@ -24,7 +24,7 @@ public final class PeerComparison {
 
     private PeerComparison() {}
 
-    /** One answer: words of the prompt per second until the first token, and tokens per second after it. */
+    /** Words of a prompt per second until the first token, and tokens per second of an answer after it. */
     private record Rates(double prefill, double decode) {}
 
     /**
@@ -38,7 +38,7 @@ public final class PeerComparison {
         }
         List<String> numbers = List.of(args[1], args[2], args[4]);
         Map<String, List<String>> commands = new LinkedHashMap<>();
-        for (String subject : List.of(OURS, JavaLlamaSubject.PEER)) {
+        for (String subject : List.of(OURS, JavaLlamaSubject.WITHOUT_FLASH_ATTENTION, JavaLlamaSubject.PEER)) {
             commands.put(subject, JavaLlamaSubject.command(subject, args[0], numbers));
         }
         for (String peer : List.of(args).subList(5, args.length)) {
