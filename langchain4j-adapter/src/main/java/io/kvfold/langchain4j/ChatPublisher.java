@@ -121,7 +121,7 @@ final class ChatPublisher implements Publisher<ChatModelStreamingEvent> {
             ChatModelStreamingEvent event;
             try {
                 event = Objects.requireNonNull(call.nextEvent());
-            } catch (RuntimeException e) {
+            } catch (Throwable e) {
                 if (!call.isCancelled()) {
                     fail(e);
                 }
@@ -142,7 +142,7 @@ final class ChatPublisher implements Publisher<ChatModelStreamingEvent> {
             }
         }
 
-        private void fail(RuntimeException error) {
+        private void fail(Throwable error) {
             Subscriber<? super ChatModelStreamingEvent> target = subscriber;
             end();
             if (target != null) {

@@ -88,7 +88,7 @@ public class KvfoldStreamingChatModel implements StreamingChatModel, AutoCloseab
                 deliver(event, handler, call);
                 event = call.isCancelled() ? null : call.nextEvent();
             }
-        } catch (RuntimeException e) {
+        } catch (Throwable e) { // an error of a handler as well, or whoever waits for the answer would wait for ever
             if (!call.isCancelled()) {
                 withLoggingExceptions(() -> handler.onError(e));
             }

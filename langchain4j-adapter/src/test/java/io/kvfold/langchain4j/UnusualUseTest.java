@@ -182,6 +182,25 @@ class UnusualUseTest {
         }
     }
 
+    @Test
+    void tellsAHandlerOfItsOwnError() throws Exception {
+        CompletableFuture<Throwable> failure = new CompletableFuture<>();
+        AssertionError error = new AssertionError("thrown by the handler");
+        KvfoldStreamingChatModel model = KvfoldStreamingChatModel.builder()
+                .engine(engine)
+                .maxOutputTokens(4)
+                .build();
+        model.chat(
+                "hello",
+                handler(
+                        text -> {
+                            throw error;
+                        },
+                        failure));
+
+        assertThat(failure.get(30, SECONDS)).isSameAs(error);
+    }
+
     private static StreamingChatResponseHandler handler(Consumer<String> onText, CompletableFuture<Throwable> failure) {
         return new StreamingChatResponseHandler() {
             @Override
