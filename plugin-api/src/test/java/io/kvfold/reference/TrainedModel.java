@@ -3,11 +3,14 @@ package io.kvfold.reference;
 import io.kvfold.gguf.GgufFile;
 import io.kvfold.gguf.GgufKeys;
 import io.kvfold.gguf.GgufTensor;
+import io.kvfold.gguf.GgufType;
 import io.kvfold.reference.Shape.Architecture;
+import java.nio.ByteBuffer;
+import java.nio.file.Path;
 import java.util.HashMap;
 import java.util.Map;
 
-/** A llama model in f32 from a GGUF file, for the reference. */
+/** A llama model in f32 or q8_0 from a GGUF file, for the reference. */
 final class TrainedModel {
 
     private TrainedModel() {}
@@ -31,13 +34,45 @@ final class TrainedModel {
     static Map<String, float[]> weights(GgufFile file) {
         Map<String, float[]> weights = new HashMap<>();
         for (GgufTensor tensor : file.tensors()) {
-            float[] values = new float[(int) tensor.elements()];
-            file.data(tensor).asFloatBuffer().get(values);
+            float[] values = values(file, tensor);
             String name = name(tensor.name());
             boolean rotated = name.contains("q_proj") || name.contains("k_proj");
             weights.put(name, rotated ? halved(values, shape(file)) : values);
         }
         return weights;
+    }
+
+    /** The demonstration models of this project, as they are shipped: {@code standard} or {@code folded}. */
+    static Path demo(String name) {
+        return Path.of("..", "demo-models", "src", "main", "resources", "io", "kvfold", "demo")
+                .resolve("kvfold-demo-" + name + "-q8_0.gguf");
+    }
+
+    private static float[] values(GgufFile file, GgufTensor tensor) {
+        float[] values = new float[(int) tensor.elements()];
+        ByteBuffer data = file.data(tensor);
+        if (tensor.type() == GgufType.F32) {
+            data.asFloatBuffer().get(values);
+            return values;
+        }
+        if (tensor.type() != GgufType.Q8_0) {
+            throw new IllegalArgumentException(tensor.name() + " is " + tensor.type());
+        }
+        for (int at = 0; at < values.length; at++) { // a block: its scale, and 32 signed bytes
+            int block = at / 32 * 34;
+            values[at] = half(data.getShort(block)) * data.get(block + 2 + at % 32);
+        }
+        return values;
+    }
+
+    /** Of IEEE 754's binary16. */
+    private static float half(short bits) {
+        int exponent = bits >> 10 & 31;
+        int fraction = bits & 1023;
+        float magnitude = exponent == 0
+                ? Math.scalb((float) fraction, -24)
+                : Math.scalb((float) (fraction + 1024), exponent - 25);
+        return bits < 0 ? -magnitude : magnitude;
     }
 
     private static int number(GgufFile file, String key) {
