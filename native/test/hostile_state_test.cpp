@@ -77,7 +77,37 @@ static void refuses(const engine & e, const std::string & file, const char * why
     }
 }
 
-static void refuses_what_does_not_add_up(const engine & e, const std::string & good, bool has_plan) {
+// With automatic retention, between the slot and the cells: hash of the plan, sequences, whether it is decided, tokens that
+// decided, a byte for each of the two layers.
+static constexpr size_t retention_bytes = 8 + 4 + 4 + 4 + 2;
+
+static void refuses_lazy_layers_that_cannot_be(const engine & e, const std::string & good) {
+    const size_t at   = cells_at(good) + 8 + 8;
+    const auto   with = [&](size_t where, uint32_t number) {
+        std::string file = good;
+        set_number(file, where, number);
+        return file;
+    };
+    const uint32_t decided = number_at(good, at + 8);
+    CHECK_EQUAL(number_at(good, at), 1u);
+    CHECK(decided > 0 && good[at + 12] + good[at + 13] > 0);
+    refuses(e, with(at, 0), "0 sequences with lazy layers");
+    refuses(e, with(at, 0xffffffff), "sequences with lazy layers");
+    refuses(e, with(at + 4, 2), "neither that its lazy layers are decided");
+    refuses(e, with(at + 8, 0), "0 tokens decided");
+    refuses(e, with(at + 8, (uint32_t) -1), "-1 tokens decided");
+    refuses(e, with(at + 8, number_at(good, 16) + 1), "tokens decided its lazy layers");
+    for (const size_t layer : { 0, 1 }) {
+        std::string file = good;
+        file[at + 12 + layer] = 2;
+        refuses(e, file, ("layer " + std::to_string(layer) + " is lazy").c_str());
+    }
+    std::string none = good;
+    none[at + 12] = none[at + 13] = 0;
+    refuses(e, none, "tokens decided its lazy layers");
+}
+
+static void refuses_what_does_not_add_up(const engine & e, const std::string & good, bool has_plan, size_t retention) {
     const size_t tokens = tokens_at(good), cells = cells_at(good);
     const auto   with = [&](size_t at, uint32_t number) {
         std::string file = good;
@@ -98,7 +128,7 @@ static void refuses_what_does_not_add_up(const engine & e, const std::string & g
     refuses(e, with(tokens, 0x7fffffff), "token 2147483647");
 
     // magic, slot; hash of the plan; streams, cells; then position, sequences and sequence of each cell
-    const size_t first = cells + 8 + (has_plan ? 8 : 0) + 8;
+    const size_t first = cells + 8 + retention + (has_plan ? 8 : 0) + 8;
     CHECK_EQUAL(number_at(good, first - 4), n);
     refuses(e, with(first - 8, 7), "7 streams");
     refuses(e, with(first - 4, 0), "");
@@ -163,7 +193,9 @@ static void survives_cells_that_are_no_numbers(const engine & e, const std::stri
     }
 }
 
-static void test_plan(const json & plan, bool windowed) {
+// `decisive`: the whole prompt told which layers are lazy, so that the same prompt, of which one token is computed again,
+// begins anew.
+static void test_plan(const json & plan, bool windowed, bool automatic = false, bool decisive = false) {
     remove(path.c_str());
     const engine e({ { "model", tiny_model() }, { "ctx-size", 256 }, { "parallel", 1 }, { "threads", 1 }, { "kv-plan", plan } });
     CHECK(e.ok());
@@ -176,10 +208,13 @@ static void test_plan(const json & plan, bool windowed) {
     const answer again = ask(e, strictly_loading());
     CHECK_EQUAL(again.status, (int) KVFOLD_OK);
     CHECK_EQUAL(again.object().value("content", ""), fresh.object().value("content", "-"));
-    CHECK(again.object()["timings"].value("cache_n", 0) > 50);
-    CHECK_EQUAL(number_at(good, 20) > 0, windowed); // checkpoints
+    CHECK_EQUAL(again.object()["timings"].value("cache_n", 0) > 50, !decisive);
+    CHECK_EQUAL(number_at(good, 20) > 0, windowed && !decisive); // checkpoints
 
-    refuses_what_does_not_add_up(e, good, !plan.is_null());
+    refuses_what_does_not_add_up(e, good, !plan.is_null(), automatic ? retention_bytes : 0);
+    if (automatic) {
+        refuses_lazy_layers_that_cannot_be(e, good);
+    }
     survives_random_changes(e, good);
     survives_cells_that_are_no_numbers(e, good);
     CHECK_EQUAL(ask(e, json::object()).object().value("content", ""), fresh.object().value("content", "-"));
@@ -214,6 +249,10 @@ int main() {
     test_plan("0s_1;window=32", true); // one layer forgets
     test_plan("0s_1;window=32;sinks=4", true);
     test_plan("0s_1s;window=32;sinks=4", true); // every layer forgets
+    for (const char * decide : { "early", "end", "decode" }) {
+        test_plan(std::string("standard;window=32;sinks=4;full=1;queries=8;decide=") + decide, true, true, decide[1] != 'a');
+    }
+    test_plan("0_0;window=32;sinks=4;lazy=0", true, true);
     const engine e({ { "model", tiny_model() }, { "ctx-size", 256 }, { "parallel", 1 }, { "threads", 1 } });
     checks_its_arguments(e);
     says_what_cannot_be_written(e);

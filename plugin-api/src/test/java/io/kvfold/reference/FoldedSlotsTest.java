@@ -244,7 +244,8 @@ final class FoldedSlotsTest {
                 double[][] expected = model.reference(plan).sequential(concat(prompts.get(p), generated));
                 for (int step = 0; step < GENERATED; step++) {
                     double[] logits = expected[prompts.get(p).length - 1 + step];
-                    assertThat(difference(logits, steps.get(step).get("top_logprobs")))
+                    assertThat(LogitDifference.ofLogProbabilities(
+                                    logits, steps.get(step).get("top_logprobs")))
                             .as("plan %s, prompt %d of %d tokens, step %d", plan, p, prompts.get(p).length, step)
                             .isLessThanOrEqualTo(flash == FlashAttention.ON ? 3e-2 : 1e-3);
                 }
@@ -267,19 +268,6 @@ final class FoldedSlotsTest {
                 .put("temperature", 0)
                 .put("ignore_eos", true)
                 .put("stream", false);
-    }
-
-    /** The greatest difference between log-probabilities: those of the logits and those listed by token id. */
-    private static double difference(double[] logits, JsonNode listed) {
-        double max = Arrays.stream(logits).max().orElseThrow();
-        double total = Arrays.stream(logits).map(v -> Math.exp(v - max)).sum();
-        double greatest = listed.size() == logits.length ? 0 : Double.POSITIVE_INFINITY;
-        for (JsonNode token : listed) {
-            double expected = logits[token.get("id").intValue()] - max - Math.log(total);
-            double difference = Math.abs(expected - token.get("logprob").doubleValue());
-            greatest = Double.isNaN(difference) ? Double.POSITIVE_INFINITY : Math.max(greatest, difference);
-        }
-        return greatest;
     }
 
     private static int[] concat(int[] a, int[] b) {

@@ -285,7 +285,8 @@ final class LazyLayersTest {
                 double[][] ofPrompt = sequence.promptInChunks(16, true, prompts.get(p));
                 double[] logits = ofPrompt[ofPrompt.length - 1];
                 for (int step = 0; step < GENERATED; step++) {
-                    assertThat(difference(logits, steps.get(step).get("top_logprobs")))
+                    assertThat(LogitDifference.ofLogProbabilities(
+                                    logits, steps.get(step).get("top_logprobs")))
                             .as(
                                     "prompt %d of %d tokens, step %d, lazy %s",
                                     p, prompts.get(p).length, step, sequence.lazyLayers())
@@ -311,19 +312,6 @@ final class LazyLayersTest {
                 .put("temperature", 0)
                 .put("ignore_eos", true)
                 .put("stream", false);
-    }
-
-    /** The greatest difference between log-probabilities: those of the logits and those listed by token id. */
-    private static double difference(double[] logits, JsonNode listed) {
-        double max = Arrays.stream(logits).max().orElseThrow();
-        double total = Arrays.stream(logits).map(v -> Math.exp(v - max)).sum();
-        double greatest = listed.size() == logits.length ? 0 : Double.POSITIVE_INFINITY;
-        for (JsonNode token : listed) {
-            double expected = logits[token.get("id").intValue()] - max - Math.log(total);
-            double difference = Math.abs(expected - token.get("logprob").doubleValue());
-            greatest = Double.isNaN(difference) ? Double.POSITIVE_INFINITY : Math.max(greatest, difference);
-        }
-        return greatest;
     }
 
     private static double[][] rows(Logits logits) {

@@ -27,6 +27,7 @@ final class LazySequence {
     private boolean awaitsFirst;
     private double closest = Double.POSITIVE_INFINITY;
     private final List<Double> scores = new ArrayList<>();
+    private double[] last = {};
 
     LazySequence(ReferenceModel model, Shape shape, KvPlan plan) {
         this.plan = plan;
@@ -45,6 +46,7 @@ final class LazySequence {
     /** Logits of a part of the prompt; {@code end} says that it is the last one. */
     double[][] prompt(boolean end, int... chunk) {
         double[][] logits = sequence.append(1, chunk);
+        last = logits[logits.length - 1];
         length += chunk.length;
         int queries = Math.min(how.queries(), length - promptStart);
         boolean enough = length > plan.sinks() + plan.window().orElseThrow() + how.queries();
@@ -78,6 +80,11 @@ final class LazySequence {
         }
         awaitsFirst = false;
         return logits;
+    }
+
+    /** Logits of the last token of the prompt. */
+    double[] last() {
+        return last;
     }
 
     List<Integer> lazyLayers() {

@@ -1,5 +1,8 @@
 package io.kvfold.reference;
 
+import com.fasterxml.jackson.databind.JsonNode;
+import java.util.Arrays;
+
 /** Comparison of logits [tokens, vocabulary]. */
 final class LogitDifference {
     private LogitDifference() {}
@@ -28,5 +31,21 @@ final class LogitDifference {
             }
         }
         return Math.sqrt(squares / count);
+    }
+
+    /**
+     * The greatest difference between log-probabilities: those of logits, and those listed by token id as llama.cpp's
+     * server does; infinite if some are missing.
+     */
+    static double ofLogProbabilities(double[] logits, JsonNode listed) {
+        double max = Arrays.stream(logits).max().orElseThrow();
+        double total = Arrays.stream(logits).map(v -> Math.exp(v - max)).sum();
+        double greatest = listed.size() == logits.length ? 0 : Double.POSITIVE_INFINITY;
+        for (JsonNode token : listed) {
+            double expected = logits[token.get("id").intValue()] - max - Math.log(total);
+            double difference = Math.abs(expected - token.get("logprob").doubleValue());
+            greatest = Double.isNaN(difference) ? Double.POSITIVE_INFINITY : Math.max(greatest, difference);
+        }
+        return greatest;
     }
 }
