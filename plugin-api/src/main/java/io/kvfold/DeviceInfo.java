@@ -12,7 +12,7 @@ public record DeviceInfo(
 
     /** When keys and values take memory. */
     public enum KvMemory {
-        /** As tokens come; it is given back as they go. Host memory on Linux. */
+        /** As tokens come; it is given back as they go. Host memory on Linux, CUDA devices that can map memory. */
         AS_IT_FILLS,
         /** From the beginning, for as many tokens as the context holds. */
         WHOLE

@@ -45,6 +45,7 @@ final class ChatCommand implements Callable<Integer> {
         QUESTION,
         NOTHING,
         HELP,
+        KV,
         RESET,
         EXIT,
         UNKNOWN_COMMAND;
@@ -54,6 +55,7 @@ final class ChatCommand implements Callable<Integer> {
             return switch (text) {
                 case "" -> NOTHING;
                 case "/help" -> HELP;
+                case "/kv" -> KV;
                 case "/reset" -> RESET;
                 case "/exit" -> EXIT;
                 default -> text.matches("/[a-z]+") ? UNKNOWN_COMMAND : QUESTION;
@@ -64,6 +66,7 @@ final class ChatCommand implements Callable<Integer> {
     private static final String HELP = String.join(
             System.lineSeparator(),
             "/help   prints this",
+            "/kv     prints what the KV cache takes: in use, committed, reserved, and which layers are lazy",
             "/reset  forgets what was said and frees its part of the KV cache with the next question",
             "/exit   leaves, as does Ctrl-D");
 
@@ -144,6 +147,7 @@ final class ChatCommand implements Callable<Integer> {
     static void control(Input input, String line, Conversation conversation, PrintWriter out) {
         switch (input) {
             case HELP -> out.println(HELP);
+            case KV -> conversation.memory().forEach(out::println);
             case RESET -> {
                 conversation.reset();
                 out.println("[forgotten]");

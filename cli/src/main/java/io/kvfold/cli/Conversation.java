@@ -8,7 +8,10 @@ import io.kvfold.Engine;
 import io.kvfold.Generation;
 import io.kvfold.GenerationCancelledException;
 import io.kvfold.KvCacheStats;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.function.Consumer;
+import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 
 /** The messages of one chat and how it goes on. One thread at a time; {@link #cancel()} from any. */
@@ -100,13 +103,44 @@ final class Conversation {
         KvCacheStats kv = engine.kvCacheStats();
         String end = answer.cancelled() ? "cancelled; " : answer.finishReason().equals("length") ? "cut off; " : "";
         return Values.format(
-                "[%s%s; KV cache %d of %d cells, %s of %s]",
-                end,
-                answer.timings(),
-                kv.cellsUsed(),
-                kv.cells(),
-                Values.bytes(kv.cellsUsed() * kv.bytesPerToken()),
-                Values.bytes(kv.bytesAllocated()));
+                "[%s%s; KV cache %d of %d cells, %s]", end, answer.timings(), kv.cellsUsed(), kv.cells(), memory(kv));
+    }
+
+    /** What the KV cache takes: as a whole, layer by layer, and slot by slot with the layers that are lazy in it. */
+    List<String> memory() {
+        KvCacheStats kv = engine.kvCacheStats();
+        List<String> lines = new ArrayList<>();
+        lines.add(Values.format("KV cache %d of %d cells, %s", kv.cellsUsed(), kv.cells(), memory(kv)));
+        for (KvCacheStats.Layer layer : kv.byLayer()) {
+            lines.add(Values.format(
+                    "  layer %-3d %s in use, %s committed of %s",
+                    layer.layer(),
+                    Values.bytes(layer.bytesInUse()),
+                    Values.bytes(layer.bytesCommitted()),
+                    Values.bytes(layer.bytesAllocated())));
+        }
+        for (KvCacheStats.Slot slot : kv.bySlot()) {
+            List<Integer> lazy =
+                    slot.slot() < kv.lazyLayers().size() ? kv.lazyLayers().get(slot.slot()) : List.of();
+            lines.add(Values.format(
+                    "  slot %-4d %d tokens%s",
+                    slot.slot(), slot.tokens(), lazy.isEmpty() ? "" : ", lazy " + Values.ranges(lazy)));
+        }
+        return lines;
+    }
+
+    private static String memory(KvCacheStats kv) {
+        String lazy = kv.lazyLayers().stream()
+                .filter(layers -> !layers.isEmpty())
+                .map(Values::ranges)
+                .distinct()
+                .collect(Collectors.joining(" and "));
+        return Values.format(
+                "%s in use, %s committed of %s%s",
+                Values.bytes(kv.bytesInUse()),
+                Values.bytes(kv.bytesCommitted()),
+                Values.bytes(kv.bytesAllocated()),
+                lazy.isEmpty() ? "" : ", lazy layers " + lazy);
     }
 
     private ObjectNode body() {

@@ -4,6 +4,7 @@ import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.AutomaticRetention;
 import io.kvfold.KvPlan;
 import io.kvfold.UnsupportedOperationByModelException;
 import io.kvfold.gguf.GgufFile;
@@ -13,13 +14,17 @@ import io.kvfold.gguf.GgufTensor;
 import io.kvfold.gguf.GgufValueType;
 import io.kvfold.gguf.MemoryEstimate;
 import java.io.PrintWriter;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Comparator;
+import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.TreeMap;
 import java.util.concurrent.Callable;
+import java.util.function.IntPredicate;
 import java.util.stream.Collectors;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -144,10 +149,82 @@ final class InspectCommand implements Callable<Integer> {
         kv.put("bytes_per_token", estimate.kvBytesPerToken());
         kv.put("context_size", context);
         kv.put("bytes", estimate.kvBytes(context));
+        KvPlan plan = plan(file, facts.path("layers").asInt()).orElse(null);
+        int undecided = (int)
+                estimate.storage().stream().filter(MemoryEstimate.Storage::both).count();
+        int full = plan == null
+                ? 0
+                : plan.automaticRetention()
+                        .filter(AutomaticRetention::isByNumber)
+                        .map(AutomaticRetention::fullLayers)
+                        .orElse(undecided);
+        int lazyAtLeast = Math.max(0, undecided - full);
+        // full layers may share what they read; a threshold may make all lazy
+        boolean exactly = plan != null
+                && plan.kvLayerCount() == plan.layers()
+                && plan.automaticRetention()
+                        .filter(AutomaticRetention::isByNumber)
+                        .isPresent();
+        kv.put("bytes_in_use_most", inUse(estimate, context, lazyAtLeast, false));
+        kv.put("bytes_in_use_least", inUse(estimate, context, exactly ? lazyAtLeast : undecided, true));
+        if (plan != null && plan.window().isPresent()) {
+            layers(plan, plan::usesWindow).forEach(kv.putArray("lazy_layers")::add);
+            layers(plan, plan::mayBeLazy).forEach(kv.putArray("layers_that_may_be_lazy")::add);
+        }
         kv.put("exact", estimate.exact());
         if (!estimate.note().isEmpty()) {
             kv.put("note", estimate.note());
         }
+    }
+
+    /**
+     * What so many tokens of one sequence take.
+     *
+     * @param lazy of the layers that may turn out lazy, how many do: those with the widest rows where {@code widest} says so
+     */
+    private static long inUse(MemoryEstimate estimate, long tokens, int lazy, boolean widest) {
+        long kept = Math.min(tokens, estimate.window());
+        long all = estimate.storage().stream()
+                .mapToLong(layer -> row(layer) * (layer.windowed() ? kept : tokens))
+                .sum();
+        Comparator<Long> order = widest ? Comparator.reverseOrder() : Comparator.naturalOrder();
+        long forgotten = estimate.storage().stream()
+                .filter(MemoryEstimate.Storage::both)
+                .map(InspectCommand::row)
+                .sorted(order)
+                .limit(lazy)
+                .mapToLong(row -> row * (tokens - kept))
+                .sum();
+        return all - forgotten;
+    }
+
+    private static long row(MemoryEstimate.Storage layer) {
+        return layer.keyBytes() + layer.valueBytes();
+    }
+
+    private static List<Integer> layers(KvPlan plan, IntPredicate which) {
+        return IntStream.range(0, plan.layers()).filter(which).boxed().toList();
+    }
+
+    /** Which layers keep first and recent tokens only, or may. */
+    private static String lazyLayers(KvPlan plan) {
+        if (plan.window().isEmpty()) {
+            return "";
+        }
+        List<String> parts = new ArrayList<>();
+        List<Integer> fixed = layers(plan, plan::usesWindow);
+        List<Integer> automatic = layers(plan, plan::mayBeLazy);
+        if (!fixed.isEmpty()) {
+            parts.add(Values.ranges(fixed));
+        }
+        if (!automatic.isEmpty()) {
+            parts.add("those of " + Values.ranges(automatic) + " that turn out to be ("
+                    + plan.automaticRetention().orElseThrow() + ")");
+        }
+        return String.join(", and ", parts)
+                + Values.format(
+                        ": they see the first %d and the last %d tokens",
+                        plan.sinks(), plan.window().orElseThrow());
     }
 
     private void print(GgufFile file, ObjectNode facts, PrintWriter out) {
@@ -185,14 +262,16 @@ final class InspectCommand implements Callable<Integer> {
                     out,
                     "",
                     Values.format(
-                            "%s at %d tokens",
+                            "%s at %d tokens%s",
                             Values.bytes(kv.path("bytes").asLong()),
-                            kv.path("context_size").asInt()));
+                            kv.path("context_size").asInt(),
+                            used(kv)));
         }
         if (kv.has("note")) {
             line(out, kv.has("bytes") ? "" : "KV cache", kv.path("note").asText());
         }
         plan(file, facts.path("layers").asInt()).ifPresent(plan -> {
+            line(out, "lazy layers", lazyLayers(plan));
             if (plan.isStandard()) {
                 line(out, "KV plan", "standard: every layer keeps keys and values of its own");
             } else {
@@ -201,6 +280,15 @@ final class InspectCommand implements Callable<Integer> {
                 out.println(plan.picture());
             }
         });
+    }
+
+    private static String used(ObjectNode kv) {
+        long most = kv.path("bytes_in_use_most").asLong();
+        long least = kv.path("bytes_in_use_least").asLong();
+        String used = least < most ? Values.bytes(least) + " to " + Values.bytes(most) : Values.bytes(most);
+        return most == kv.path("bytes").asLong() && least == most
+                ? ""
+                : " reserved, " + used + " in use when they are there";
     }
 
     /** What would be used: the plan asked for, the file's, or every layer its own. */

@@ -1,6 +1,8 @@
 package io.kvfold.cli;
 
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Locale;
 import java.util.OptionalLong;
 import java.util.regex.Matcher;
@@ -41,6 +43,20 @@ final class Values {
         } catch (ArithmeticException | NumberFormatException e) {
             return OptionalLong.empty();
         }
+    }
+
+    /** Ascending numbers, such as {@code 0, 3 to 7, 9}. */
+    static String ranges(List<Integer> numbers) {
+        List<String> ranges = new ArrayList<>();
+        for (int from = 0, to; from < numbers.size(); from = to) {
+            to = from + 1;
+            while (to < numbers.size() && numbers.get(to) == numbers.get(to - 1) + 1) {
+                to++;
+            }
+            String first = numbers.get(from).toString();
+            ranges.add(to - from == 1 ? first : first + (to - from == 2 ? ", " : " to ") + numbers.get(to - 1));
+        }
+        return String.join(", ", ranges);
     }
 
     /** An option's size. */

@@ -63,7 +63,7 @@ final class ChatCommandTest {
     void followsCommandsOnAPipe() {
         script.then(piece("a"), end("stop")).then(piece("b"), end("stop"));
 
-        CommandRun run = chat("one\n/reset\n/rest\ntwo\n/exit\nnever asked\n");
+        CommandRun run = chat("one\n/kv\n/reset\n/rest\ntwo\n/exit\nnever asked\n");
 
         assertThat(scripted.requests()).hasSize(2);
         assertThat(scripted.lastRequest().body().path("messages")).hasSize(1);

@@ -96,7 +96,7 @@ final class ConversationTest {
 
         assertThat(conversation.report(conversation.ask("Which colour?", pieces::add)))
                 .isEqualTo("[cut off; 2 tokens at 20.5 tokens/s, prompt 7 at 70.0;"
-                        + " KV cache 12 of 512 cells, 3.00 KiB of 128 KiB]");
+                        + " KV cache 12 of 512 cells, 3.00 KiB in use, 8.00 KiB committed of 128 KiB]");
     }
 
     @Test

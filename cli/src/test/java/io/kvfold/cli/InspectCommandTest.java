@@ -62,6 +62,28 @@ final class InspectCommandTest {
     }
 
     @Test
+    void tellsWhichLayersAreLazyAndWhatThatLeavesInUse() throws JsonProcessingException {
+        assertThat(inspect(model, "--kv-plan", "0_1s_2_3s;window=60;sinks=4").out())
+                .contains("at 512 tokens reserved, 288 KiB in use when they are there")
+                .contains("lazy layers   1, 3: they see the first 4 and the last 60 tokens");
+        assertThat(inspect(model, "--kv-plan", "standard;window=60;sinks=4;lazy=0.9;keep=0")
+                        .out())
+                .contains("at 512 tokens reserved, 176 KiB to 512 KiB in use when they are there")
+                .contains(
+                        "lazy layers   those of 1 to 3 that turn out to be (lazy=0.9;keep=0): they see the first 4 and");
+
+        JsonNode kv = new ObjectMapper()
+                .readTree(inspect(model, "--kv-plan", "lighttransfer:3;window=60", "--json")
+                        .out())
+                .path("kv");
+        assertThat(kv.path("layers_that_may_be_lazy")).hasSize(4);
+        assertThat(kv.path("lazy_layers")).isEmpty();
+        assertThat(kv.path("bytes_in_use_most").asLong()).isEqualTo(256 * (3 * 512 + 64));
+        assertThat(kv.path("bytes_in_use_least").asLong()).isEqualTo(256 * (3 * 512 + 64));
+        assertThat(kv.path("bytes").asLong()).isGreaterThanOrEqualTo(4 * 256 * 512);
+    }
+
+    @Test
     void showsThePlanOfTheFile() throws IOException, JsonProcessingException {
         GgufWriter writer = TinyFile.header("llama");
         GgufKvPlan.write(writer, "llama", KvPlan.of(0, 0, 2, 2));
