@@ -216,6 +216,8 @@ void kvfold_retention::settle(llama_seq_id seq_id, const char * when) {
 }
 
 void kvfold_retention::release(bool recent) {
+    recent   = recent && !refilled;
+    refilled = false;
     const auto unneeded = [&](const llama_kv_cells & cells, uint32_t cell, bool (kvfold_retention::*needs)(llama_seq_id, int) const, int il) {
         if (cells.is_empty(cell)) {
             return true;
@@ -336,9 +338,10 @@ void kvfold_retention::read(llama_io_read_i & io, llama_seq_id seq_id) {
     }
 }
 
-// The cells of a state fill both caches.
+// The cells of a state fill both caches. llama.cpp writes what it has read at the end only, so nothing is given back before
+// the next batch.
 void kvfold_retention::restored() {
-    release();
+    refilled = true;
 }
 
 // ---- what patched code calls

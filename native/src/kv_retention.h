@@ -48,6 +48,9 @@ struct kvfold_retention {
 
     bool is_undecided(llama_seq_id seq_id, int il) const;
 
+    // Whether a sequence of so many tokens has any that a lazy layer would forget, the scored queries aside.
+    bool enough(llama_pos n_tokens) const;
+
     // Tokens of a sequence in a ubatch whose queries are scored, none if it has decided; `prefill` is of kvfold_prefill.
     std::vector<int32_t> scored_rows(const kv_ubatch_part & part, int32_t prefill) const;
 
@@ -85,7 +88,6 @@ private:
         std::deque<std::vector<float>> scored; // the last queries of the prompt: mass by layer
     };
 
-    bool enough(llama_pos n_tokens) const;
     void decide(sequence & seq, llama_pos n_tokens, bool last);
     void settle(llama_seq_id seq_id, const char * when);
     void reset(sequence & seq);
@@ -94,6 +96,6 @@ private:
     llama_kv_cache & window;
 
     std::vector<sequence>       sequences;
-    std::vector<llama_seq_id>   to_restore;
+    bool                        refilled = false; // by a saved state, since release()
     mutable std::mutex          mutex; // for `lazy` and readers on other threads
 };
