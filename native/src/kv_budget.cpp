@@ -62,13 +62,14 @@ kv_budget::promise kv_budget::promise_for(const server_task & task) const {
     int64_t       n_answer = 0;
     promise       what;
     if (task.need_sampling()) {
+        what.n_prompt = n_prompt; // texts to embed decide nothing
         const int32_t asked = task.params.n_predict != -1 ? task.params.n_predict : rules.n_predict;
         what.grows = asked < 0;
         // one that could be computed must have room for one token at least; a longer answer is cut to what there is
-        n_answer = what.grows ? std::clamp<int64_t>((int64_t) layout.tokens_for(bytes_limit) - n_prompt, 1, share) : asked;
+        n_answer = what.grows ? std::clamp<int64_t>((int64_t) layout.tokens_for(bytes_limit, what.n_prompt) - n_prompt, 1, share) : asked;
     }
     what.tokens = (int32_t) std::min<int64_t>(n_prompt + n_answer, rules.n_slot);
-    what.bytes  = layout.bytes_for(what.tokens);
+    what.bytes  = layout.peak_for(what.n_prompt, what.tokens);
     return what;
 }
 
@@ -160,21 +161,13 @@ void kv_budget::count_waiting() {
     waiting_requests = requests.size();
 }
 
-uint64_t kv_budget::bytes_held_by_slot(int id_slot) const {
-    uint64_t bytes = 0;
-    for (const auto & cache : layout.caches) {
-        bytes += layout.bytes_for(cache, cells_in_use(*cache.cells, id_slot));
-    }
-    return bytes;
-}
-
 // Of tasks that have a slot: the others hold nothing yet. A slot can hold more than its task was promised, of earlier
 // ones, until the task's prompt is compared with that.
 uint64_t kv_budget::bytes_running(int except_task) const {
     uint64_t bytes = 0;
     for (const auto & [id, each] : promises) {
         if (each.id_slot >= 0 && id != except_task) {
-            bytes += std::max(each.bytes, bytes_held_by_slot(each.id_slot));
+            bytes += std::max(each.bytes, layout.bytes_held(each.id_slot));
         }
     }
     return bytes;
@@ -188,16 +181,31 @@ uint64_t kv_budget::bytes_held_by_idle(int id_slot) const {
             busy.insert(each.id_slot);
         }
     }
-    uint64_t bytes = 0;
-    for (const auto & cache : layout.caches) {
-        for (uint32_t stream = 0; stream < cache.cells->get_n_stream(); ++stream) {
-            const llama_kv_cells & cells = cache.cells->get_cells((llama_seq_id) stream);
-            uint64_t               idle  = 0;
+    // by cache; a cell counts for the first sequence in it, and all together where each sequence keeps the same layers
+    std::map<llama_seq_id, std::vector<uint64_t>> n_cells;
+    const bool alike = layout.caches.empty() || !layout.caches.front().cells->retention;
+    for (size_t c = 0; c < layout.caches.size(); ++c) {
+        const llama_kv_cache & cache = *layout.caches[c].cells;
+        for (uint32_t stream = 0; stream < cache.get_n_stream(); ++stream) {
+            const llama_kv_cells & cells = cache.get_cells((llama_seq_id) stream);
             for (uint32_t i = 0; cells.get_used() > 0 && i < cells.size(); ++i) {
-                idle += !cells.is_empty(i) && std::none_of(busy.begin(), busy.end(), [&](llama_seq_id s) { return cells.seq_has(i, s); });
+                if (cells.is_empty(i) || std::any_of(busy.begin(), busy.end(), [&](llama_seq_id s) { return cells.seq_has(i, s); })) {
+                    continue;
+                }
+                for (llama_seq_id s = 0; s < (llama_seq_id) promised_to_slot.size(); ++s) {
+                    if (cells.seq_has(i, s)) {
+                        auto & counts = n_cells[alike ? 0 : s];
+                        counts.resize(layout.caches.size());
+                        ++counts[c];
+                        break;
+                    }
+                }
             }
-            bytes += layout.bytes_for(cache, idle);
         }
+    }
+    uint64_t bytes = 0;
+    for (const auto & [seq_id, counts] : n_cells) {
+        bytes += layout.bytes_held(seq_id, counts);
     }
     return bytes;
 }
@@ -212,7 +220,7 @@ std::optional<bool> kv_budget::begins(int id_slot, int id_task, uint64_t n_first
     if (promised - own.bytes + needed > bytes_limit) {
         return std::nullopt;
     }
-    if (bytes_held_by_idle(id_slot) + bytes_running(id_task) + std::max(needed, bytes_held_by_slot(id_slot)) > bytes_limit) {
+    if (bytes_held_by_idle(id_slot) + bytes_running(id_task) + std::max(needed, layout.bytes_held(id_slot)) > bytes_limit) {
         return false;
     }
     promised += needed - own.bytes;
@@ -235,12 +243,12 @@ int32_t kv_budget::answer_limit(const server_task & task, int32_t limit, int64_t
     if (n_generated < allowed) {
         return allowed;
     }
-    const int64_t can_be = layout.tokens_for(bytes_limit - (promised - own.bytes));
+    const int64_t can_be = layout.tokens_for(bytes_limit - (promised - own.bytes), own.n_prompt);
     const int64_t tokens = std::min<int64_t>({ (int64_t) own.tokens + share, can_be, rules.n_slot });
     if (tokens <= own.tokens) {
         return allowed; // all of the budget is promised: the answer ends here, for its length
     }
-    const uint64_t bytes = layout.bytes_for(tokens);
+    const uint64_t bytes = layout.peak_for(own.n_prompt, tokens);
     while (bytes_held_by_idle(own.id_slot) + bytes_running(task.id) + bytes > bytes_limit && make_room && make_room()) {}
     promised += bytes - own.bytes;
     own.bytes  = bytes;

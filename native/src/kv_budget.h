@@ -65,6 +65,7 @@ struct kv_budget {
     struct promise {
         uint64_t bytes   = 0;
         int32_t  tokens  = 0;
+        uint64_t n_prompt = 0; // of these; 0 where the layers of a task are not decided on
         bool     grows   = false; // the request sets no limit
         int      id_slot = -1;    // none yet
     };
@@ -74,7 +75,6 @@ struct kv_budget {
     void     grant(int id_task, const promise & what);
     void     admit_waiting();
     void     count_waiting();
-    uint64_t bytes_held_by_slot(int id_slot) const;
     uint64_t bytes_held_by_idle(int id_slot) const;
     uint64_t bytes_running(int except_task) const;
 

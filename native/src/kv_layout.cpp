@@ -1,13 +1,16 @@
 #include "kv_layout.h"
 
 #include "kv_memory.h"
+#include "kv_retention.h"
 
 #include "llama-ext.h"
 #include "llama-kv-cache.h"
 #include "llama.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
+#include <numeric>
 #include <set>
 
 namespace kvfold {
@@ -21,6 +24,7 @@ static void add_tensor(kv_layout & layout, kv_layout::cache & cache, const ggml_
     const auto & known = layout.buffers;
     if (tensor->buffer && std::find(known.begin(), known.end(), tensor->buffer) == known.end()) {
         layout.buffers.push_back(tensor->buffer);
+        layout.bytes_paged += page_size_of(tensor) == 0 ? 0 : ggml_backend_buffer_get_size(tensor->buffer);
     }
 }
 
@@ -61,7 +65,9 @@ static uint64_t tensor_bytes_for(const ggml_tensor * tensor, bool transposed, ui
     }
     const auto     pages_of = [&](uint64_t bytes) { return (bytes + page - 1)/page*page; };
     const uint64_t stream   = tensor->nb[2];
-    const uint64_t edge     = tensor->ne[2] > 1 && stream % page != 0 ? page : 0; // shared with the next stream
+    // a page that it shares with another tensor, or with the next stream
+    const bool     aligned  = ((char *) tensor->data - (char *) ggml_backend_buffer_get_base(tensor->buffer))%page == 0;
+    const uint64_t edge     = !aligned || (tensor->ne[2] > 1 && stream % page != 0) ? page : 0;
     if (!transposed) {
         return pages_of(n_cells*tensor->nb[1]) + edge;
     }
@@ -69,31 +75,97 @@ static uint64_t tensor_bytes_for(const ggml_tensor * tensor, bool transposed, ui
     return std::min<uint64_t>(pages_of(stream) + edge, tensor->ne[0]*(pages_of(piece) + page));
 }
 
-uint64_t kv_layout::bytes_for(const cache & each, uint64_t n_tokens) const {
+static uint64_t layer_bytes_for(const kv_layout::cache & each, const kv_tensors & layer, uint64_t n_tokens) {
     const uint64_t n_cells = std::min(n_tokens, each.cells_per_stream);
-    uint64_t       bytes   = 0;
-    for (const kv_tensors & layer : each.layers) {
-        bytes += tensor_bytes_for(layer.k, false, n_cells);
-        bytes += layer.v ? tensor_bytes_for(layer.v, layer.v_transposed, n_cells) : 0;
-    }
-    return bytes;
+    return tensor_bytes_for(layer.k, false, n_cells) + (layer.v ? tensor_bytes_for(layer.v, layer.v_transposed, n_cells) : 0);
+}
+
+static const kvfold_retention * retention_of(const kv_layout & layout) {
+    return layout.caches.empty() ? nullptr : layout.caches.front().cells->retention.get();
 }
 
 uint64_t kv_layout::bytes_for(uint64_t n_tokens) const {
     uint64_t bytes = 0;
     for (const cache & each : caches) {
-        bytes += bytes_for(each, n_tokens);
+        for (const kv_tensors & layer : each.layers) {
+            bytes += layer_bytes_for(each, layer, n_tokens);
+        }
     }
-    return bytes;
+    return std::min(bytes, bytes_paged); // small tensors share pages
 }
 
-uint64_t kv_layout::tokens_for(uint64_t bytes) const {
+// Each layer in one cache, in the one that takes more if it has the choice; and its newest tokens in both, since they are
+// written before it is known which of the two gives them back.
+static uint64_t decided_bytes_for(const kv_layout & layout, const kvfold_plan & plan, uint64_t n_tokens) {
+    std::map<uint32_t, uint64_t> in_full, in_window, newest; // of layers that are in both
+    uint64_t                     bytes = 0;
+    for (const auto & each : layout.caches) {
+        for (const kv_tensors & layer : each.layers) {
+            const uint64_t own = layer_bytes_for(each, layer, n_tokens);
+            if (!plan.in_both[layer.il]) {
+                bytes += own;
+                continue;
+            }
+            (&each == &layout.caches.front() ? in_full : in_window)[layer.il] = own;
+            newest[layer.il] = layer_bytes_for(each, layer, std::min(n_tokens, layout.tokens_at_once)); // alike in both
+        }
+    }
+    std::vector<uint64_t> more; // that it takes to keep a layer full
+    for (const auto & [il, full] : in_full) {
+        bytes += in_window[il] + newest[il];
+        more.push_back(full - std::min(full, in_window[il]));
+    }
+    size_t n_full = more.size();
+    if (plan.automatic == KVFOLD_BY_NUMBER) {
+        n_full = std::min<size_t>(n_full, plan.n_full);
+        std::sort(more.begin(), more.end(), std::greater<>());
+    }
+    bytes += std::accumulate(more.begin(), more.begin() + (ptrdiff_t) n_full, uint64_t(0));
+    return std::min(bytes, layout.bytes_paged);
+}
+
+uint64_t kv_layout::peak_for(uint64_t n_prompt, uint64_t n_tokens) const {
+    const kvfold_retention * const retention = retention_of(*this);
+    if (!retention || n_prompt == 0) {
+        return bytes_for(n_tokens);
+    }
+    const uint64_t n_decided = n_prompt + (retention->plan.decide == KVFOLD_DECIDE_DECODE);
+    if (!retention->enough((llama_pos) n_decided)) {
+        return bytes_for(n_tokens);
+    }
+    return std::max(bytes_for(std::min(n_decided, n_tokens)), decided_bytes_for(*this, retention->plan, n_tokens));
+}
+
+uint64_t kv_layout::tokens_for(uint64_t bytes, uint64_t n_prompt) const {
     uint64_t fits = 0, too_many = cells + 1;
     while (too_many - fits > 1) {
         const uint64_t middle = fits + (too_many - fits)/2;
-        (bytes_for(middle) <= bytes ? fits : too_many) = middle;
+        (peak_for(n_prompt, middle) <= bytes ? fits : too_many) = middle;
     }
     return fits;
+}
+
+uint64_t kv_layout::bytes_held(int32_t seq_id) const {
+    std::vector<uint64_t> n_cells;
+    for (const cache & each : caches) {
+        n_cells.push_back(cells_in_use(*each.cells, seq_id));
+    }
+    return bytes_held(seq_id, n_cells);
+}
+
+uint64_t kv_layout::bytes_held(int32_t seq_id, const std::vector<uint64_t> & n_cells) const {
+    const kvfold_retention * const retention = retention_of(*this);
+    uint64_t                       bytes     = 0;
+    for (size_t c = 0; c < caches.size(); ++c) {
+        for (const kv_tensors & layer : caches[c].layers) {
+            const int  il     = (int) layer.il;
+            const bool choice = retention && retention->plan.in_both[il];
+            if (!choice || (c == 0 ? retention->needs_full(seq_id, il) : retention->needs_window(seq_id, il))) {
+                bytes += layer_bytes_for(caches[c], layer, n_cells[c]);
+            }
+        }
+    }
+    return std::min(bytes, bytes_paged);
 }
 
 uint64_t bytes_committed(const kv_layout & layout) {

@@ -1,32 +1,12 @@
 // Memory of the KV cache follows use: pages are committed before cells are written, go back when their cells are empty,
 // once, and nothing is lost when the system refuses.
 
-#include "kv_test_model.h"
+#include "kv_test_context.h"
 
-#include "kv_caches.h"
-#include "kv_memory.h"
+#include "kv_layout.h"
 #include "kv_pages.h"
 
-#include "llama-cpp.h"
-#include "llama-kv-cache.h"
-#include "llama.h"
-
-#include <cstdio>
-#include <filesystem>
 #include <set>
-
-using namespace kvfold;
-
-static int n_checks = 0;
-static int n_failed = 0;
-
-static void check(bool ok, const std::string & what) {
-    n_checks++;
-    if (!ok) {
-        n_failed++;
-        fprintf(stderr, "FAILED: %s\n", what.c_str());
-    }
-}
 
 static std::string warnings;
 
@@ -38,6 +18,7 @@ struct fake_driver : page_driver {
     bool             takes_back = true;
     int              n_releases = 0;
     int              n_mistakes = 0; // a page mapped or released twice
+    size_t           most       = 0; // pages mapped at once
 
     size_t page_size() const override { return 4096; }
 
@@ -49,6 +30,7 @@ struct fake_driver : page_driver {
         for (size_t at = 0; at < size; at += page_size()) {
             n_mistakes += !mapped.insert((char *) data + at).second;
         }
+        most = std::max(most, mapped.size());
         return true;
     }
 
@@ -114,98 +96,6 @@ struct watched_driver : fake_driver {
         return fake_driver::release(data, size);
     }
 };
-
-struct context_options {
-    uint32_t n_seq      = 1;
-    bool     unified    = true;
-    bool     flash_attn = true;
-};
-
-struct tested {
-    llama_model_ptr   model;
-    llama_context_ptr context;
-    uint32_t          n_vocab = 0;
-
-    tested(const kv_test_model & spec, const context_options & o) : n_vocab(spec.n_vocab) {
-        const auto path = std::filesystem::temp_directory_path() / ("kvfold-memory-" + std::to_string(std::random_device{}()) + ".gguf");
-        spec.write(path.string());
-        model.reset(llama_model_load_from_file(path.string().c_str(), llama_model_default_params()));
-        std::filesystem::remove(path);
-        llama_context_params p = llama_context_default_params();
-        p.n_ctx           = 2048*(o.unified ? 1 : o.n_seq);
-        p.n_batch         = 256;
-        p.n_ubatch        = 64;
-        p.n_seq_max       = o.n_seq;
-        p.kv_unified      = o.unified;
-        p.type_k          = GGML_TYPE_F32;
-        p.type_v          = GGML_TYPE_F32;
-        p.flash_attn_type = o.flash_attn ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
-        p.n_threads       = 1;
-        p.n_threads_batch = 1;
-        context.reset(llama_init_from_model(model.get(), p));
-    }
-
-    llama_memory_t memory() const { return llama_get_memory(context.get()); }
-
-    // The logits of the last token.
-    std::vector<float> decode(uint32_t n, llama_pos pos, llama_seq_id seq, uint32_t seed) {
-        std::mt19937 rng(seed);
-        llama_batch  batch = llama_batch_init((int32_t) n, 0, 1);
-        for (uint32_t i = 0; i < n; ++i) {
-            batch.token[i]     = (llama_token) (rng() % n_vocab);
-            batch.pos[i]       = pos + (llama_pos) i;
-            batch.n_seq_id[i]  = 1;
-            batch.seq_id[i][0] = seq;
-            batch.logits[i]    = i + 1 == n;
-        }
-        batch.n_tokens = (int32_t) n;
-        const bool ok = llama_decode(context.get(), batch) == 0;
-        llama_batch_free(batch);
-        const float * l = ok ? llama_get_logits_ith(context.get(), -1) : nullptr;
-        return l ? std::vector<float>(l, l + n_vocab) : std::vector<float>();
-    }
-
-    // Of all tensors, or of those with cells for a window only.
-    uint64_t committed() const {
-        uint64_t bytes = 0;
-        each([&](const llama_kv_cache &, const ggml_tensor * t) { bytes += committed_bytes(t); });
-        return bytes;
-    }
-
-    // Bytes that the cells in use take, and a page of each tensor that they fill in part.
-    std::pair<uint64_t, uint64_t> bounds() const {
-        uint64_t low = 0, high = 0;
-        each([&](const llama_kv_cache & cache, const ggml_tensor * t) {
-            const uint64_t used = cells_in_use(cache)*t->nb[1];
-            low  += used;
-            high += used + (used > 0 ? 2*4096*cache.get_n_stream() : 0);
-        });
-        return { low, high };
-    }
-
-    bool follows_use() const {
-        const auto [low, high] = bounds();
-        return committed() >= low && committed() <= high;
-    }
-
-    template <typename F> void each(F && what) const {
-        for (const llama_kv_cache * cache : kv_caches_of(llama_get_memory(context.get()))) {
-            for (const kv_tensors & layer : kv_tensors_of(*cache)) {
-                what(*cache, layer.k);
-                what(*cache, layer.v);
-            }
-        }
-    }
-};
-
-static kv_test_model wide_model(const char * plan = "") {
-    kv_test_model spec;
-    spec.n_layer = 4;
-    spec.n_embd  = 256; // heads of 64: a row of 256 bytes is 16 cells to a page
-    spec.n_head_kv = 1;
-    spec.kv_plan = plan;
-    return spec;
-}
 
 // Tokens of two sequences, so that they share pages.
 static void decode_in_turn(tested & t) {
@@ -339,6 +229,32 @@ static void test_refused_commit() {
     check(t.committed() == 0 && driver.n_mistakes == 0, "nothing is left of the attempt");
 }
 
+// What a request is promised is what it commits at most: no less, and no more than pages that are filled in part.
+static void test_peak(const char * plan, uint32_t n_prompt, uint32_t n_tokens, bool tight) {
+    const std::string name = std::string(plan) + ", " + std::to_string(n_prompt) + " of " + std::to_string(n_tokens) + " tokens";
+    watched_driver    driver;
+    set_page_driver(&driver);
+    context_options o;
+    o.kv_plan = plan;
+    tested t(wide_model(), o);
+    set_page_driver(nullptr);
+    const kv_layout layout   = read_kv_layout(t.context.get());
+    const uint64_t  promised = layout.peak_for(n_prompt, n_tokens);
+    t.prompt(n_prompt, 0, 1);
+    for (uint32_t pos = n_prompt; pos < n_tokens; ++pos) {
+        t.decode(1, (llama_pos) pos, 0, 2);
+    }
+    const uint64_t peak     = driver.most*driver.page_size();
+    const uint64_t in_part  = 2*4*2*driver.page_size(); // of K and V of 4 layers in 2 caches
+    const std::string sizes = ": " + std::to_string(peak) + " bytes at most, " + std::to_string(promised) + " promised, " +
+                              std::to_string(layout.bytes_for(n_tokens)) + " if all layers stayed in both caches";
+    printf("%s%s\n", name.c_str(), sizes.c_str());
+    check(peak <= promised, name + " commit no more than was promised" + sizes);
+    check(!tight || peak + in_part >= promised, name + " are promised no more than they commit" + sizes);
+    check(layout.bytes_held(0) + in_part >= t.committed() && layout.bytes_held(0) <= promised, name + ": what is held is what is there, " +
+                                                                 std::to_string(layout.bytes_held(0)) + " of " + std::to_string(t.committed()));
+}
+
 int main() {
     llama_log_set([](ggml_log_level level, const char * text, void *) {
         if (level >= GGML_LOG_LEVEL_WARN) {
@@ -355,6 +271,18 @@ int main() {
             test_cache(plan, { 2, unified, false });
         }
     }
+    for (const char * decide : { "early", "end", "decode" }) {
+        const std::string at = ";window=100;sinks=4;queries=8;decide=" + std::string(decide);
+        test_peak(("standard;lazy=1" + at).c_str(), 600, 620, true);   // as the prompt ends
+        test_peak(("standard;lazy=1" + at).c_str(), 600, 1200, true);  // as the answer ends
+        test_peak(("standard;lazy=0" + at).c_str(), 600, 1200, false); // which might have been full
+        test_peak(("standard;lazy=1" + at).c_str(), 50, 1200, true);   // too short to decide
+        test_peak(("standard;full=1" + at).c_str(), 300, 1900, true);
+        test_peak(("standard;full=0" + at).c_str(), 500, 1200, true);
+        test_peak(("cla:2;full=1" + at).c_str(), 300, 1900, true);
+        test_peak(("0_1s_2_3;full=2" + at).c_str(), 300, 1900, true);
+    }
+    test_peak("standard", 600, 700, true);
     test_refused_commit();
     warnings.clear();
     test_refused_release("");

@@ -1,0 +1,132 @@
+// A context over a small model, for tests of the memory of its caches; and how they count what holds.
+#pragma once
+
+#include "kv_test_model.h"
+
+#include "kv_caches.h"
+#include "kv_memory.h"
+
+#include "llama-cpp.h"
+#include "llama-kv-cache.h"
+#include "llama.h"
+
+#include <cstdio>
+#include <filesystem>
+
+using namespace kvfold;
+
+static int n_checks = 0;
+static int n_failed = 0;
+
+static void check(bool ok, const std::string & what) {
+    n_checks++;
+    if (!ok) {
+        n_failed++;
+        fprintf(stderr, "FAILED: %s\n", what.c_str());
+    }
+}
+
+struct context_options {
+    uint32_t n_seq      = 1;
+    bool     unified    = true;
+    bool     flash_attn = true;
+
+    const char * kv_plan = nullptr; // in place of the model's
+    ggml_type    type    = GGML_TYPE_F32;
+};
+
+struct tested {
+    llama_model_ptr   model;
+    llama_context_ptr context;
+    uint32_t          n_vocab = 0;
+
+    tested(const kv_test_model & spec, const context_options & o) : n_vocab(spec.n_vocab) {
+        const auto path = std::filesystem::temp_directory_path() / ("kvfold-memory-" + std::to_string(std::random_device{}()) + ".gguf");
+        spec.write(path.string());
+        llama_model_params of_model = llama_model_default_params();
+        of_model.kv_plan = o.kv_plan;
+        model.reset(llama_model_load_from_file(path.string().c_str(), of_model));
+        std::filesystem::remove(path);
+        llama_context_params p = llama_context_default_params();
+        p.n_ctx           = 2048*(o.unified ? 1 : o.n_seq);
+        p.n_batch         = 256;
+        p.n_ubatch        = 64;
+        p.n_seq_max       = o.n_seq;
+        p.kv_unified      = o.unified;
+        p.type_k          = o.type;
+        p.type_v          = o.type;
+        p.flash_attn_type = o.flash_attn ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+        p.n_threads       = 1;
+        p.n_threads_batch = 1;
+        context.reset(llama_init_from_model(model.get(), p));
+    }
+
+    llama_memory_t memory() const { return llama_get_memory(context.get()); }
+
+    // The logits of the last token.
+    std::vector<float> prompt(uint32_t n, llama_seq_id seq, uint32_t seed) {
+        uint32_t done = 0;
+        for (; n - done > 256; done += 256) {
+            decode(256, (llama_pos) done, seq, seed, false);
+        }
+        return decode(n - done, (llama_pos) done, seq, seed);
+    }
+
+    std::vector<float> decode(uint32_t n, llama_pos pos, llama_seq_id seq, uint32_t seed, bool output = true) {
+        std::mt19937 rng(seed + (uint32_t) pos);
+        llama_batch  batch = llama_batch_init((int32_t) n, 0, 1);
+        for (uint32_t i = 0; i < n; ++i) {
+            batch.token[i]     = (llama_token) (rng() % n_vocab);
+            batch.pos[i]       = pos + (llama_pos) i;
+            batch.n_seq_id[i]  = 1;
+            batch.seq_id[i][0] = seq;
+            batch.logits[i]    = output && i + 1 == n;
+        }
+        batch.n_tokens = (int32_t) n;
+        const bool ok = llama_decode(context.get(), batch) == 0;
+        llama_batch_free(batch);
+        const float * l = ok && output ? llama_get_logits_ith(context.get(), -1) : nullptr;
+        return l ? std::vector<float>(l, l + n_vocab) : std::vector<float>();
+    }
+
+    // Of all tensors, or of those with cells for a window only.
+    uint64_t committed() const {
+        uint64_t bytes = 0;
+        each([&](const llama_kv_cache &, const ggml_tensor * t) { bytes += committed_bytes(t); });
+        return bytes;
+    }
+
+    // Bytes that the cells in use take, and a page of each tensor that they fill in part.
+    std::pair<uint64_t, uint64_t> bounds() const {
+        uint64_t low = 0, high = 0;
+        each([&](const llama_kv_cache & cache, const ggml_tensor * t) {
+            const uint64_t used = cells_in_use(cache)*t->nb[1];
+            low  += used;
+            high += used + (used > 0 ? 2*4096*cache.get_n_stream() : 0);
+        });
+        return { low, high };
+    }
+
+    bool follows_use() const {
+        const auto [low, high] = bounds();
+        return committed() >= low && committed() <= high;
+    }
+
+    template <typename F> void each(F && what) const {
+        for (const llama_kv_cache * cache : kv_caches_of(llama_get_memory(context.get()))) {
+            for (const kv_tensors & layer : kv_tensors_of(*cache)) {
+                what(*cache, layer.k);
+                what(*cache, layer.v);
+            }
+        }
+    }
+};
+
+static kv_test_model wide_model(const char * plan = "") {
+    kv_test_model spec;
+    spec.n_layer = 4;
+    spec.n_embd  = 256; // heads of 64: a row of 256 bytes is 16 cells to a page
+    spec.n_head_kv = 1;
+    spec.kv_plan = plan;
+    return spec;
+}
