@@ -164,6 +164,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     const std::string    path      = options.params.model.path;
     bool                 abandoned = false;
     bool                 loaded    = false;
+    const bool           shifts    = options.params.ctx_shift; // which loading unsets where it cannot be
 
     server = std::make_unique<server_context>();
     routes = std::make_unique<server_routes>(options.params, *server);
@@ -199,6 +200,12 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     if (!loaded) {
         throw load_error(errors, path);
     }
+    if (shifts && !llama_memory_can_shift(llama_get_memory(server->get_llama_context()))) {
+        // llama.cpp would go on without it, and end answers where the context is full
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "\"context-shift\" cannot be kept with this model and plan: positions of cached keys"
+                                              " stay as they are where a layer keeps first tokens or a window only")
+            .about_option("context-shift");
+    }
     server->set_state_callback([](server_state, json) {});
     routes->update_meta(*server);
     layout = read_kv_layout(server->get_llama_context());
@@ -227,6 +234,10 @@ void engine::set_budget() {
     limits.max_queue = options.max_queue;
     limits.n_slot    = server->get_meta().slot_n_ctx;
     limits.n_predict = options.params.n_predict;
+    const auto & types = options.params.speculative.types;
+    if (std::any_of(types.begin(), types.end(), [](auto type) { return type != COMMON_SPECULATIVE_TYPE_NONE; })) {
+        layout.tokens_at_once = 1 + std::max(options.params.speculative.draft.n_max, 64); // drafts of n-grams have at most 64
+    }
     budget = std::make_unique<kv_budget>(limits, layout, kv_budget::actions{
         [this](std::vector<server_task> && tasks) {
             std::reverse(tasks.begin(), tasks.end()); // each is put before the ones posted earlier

@@ -2,6 +2,7 @@
 
 #include "at_exit.h"
 #include "evaluation.h"
+#include "kv_memory.h"
 #include "kvfold_log.h"
 
 #include "common.h"
@@ -74,6 +75,9 @@ void evaluation::decode(const int32_t * tokens, int32_t start, int32_t end) {
     const int32_t result = llama_decode(context.get(), batch);
     if (owner.is_closing()) {
         throw error(KVFOLD_ERROR_CLOSED, "the engine was closed");
+    }
+    if (const auto refusal = refusal_of(llama_get_memory(context.get())); refusal && result != 0) {
+        throw out_of_memory(*refusal);
     }
     if (result != 0) {
         throw error(KVFOLD_ERROR_INTERNAL, errors.cause("llama_decode returned " + std::to_string(result)));

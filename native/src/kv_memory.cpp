@@ -1,11 +1,12 @@
 // Memory for keys and values that follows use: pages are committed for cells that are about to be written, and go back to
 // the system when their cells are empty again. On Linux host memory is committed by the first write; the bookkeeping below
-// says which pages that can be.
+// says which pages that can be. Memory of a CUDA device: kv_cuda.h.
 
 #include "kv_memory.h"
 
 #include "hooks/kv_memory_hooks.h"
 #include "kv_caches.h"
+#include "kv_cuda.h"
 #include "kv_pages.h"
 
 #include "ggml/src/ggml-backend-impl.h"
@@ -15,7 +16,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <set>
+#include <stdexcept>
 
 #if defined(__linux__)
 #    include <sys/mman.h>
@@ -138,23 +142,24 @@ ggml_backend_buffer_type_t paged_buffer_type() {
 }
 
 ggml_backend_buffer_type_t paged_type_for(ggml_backend_buffer_type_t buft) {
-    return buft == ggml_backend_cpu_buffer_type() ? paged_buffer_type() : buft;
+    const ggml_backend_buffer_type_t on_device = cuda_buffer_type_for(buft);
+    return on_device == buft && buft == ggml_backend_cpu_buffer_type() ? paged_buffer_type() : on_device;
 }
 
 // Null where memory is not committed as it fills. A tensor without memory of its own is in a buffer of size 0.
 page_map * pages_of(const ggml_backend_buffer * buffer) {
     const bool is_paged = buffer && buffer->buft == paged_buffer_type();
-    return is_paged ? &((paged_buffer *) buffer->context)->pages : nullptr;
+    return is_paged ? &((paged_buffer *) buffer->context)->pages : cuda_pages_of(buffer);
 }
 
 #else
 
 ggml_backend_buffer_type_t paged_type_for(ggml_backend_buffer_type_t buft) {
-    return buft;
+    return cuda_buffer_type_for(buft);
 }
 
-page_map * pages_of(const ggml_backend_buffer *) {
-    return nullptr;
+page_map * pages_of(const ggml_backend_buffer * buffer) {
+    return cuda_pages_of(buffer);
 }
 
 #endif
@@ -168,6 +173,7 @@ struct cell_area {
     size_t              n_cells;  // of a stream
     size_t              n_rows;   // of which each cell has a piece: 1, or ne[0] if transposed
     size_t              n_bytes;  // of a cell in a row
+    size_t              end;      // of what was allocated for the tensor, within its pages
 
     size_t n_row()    const { return n_cells*n_bytes; }
     size_t n_stream() const { return n_rows*n_row(); }
@@ -190,14 +196,10 @@ struct cell_area {
         return done;
     }
 
-    bool release(uint32_t stream, uint32_t first, uint32_t last) const {
-        const size_t end  = offset + ggml_nbytes(tensor);
-        bool         done = true;
-        for_each(stream, first, last, [&](size_t at, size_t size) {
-            // what follows the tensor in its last page is nobody's
-            done = pages->release(at, at + size == end ? GGML_PAD(at + size, pages->page_size()) - at : size) && done;
-        });
-        return done;
+    uint64_t missing(uint32_t stream, uint32_t first, uint32_t last) const {
+        uint64_t bytes = 0;
+        for_each(stream, first, last, [&](size_t at, size_t size) { bytes += pages->missing(at, size); });
+        return bytes;
     }
 };
 
@@ -208,6 +210,41 @@ void tell_once_that_release_failed() {
     }
 }
 
+// Gives back what several ranges cover together: small tensors share pages, and none of them covers one alone.
+class release_run {
+public:
+    ~release_run() { flush(); }
+
+    void add(const cell_area & area, uint32_t stream, uint32_t first, uint32_t last) {
+        const size_t end = area.offset + ggml_nbytes(area.tensor);
+        area.for_each(stream, first, last, [&](size_t at, size_t size) {
+            // what follows a tensor up to the next one is nobody's
+            add(area.pages, at, at + size == end ? area.end : at + size);
+        });
+    }
+
+private:
+    void add(page_map * of, size_t first, size_t last) {
+        if (of != pages || first != end) {
+            flush();
+            pages = of;
+            begin = first;
+        }
+        end = last;
+    }
+
+    void flush() {
+        if (pages && !pages->release(begin, end - begin)) {
+            tell_once_that_release_failed();
+        }
+        pages = nullptr;
+    }
+
+    page_map * pages = nullptr;
+    size_t     begin = 0;
+    size_t     end   = 0;
+};
+
 } // namespace
 
 } // namespace kvfold
@@ -217,10 +254,12 @@ using namespace kvfold;
 struct kvfold_kv_memory {
     std::vector<cell_area> areas;
     uint32_t               reach = 0; // cells that can share a page with a cell, on each side of it
+    bool                   shares_pages = false; // some page holds cells of two tensors
 
     std::vector<kvfold_cell_range> fresh; // per stream, committed since settle_recent()
 
     // what other threads may ask
+    std::atomic<uint64_t>              refused{ 0 }; // bytes that could not be had for the last batch, 0 if they could
     std::atomic<uint64_t>              n_used{ 0 };
     std::vector<std::atomic<uint32_t>> n_used_by_seq;
 
@@ -239,11 +278,15 @@ struct kvfold_kv_memory {
         const size_t offset  = (char *) tensor->data - (char *) ggml_backend_buffer_get_base(tensor->buffer);
         const size_t n_rows  = transposed ? tensor->ne[0] : 1;
         const size_t n_bytes = transposed ? ggml_type_size(tensor->type) : tensor->nb[1];
-        areas.push_back({ il, tensor, pages, offset, n_cells, n_rows, n_bytes });
+        const auto   buft    = ggml_backend_buffer_get_type(tensor->buffer);
+        const size_t taken   = GGML_PAD(ggml_backend_buft_get_alloc_size(buft, tensor), ggml_backend_buft_get_alignment(buft));
+        areas.push_back({ il, tensor, pages, offset, n_cells, n_rows, n_bytes, offset + taken });
+        shares_pages = shares_pages || offset % pages->page_size() != 0;
         reach = std::max(reach, (uint32_t) ((pages->page_size() + n_bytes - 1)/n_bytes));
     }
 
     bool commit(uint32_t stream, const std::vector<uint32_t> & cells) {
+        refused = 0;
         if (!cells.empty()) {
             const auto [least, most] = std::minmax_element(cells.begin(), cells.end());
             fresh[stream].first = std::min(fresh[stream].first, *least);
@@ -254,8 +297,15 @@ struct kvfold_kv_memory {
             while (i + n < cells.size() && cells[i + n] == cells[i] + n) {
                 ++n;
             }
+            const uint32_t first = cells[i];
+            const uint32_t last  = first + (uint32_t) n;
+            uint64_t       bytes = 0;
             for (const cell_area & area : areas) {
-                if (!area.commit(stream, cells[i], cells[i] + (uint32_t) n)) {
+                bytes += area.missing(stream, first, last);
+            }
+            for (const cell_area & area : areas) {
+                if (!area.commit(stream, first, last)) {
+                    refused = std::max<uint64_t>(bytes, 1);
                     return false;
                 }
             }
@@ -264,8 +314,9 @@ struct kvfold_kv_memory {
         return true;
     }
 
-    // Of the empty cells in a range and those around it that can share pages with them.
-    void release(uint32_t stream, const llama_kv_cells & cells, kvfold_cell_range range) {
+    // The empty cells in a range and those around it that can share pages with them.
+    std::vector<kvfold_cell_range> empty_runs(const llama_kv_cells & cells, kvfold_cell_range range) const {
+        std::vector<kvfold_cell_range> runs;
         uint32_t first = range.first;
         uint32_t last  = std::min(range.last, cells.size());
         for (uint32_t n = 0; n < reach && first > 0 && cells.is_empty(first - 1); ++n) {
@@ -283,12 +334,28 @@ struct kvfold_kv_memory {
             while (end < last && cells.is_empty(end)) {
                 ++end;
             }
-            for (const cell_area & area : areas) {
-                if (!area.release(stream, first, end)) {
-                    tell_once_that_release_failed();
+            runs.push_back({ first, end });
+            first = end;
+        }
+        return runs;
+    }
+
+    // Of the empty cells in these ranges, one for each stream.
+    void release(const llama_kv_cache & cache, std::vector<kvfold_cell_range> ranges) {
+        if (shares_pages) { // then a page can hold the cells of any stream
+            ranges.assign(ranges.size(), { 0, cache.get_size() });
+        }
+        std::vector<std::vector<kvfold_cell_range>> runs;
+        for (uint32_t s = 0; s < ranges.size(); ++s) {
+            runs.push_back(ranges[s].empty() ? std::vector<kvfold_cell_range>() : empty_runs(cache.get_cells((llama_seq_id) s), ranges[s]));
+        }
+        release_run run;
+        for (const cell_area & area : areas) {
+            for (uint32_t s = 0; s < runs.size(); ++s) {
+                for (const kvfold_cell_range & each : runs[s]) {
+                    run.add(area, s, each.first, each.last);
                 }
             }
-            first = end;
         }
     }
 
@@ -304,9 +371,10 @@ struct kvfold_kv_memory {
             while (last < end && !cells.is_empty(last) && unneeded(cells, last)) {
                 ++last;
             }
+            release_run run;
             for (const cell_area & area : areas) {
-                if (last > first && area.il == il && !area.release(stream, first, last)) {
-                    tell_once_that_release_failed();
+                if (last > first && area.il == il) {
+                    run.add(area, stream, first, last);
                 }
             }
             first = last + 1;
@@ -314,12 +382,14 @@ struct kvfold_kv_memory {
     }
 
     void release_erased(const llama_kv_cache & cache) {
+        std::vector<kvfold_cell_range> erased;
+        bool                           any = false;
         for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
-            const llama_kv_cells &  cells = cache.get_cells((llama_seq_id) s);
-            const kvfold_cell_range range = cells.take_erased();
-            if (!range.empty()) {
-                release(s, cells, range);
-            }
+            erased.push_back(cache.get_cells((llama_seq_id) s).take_erased());
+            any = any || !erased.back().empty();
+        }
+        if (any) {
+            release(cache, erased);
         }
     }
 
@@ -365,13 +435,33 @@ void kvfold_cells_assigned(const llama_kv_cache & cache) {
     cache.kv_memory->count(cache);
 }
 
-void kvfold_cells_rewritten(const llama_kv_cache & cache) {
-    kvfold_kv_memory & memory = *cache.kv_memory;
+void kvfold_commit_whole_cache(const llama_kv_cache & cache) {
     for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
-        for (const cell_area & area : memory.areas) {
-            area.commit(s, 0, cache.get_size());
+        for (const cell_area & area : cache.kv_memory->areas) {
+            const uint64_t bytes = area.missing(s, 0, cache.get_size());
+            if (!area.commit(s, 0, cache.get_size())) {
+                cache.kv_memory->refused = std::max<uint64_t>(bytes, 1);
+                throw std::runtime_error("there is no memory to rewrite all keys and values");
+            }
         }
-        memory.release(s, cache.get_cells((llama_seq_id) s), { 0, cache.get_size() });
+    }
+}
+
+void kvfold_cells_rewritten(const llama_kv_cache & cache) {
+    cache.kv_memory->release(cache, std::vector<kvfold_cell_range>(cache.get_n_stream(), { 0, cache.get_size() }));
+}
+
+void kvfold_synchronize_with(llama_memory_i * memory, const std::function<void()> & wait) {
+    for (const llama_kv_cache * cache : kv_caches_of(memory)) {
+        for (const cell_area & area : cache->kv_memory->areas) {
+            area.pages->synchronize_with(wait);
+        }
+    }
+}
+
+void kvfold_explain_full_cache(llama_context * context, std::string & error) {
+    if (const auto refusal = refusal_of(llama_get_memory(context))) {
+        error = refusal->text();
     }
 }
 
@@ -412,6 +502,43 @@ uint64_t cells_in_use(const llama_kv_cache & cache) {
 
 uint64_t cells_in_use(const llama_kv_cache & cache, int32_t seq_id) {
     return cache.kv_memory->n_used_by_seq[seq_id].load(std::memory_order_relaxed);
+}
+
+static const char refusal_words[] = "the system gives no memory for more keys and values: ";
+
+std::string memory_refusal::text() const {
+    return refusal_words + std::to_string(bytes) + " bytes beside the " + std::to_string(committed) + " that they take";
+}
+
+std::optional<memory_refusal> memory_refusal::parse(const std::string & text) {
+    const size_t at = text.find(refusal_words);
+    if (at == std::string::npos) {
+        return std::nullopt;
+    }
+    char *         end   = nullptr;
+    memory_refusal found = { strtoull(text.c_str() + at + strlen(refusal_words), &end, 10), 0 };
+    found.committed = strtoull(end + strlen(" bytes beside the "), nullptr, 10);
+    return found;
+}
+
+error out_of_memory(const memory_refusal & refusal) {
+    return error(KVFOLD_ERROR_OUT_OF_MEMORY, refusal.text() + "; a \"kv-budget\" lets requests wait for memory")
+        .compares((int64_t) (refusal.committed + refusal.bytes), (int64_t) refusal.committed)
+        .about_option("kv-budget");
+}
+
+std::optional<memory_refusal> refusal_of(const llama_memory_i * memory) {
+    uint64_t                                   bytes = 0, committed = 0;
+    std::set<const ggml_backend_buffer *> buffers;
+    for (const llama_kv_cache * cache : kv_caches_of(memory)) {
+        bytes = std::max(bytes, cache->kv_memory->refused.load());
+        for (const cell_area & area : cache->kv_memory->areas) {
+            if (buffers.insert(area.tensor->buffer).second) {
+                committed += area.pages->committed();
+            }
+        }
+    }
+    return bytes > 0 ? std::optional<memory_refusal>({ bytes, committed }) : std::nullopt;
 }
 
 void set_page_driver(page_driver * driver) {

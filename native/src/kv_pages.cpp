@@ -88,4 +88,10 @@ uint64_t page_map::committed(size_t offset, size_t size) const {
     return n*n_page;
 }
 
+uint64_t page_map::missing(size_t offset, size_t size) const {
+    const size_t begin = offset/n_page;
+    const size_t end   = std::min((offset + size + n_page - 1)/n_page, n_pages);
+    return size == 0 ? 0 : (end - begin)*n_page - committed(offset, size);
+}
+
 } // namespace kvfold

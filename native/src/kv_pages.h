@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace kvfold {
@@ -17,6 +18,9 @@ struct page_driver {
     // Both take whole pages. False if the system refuses; then nothing has changed.
     virtual bool commit (void * data, size_t size) = 0;
     virtual bool release(void * data, size_t size) = 0; // what was there reads as zero afterwards, or not at all
+
+    // What to wait for before pages change, if that must not happen while something computes with them.
+    virtual void synchronize_with(const std::function<void()> &) {}
 };
 
 // The pages of one range. One thread changes it; any may ask how much is committed.
@@ -27,6 +31,11 @@ public:
 
     // Releases what is committed.
     ~page_map();
+
+    // The memory goes in another way; forgets what is committed.
+    void abandon() { mark(0, n_pages, false); n_committed = 0; }
+
+    void synchronize_with(const std::function<void()> & wait) { driver.synchronize_with(wait); }
 
     page_map(const page_map &) = delete;
     page_map & operator=(const page_map &) = delete;
@@ -44,6 +53,9 @@ public:
     // Bytes of committed pages, all of them or those that [offset, offset + size) touches.
     uint64_t committed() const { return n_committed.load(std::memory_order_relaxed)*n_page; }
     uint64_t committed(size_t offset, size_t size) const;
+
+    // Bytes of pages that commit(offset, size) would add.
+    uint64_t missing(size_t offset, size_t size) const;
 
 private:
     bool test(size_t page) const;

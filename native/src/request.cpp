@@ -3,6 +3,7 @@
 #include "at_exit.h"
 #include "hooks/request_hook.h"
 #include "json_text.h"
+#include "kv_memory.h"
 #include "kvfold_log.h"
 
 #include <cstdlib>
@@ -384,6 +385,9 @@ static error to_error(const json & object) {
                      "the input has " + std::to_string(too_large) + " tokens but \"ubatch-size\" is " + std::to_string(limit))
             .compares(too_large, limit)
             .about_option("ubatch-size");
+    }
+    if (const auto refusal = memory_refusal::parse(message)) {
+        return out_of_memory(*refusal);
     }
     if (message.find("Context size has been exceeded") != std::string::npos) {
         return error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "the KV cache is full: the requests that run together need more than \"ctx-size\" tokens")

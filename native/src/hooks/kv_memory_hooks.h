@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <set>
+#include <string>
 #include <vector>
 
 struct ggml_backend_buffer_type;
+struct llama_context;
 struct llama_memory_i;
 class  llama_kv_cache;
 
@@ -51,8 +54,8 @@ private:
     mutable kvfold_cell_range erased;
 };
 
-// The buffer type for keys and values in place of `buft`: host memory that is committed as it fills, where the system
-// can do that; else `buft` itself.
+// The buffer type for keys and values in place of `buft`: host memory or memory of a CUDA device that is committed as it
+// fills, where the system can do that; else `buft` itself.
 ggml_backend_buffer_type * kvfold_kv_buffer_type(ggml_backend_buffer_type * buft);
 
 // What is known about the memory of a cache's tensors; made when they are allocated.
@@ -65,8 +68,16 @@ bool kvfold_commit_cells(const llama_kv_cache & cache, const std::vector<int32_t
 // Cells have been assigned to a ubatch.
 void kvfold_cells_assigned(const llama_kv_cache & cache);
 
-// The tensors have been written as a whole, whatever their cells hold.
-void kvfold_cells_rewritten(const llama_kv_cache & cache);
+// The tensors are written as a whole, whatever their cells hold. The first call is before that and throws
+// std::runtime_error if there is no memory for it, the second one after.
+void kvfold_commit_whole_cache(const llama_kv_cache & cache);
+void kvfold_cells_rewritten   (const llama_kv_cache & cache);
+
+// How to wait until nothing computes with the caches of a memory any more; called as long as its context lives.
+void kvfold_synchronize_with(llama_memory_i * memory, const std::function<void()> & wait);
+
+// The error of a batch for which llama.cpp found no cells, after kvfold_commit_cells() has found no memory for them.
+void kvfold_explain_full_cache(llama_context * context, std::string & error);
 
 // Gives the memory of cells that became empty back to the system, at the end of its scope.
 class kvfold_release_unused {
