@@ -55,17 +55,25 @@ final class ToolTemplate {
 
     /**
      * A request whose answer has to be a call, with the beginning of one as the beginning of the answer: llama.cpp's grammar
-     * allows for a text before the call, which a small model would not end.
+     * allows for a text before the call, which a small model would not end. Not where the caller has begun the answer, or
+     * where a response format leaves no room for a call.
      */
     static JsonNode force(JsonNode body) {
         if (!body.path("tool_choice").asText().equals("required")
                 || body.path("tools").isEmpty()
-                || !body.path("messages").isArray()) {
+                || body.hasNonNull("response_format")
+                || !body.path("messages").isArray()
+                || body.path("messages").isEmpty()
+                || lastRole(body.path("messages")).equals("assistant")) {
             return body;
         }
         ObjectNode forced = body.deepCopy();
         forced.withArray("messages").addObject().put("role", "assistant").put("content", CALL_START);
         return forced;
+    }
+
+    private static String lastRole(JsonNode messages) {
+        return messages.path(messages.size() - 1).path("role").asText();
     }
 
     static Optional<String> extend(String template) {

@@ -135,6 +135,25 @@ class ToolTemplateTest {
     }
 
     @Test
+    void addsNothingToAnAnswerThatTheCallerHasBegun() throws Exception {
+        ObjectNode body = body("""
+                [{"role": "user", "content": "light!"}, {"role": "assistant", "content": "well"}]""", TOOLS).put("tool_choice", "required");
+
+        assertThat(ToolTemplate.force(body)).isSameAs(body);
+        assertThat(engine.call("/v1/chat/completions", body).at("/choices/0").isObject())
+                .isTrue();
+    }
+
+    @Test
+    void leavesRoomForAResponseFormat() throws Exception {
+        ObjectNode body = body(user("light!"), TOOLS).put("tool_choice", "required");
+        body.putObject("response_format").put("type", "json_object");
+
+        JsonNode message = engine.call("/v1/chat/completions", body).at("/choices/0/message");
+        assertThat(message.path("content").asText()).startsWith("{");
+    }
+
+    @Test
     void leavesItToTheModelWhetherToCall() throws Exception {
         JsonNode choice =
                 engine.call("/v1/chat/completions", body(user("light!"), TOOLS)).at("/choices/0");
