@@ -8,6 +8,7 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.langchain4j.data.embedding.Embedding;
 import dev.langchain4j.exception.InternalServerException;
+import dev.langchain4j.exception.InvalidRequestException;
 import dev.langchain4j.model.embedding.DimensionAwareEmbeddingModel;
 import dev.langchain4j.model.embedding.listener.EmbeddingModelListener;
 import dev.langchain4j.model.embedding.request.EmbeddingInput;
@@ -28,6 +29,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -64,7 +66,22 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
 
     @Override
     public EmbeddingResponse doEmbed(EmbeddingRequest request) {
-        return response(engine.call(ROUTE, body(request)));
+        try {
+            return response(engine.call(ROUTE, body(request)));
+        } catch (InvalidRequestException e) {
+            throw explained(e);
+        }
+    }
+
+    /** llama-server's message is about its own API, and names no way out. */
+    private static InvalidRequestException explained(InvalidRequestException error) {
+        String message = error.getMessage();
+        return message != null && message.startsWith("Pooling type 'none'")
+                ? new InvalidRequestException(
+                        "the model's file does not say how the vectors of a text's tokens become one: set pooling to mean, "
+                                + "cls or last",
+                        error)
+                : error;
     }
 
     /** Runs the request on a thread of this library; cancelling the future cancels the request. */
@@ -77,7 +94,14 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
             return CompletableFuture.failedFuture(e);
         }
         CompletableFuture<JsonNode> answer = engine.callAsync(ROUTE, body);
-        CompletableFuture<EmbeddingResponse> response = answer.thenApply(this::response);
+        CompletableFuture<EmbeddingResponse> response = answer.handle((json, error) -> {
+            if (error == null) {
+                return response(json);
+            }
+            Throwable cause = error instanceof CompletionException ? error.getCause() : error;
+            throw new CompletionException(
+                    cause instanceof InvalidRequestException invalid ? explained(invalid) : cause);
+        });
         propagateCancellation(response, answer);
         return response;
     }

@@ -19,6 +19,7 @@ import dev.langchain4j.exception.UnsupportedFeatureException;
 import dev.langchain4j.model.chat.request.ChatRequest;
 import dev.langchain4j.model.chat.response.ChatResponse;
 import dev.langchain4j.model.chat.response.StreamingChatResponseHandler;
+import dev.langchain4j.model.embedding.request.EmbeddingRequest;
 import io.kvfold.Engine;
 import io.kvfold.NativeLibrary;
 import io.kvfold.TinyModel;
@@ -199,6 +200,28 @@ class UnusualUseTest {
                         failure));
 
         assertThat(failure.get(30, SECONDS)).isSameAs(error);
+    }
+
+    @Test
+    void saysThatAModelOfChatsNeedsAPooling() {
+        try (KvfoldEmbeddingModel model =
+                KvfoldEmbeddingModel.builder().modelPath(gguf).build()) {
+            assertThatThrownBy(() -> model.embed("hello"))
+                    .isInstanceOf(InvalidRequestException.class)
+                    .hasMessageContaining("set pooling to mean");
+            EmbeddingRequest request = EmbeddingRequest.builder().input("hello").build();
+            assertThatThrownBy(() -> model.embedAsync(request).get(30, SECONDS))
+                    .hasCauseInstanceOf(InvalidRequestException.class)
+                    .hasMessageContaining("set pooling to mean");
+        }
+    }
+
+    @Test
+    void scoresWithRerankersOnly() {
+        assertThatThrownBy(() ->
+                        KvfoldScoringModel.builder().modelPath(gguf).build().close())
+                .isExactlyInstanceOf(UnsupportedFeatureException.class)
+                .hasMessageContaining("no reranker");
     }
 
     private static StreamingChatResponseHandler handler(Consumer<String> onText, CompletableFuture<Throwable> failure) {
