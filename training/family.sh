@@ -55,7 +55,7 @@ plans_of_two_sizes() {
     for plan in $plans; do
         echo --out "$out/runs/m-${plan%:*}-1" --layer-types "${plan#*:}" $m $text --steps 400 --batch-size 8 --seed 1
         for seed in 1 2 3; do
-            echo --out "$out/runs/s-${plan%:*}-$seed" --layer-types "${plan#*:}" $s $text --steps 120 --batch-size 4 --seed $seed
+            echo --out "$out/runs/s-${plan%:*}-$seed" --layer-types "${plan#*:}" $s $text --steps 200 --batch-size 4 --seed $seed
         done
     done
 }

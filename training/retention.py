@@ -91,26 +91,51 @@ def found(server, args, sentences, tokenizer):
     return result / args.trials
 
 
-def kept_bytes(args, options):
-    """Bytes of the keys and values kept at the longest length, from what `kvfold inspect` says of plan and type."""
+def kept(args, options, questions):
+    """(lazy layers, bytes of the keys and values kept at the longest length), from what `kvfold inspect` says of plan and
+    type. Under a plan that decides by itself, the mean over the questions."""
     plan_and_type = [options[i : i + 2] for i, option in enumerate(options) if option in ("--kv-plan", "--kv-type")]
     out = run(*args.kvfold, "inspect", args.model, *sum(plan_and_type, []))
     size, unit, producers, layers = re.search(r"([\d.]+) (B|KiB) per token in (\d+) of (\d+) layers", out).groups()
     bytes_per_row = float(size) * {"B": 1, "KiB": 1024}[unit] / int(producers)
     plan = re.search(r"^KV plan +(\d\S*)", out, re.MULTILINE)
-    return bytes_per_row * kept_rows(plan[1] if plan else "_".join(map(str, range(int(layers)))), max(args.lengths))
+    plan = plan[1] if plan else "_".join(map(str, range(int(layers))))
+    lazy = lazy_layers(plan)
+    if lazy is None:
+        lazy = np.mean([found_lazy(args, options, question) for question in questions])
+    return lazy, bytes_per_row * kept_rows(plan, max(args.lengths), lazy)
 
 
-def kept_rows(plan, tokens):
-    """How many tokens all layers together keep, of so many: a producer what the widest of its readers needs."""
+def parsed(plan):
+    """({reader: whether it sees a window only} of each producer, attributes) of a plan in full."""
     layers, *attributes = plan.split(";")
-    values = dict(attribute.partition("=")[::2] for attribute in attributes)
-    few = min(tokens, int(values.get("window", 0)) + int(values.get("sinks", 0)))
-    kept = {}
-    for layer in layers.split("_"):
-        needed = few if layer.endswith("s") else tokens
-        kept[layer.rstrip("s")] = max(needed, kept.get(layer.rstrip("s"), 0))
-    return sum(kept.values())
+    readers = {}
+    for i, layer in enumerate(layers.split("_")):
+        readers.setdefault(int(layer.rstrip("s")), {})[i] = layer.endswith("s")
+    return readers, dict(attribute.partition("=")[::2] for attribute in attributes)
+
+
+def lazy_layers(plan):
+    """How many producers are read by lazy layers only; None if that is found out for each text."""
+    readers, attributes = parsed(plan)
+    if "lazy" in attributes or "full" in attributes:
+        return None
+    return sum(all(windowed.values()) for windowed in readers.values())
+
+
+def kept_rows(plan, tokens, lazy):
+    """How many tokens all layers together keep, of so many, if so many layers are lazy."""
+    readers, attributes = parsed(plan)
+    few = min(tokens, int(attributes.get("window", 0)) + int(attributes.get("sinks", 0)))
+    return lazy * few + (len(readers) - lazy) * tokens
+
+
+def found_lazy(args, options, question):
+    """How many layers turned out lazy for a question."""
+    prompt = f"User: {question}\nAssistant:"
+    out = run(*args.kvfold, "generate", "--model", args.model, "--ctx-size", 1024, "--prompt", prompt, "--max-tokens", 2,
+              "--json", *options)
+    return len(json.loads(out)["kv_cache"]["lazy_layers"])
 
 
 def plot(grids, lengths, path):
@@ -155,7 +180,10 @@ def main():
     tokenizer = load_tokenizer(args.data)
     sentences = sentences_of(args.needles, 10_000_000, held_out=True)
 
-    print(f"| case | keys and values of {max(args.lengths)} tokens | perplexity | needles found |\n|---|---|---|---|")
+    longest = [needle(random.Random(f"{max(args.lengths)} {depth} 0"), sentences, tokenizer, max(args.lengths), depth)[0]
+               for depth in DEPTHS]
+    print(f"| case | lazy layers | keys and values of {max(args.lengths)} tokens | perplexity | needles found |")
+    print("|---" * 5 + "|")
     grids = {}
     for case in args.case:
         name, _, options = case.partition("=")
@@ -163,7 +191,8 @@ def main():
         perplexity = native_perplexity(args.kvfold, args.model, args.perplexity, args.chunks, "--threads", 1, *options)
         with Server(args.kvfold, args.model, options) as server:
             grids[name] = found(server, args, sentences, tokenizer)
-        print(f"| {name} | {kept_bytes(args, options)/1024:.0f} KiB | {perplexity:.2f} | {100*grids[name].mean():.0f}% |", flush=True)
+        lazy, size = kept(args, options, longest)
+        print(f"| {name} | {lazy:.3g} | {size/1024:.0f} KiB | {perplexity:.2f} | {100*grids[name].mean():.0f}% |", flush=True)
     if args.plot:
         plot(grids, args.lengths, args.plot)
 

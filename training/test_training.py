@@ -244,10 +244,11 @@ class ChatTest(unittest.TestCase):
         self.assertEqual(roles, {"system", "user"})
 
     def test_lazy_layers_keep_few_tokens_and_producers_what_their_widest_reader_needs(self):
-        self.assertEqual(retention.kept_rows("0_1_2_3", 100), 400)
-        self.assertEqual(retention.kept_rows("0_1s_2s_3;window=16;sinks=4", 100), 240)
-        self.assertEqual(retention.kept_rows("0s_2s_2_3s;window=16;sinks=4", 100), 140)
-        self.assertEqual(retention.kept_rows("0s_1s;window=200;sinks=4", 100), 200)
+        for plan, rows in (("0_1_2_3", 400), ("0_1s_2s_3;window=16;sinks=4", 240), ("0s_2s_2_3s;window=16;sinks=4", 140),
+                           ("0s_1s;window=200;sinks=4", 200)):
+            self.assertEqual(retention.kept_rows(plan, 100, retention.lazy_layers(plan)), rows)
+        self.assertIsNone(retention.lazy_layers("0_1;window=16;sinks=4;lazy=0.6"))
+        self.assertEqual(retention.kept_rows("0_1;window=16;sinks=4;lazy=0.6", 100, 0.5), 160)
 
     def test_a_needle_lies_at_its_depth(self):
         sentences = [f"This is sentence number {i}." for i in range(400)]

@@ -200,7 +200,7 @@ class Trainer:
         parameters = sum(p.numel() for p in model.parameters())
         print(f"{parameters/1e6:.2f} M parameters, {len(model.map.producers)} of {len(model.map)} layers keep keys and"
               f" values, {len(self.data)/1e6:.1f} M tokens, {args.device}", flush=True)
-        losses, validation_loss = [], math.nan
+        losses, validation_loss = [], self.rows[-1][-1] if self.rows else math.nan
         started, report_at = time.monotonic() - self.seconds, 0.0
         while self.progress() < 1:
             progress = self.progress()

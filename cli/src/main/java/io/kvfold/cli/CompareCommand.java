@@ -8,6 +8,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.Engine;
 import io.kvfold.Generation;
 import io.kvfold.KvCacheStats;
+import io.kvfold.KvPlan;
 import io.kvfold.bench.Subject;
 import java.io.IOException;
 import java.io.PrintWriter;
@@ -98,6 +99,7 @@ final class CompareCommand implements Callable<Integer> {
     /** What came of one run. */
     private record Outcome(
             Subject subject,
+            String plan,
             String text,
             Timings timings,
             KvCacheStats kv,
@@ -147,6 +149,7 @@ final class CompareCommand implements Callable<Integer> {
             KvCacheStats kv = engine.kvCacheStats();
             return new Outcome(
                     subject,
+                    plan(subject, engine.info().context().kvPlan()),
                     chat
                             ? answer.at("/choices/0/message/content").asText()
                             : answer.path("content").asText(),
@@ -154,6 +157,15 @@ final class CompareCommand implements Callable<Integer> {
                     kv,
                     text == null ? null : perplexity(engine, text));
         }
+    }
+
+    /** As the user wrote it; with what it stands for where that is the file's. */
+    private static String plan(Subject subject, String inEffect) {
+        if (subject.plan() != null) {
+            return subject.planName();
+        }
+        boolean standard = inEffect.isEmpty() || KvPlan.parse(inEffect).isStandard();
+        return subject.planName() + ": " + (standard ? "standard" : inEffect);
     }
 
     private ObjectNode body(String content) {
@@ -195,7 +207,7 @@ final class CompareCommand implements Callable<Integer> {
                 left,
                 right,
                 one -> String.valueOf(one.subject().model().getFileName()));
-        row(table, "KV plan", left, right, one -> one.subject().planName());
+        row(table, "KV plan", left, right, Outcome::plan);
         row(table, "KV type", left, right, one -> one.subject().type().text());
         row(table, "text", left, right, Outcome::text);
         row(

@@ -102,11 +102,17 @@ final class GenerateCommand implements Callable<Integer> {
                 .put("stop", last.path("stop_type").asText());
         result.set("timings", last.path("timings"));
         KvCacheStats kv = engine.kvCacheStats();
-        result.putObject("kv_cache")
+        ObjectNode cache = result.putObject("kv_cache")
                 .put("tokens", kv.cellsUsed())
                 .put("bytes_allocated", kv.bytesAllocated())
                 .put("bytes_committed", kv.bytesCommitted())
                 .put("bytes_in_use", kv.bytesInUse());
+        for (int slot = 0; slot < kv.lazyLayers().size(); slot++) {
+            if (kv.bySlot().get(slot).tokens() > 0) { // that of the only request there was
+                ArrayNode lazy = cache.putArray("lazy_layers");
+                kv.lazyLayers().get(slot).forEach(lazy::add);
+            }
+        }
         out.println(new ObjectMapper().writerWithDefaultPrettyPrinter().writeValueAsString(result));
     }
 }

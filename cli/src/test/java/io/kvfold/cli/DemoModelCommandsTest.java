@@ -14,6 +14,7 @@ import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -94,6 +95,36 @@ final class DemoModelCommandsTest {
             assertThat(one.path("completion_tokens").asInt()).isBetween(1, 8);
             assertThat(one.at("/perplexity/value").asDouble()).isBetween(1.0, 4096.0);
             assertThat(one.at("/perplexity/tokens")).isEqualTo(standard.at("/perplexity/tokens"));
+        }
+    }
+
+    @Test
+    void saysWhatThePlanOfAFileIs() {
+        needsTheLibrary();
+
+        assertThat(run("compare", "-p", "Once upon a time", "-n", "1").out())
+                .containsPattern("KV plan +file: standard +file: 0_6_6_6_6_6_6_7;passes=9");
+    }
+
+    @Test
+    void namesTheLayersThatTurnedOutLazy() throws JsonProcessingException {
+        needsTheLibrary();
+        String prompt = "It was a dark and stormy night in the city. ".repeat(10);
+
+        for (int threshold : new int[] {0, 1}) {
+            CommandRun run = run(
+                    "generate",
+                    "--model=demo:standard",
+                    "--kv-plan=simlayerkv:" + threshold + ";window=16;sinks=4",
+                    "--prompt=" + prompt,
+                    "--max-tokens=1",
+                    "--json");
+
+            assertThat(run.exitCode()).as(run.err()).isZero();
+            assertThat(new ObjectMapper().readTree(run.out()).at("/kv_cache/lazy_layers"))
+                    .as("every attention lies above 0, none above 1")
+                    .extracting(JsonNode::asInt)
+                    .containsExactlyElementsOf(threshold == 0 ? List.of(0, 1, 2, 3, 4, 5, 6, 7) : List.of());
         }
     }
 
