@@ -142,8 +142,9 @@ void kvfold_retention::advance(const kv_ubatch_part & part, int32_t prefill, std
         const llama_pos n_tokens = part.pos_last + 1 - (llama_pos) (part.rows.size() - 1);
         if (first && !masses.empty() && !seq.final && enough(n_tokens)) {
             seq.scored.assign(1, masses.front());
-            decide(seq, n_tokens, true);
-            settle(part.seq_id, "its first generated token");
+            if (decide(seq, n_tokens, true)) {
+                settle(part.seq_id, "its first generated token");
+            }
         }
         return;
     }
@@ -167,11 +168,12 @@ void kvfold_retention::advance(const kv_ubatch_part & part, int32_t prefill, std
         (plan.decide == KVFOLD_DECIDE_END && !last)) {
         return;
     }
-    decide(seq, n_tokens, last);
-    settle(part.seq_id, last ? "the end of its prompt" : "a part of its prompt");
+    if (decide(seq, n_tokens, last)) {
+        settle(part.seq_id, last ? "the end of its prompt" : "a part of its prompt");
+    }
 }
 
-void kvfold_retention::decide(sequence & seq, llama_pos n_tokens, bool last) {
+bool kvfold_retention::decide(sequence & seq, llama_pos n_tokens, bool last) {
     std::vector<int>    candidates;
     std::vector<double> score(plan.n_layer);
     for (uint32_t il = 0; il < plan.n_layer; ++il) {
@@ -202,6 +204,7 @@ void kvfold_retention::decide(sequence & seq, llama_pos n_tokens, bool last) {
     if (seq.final) {
         seq.scored.clear();
     }
+    return seq.final || !lazy.empty();
 }
 
 void kvfold_retention::settle(llama_seq_id seq_id, const char * when) {
@@ -218,27 +221,20 @@ void kvfold_retention::settle(llama_seq_id seq_id, const char * when) {
 void kvfold_retention::release(bool recent) {
     recent   = recent && !refilled;
     refilled = false;
-    const auto unneeded = [&](const llama_kv_cells & cells, uint32_t cell, bool (kvfold_retention::*needs)(llama_seq_id, int) const, int il) {
-        if (cells.is_empty(cell)) {
-            return true;
-        }
+    const auto release_from = [&](llama_kv_cache & cache, uint32_t il, bool (kvfold_retention::*needs)(llama_seq_id, int) const) {
+        llama_kv_cells::seq_set_t needed;
         for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
-            if (cells.seq_has(cell, seq_id) && (this->*needs)(seq_id, il)) {
-                return false;
-            }
+            needed[seq_id] = (this->*needs)(seq_id, (int) il);
         }
-        return true;
+        kvfold::release_layer(cache, il, [&](const llama_kv_cells & cells, uint32_t cell) {
+            return cells.is_empty(cell) || (cells.seq_get_all(cell) & needed).none();
+        }, recent);
     };
     for (uint32_t il = 0; il < plan.n_layer; ++il) {
-        if (!plan.in_both[il]) {
-            continue;
+        if (plan.in_both[il]) {
+            release_from(full,   il, &kvfold_retention::needs_full);
+            release_from(window, il, &kvfold_retention::needs_window);
         }
-        kvfold::release_layer(full, il, [&](const llama_kv_cells & cells, uint32_t cell) {
-            return unneeded(cells, cell, &kvfold_retention::needs_full, (int) il);
-        }, recent);
-        kvfold::release_layer(window, il, [&](const llama_kv_cells & cells, uint32_t cell) {
-            return unneeded(cells, cell, &kvfold_retention::needs_window, (int) il);
-        }, recent);
     }
     kvfold::settle_recent(full);
     kvfold::settle_recent(window);

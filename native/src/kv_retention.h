@@ -88,7 +88,8 @@ private:
         std::deque<std::vector<float>> scored; // the last queries of the prompt: mass by layer
     };
 
-    void decide(sequence & seq, llama_pos n_tokens, bool last);
+    // Whether some layer turned out lazy, or none will from now on.
+    bool decide(sequence & seq, llama_pos n_tokens, bool last);
     void settle(llama_seq_id seq_id, const char * when);
     void reset(sequence & seq);
 
