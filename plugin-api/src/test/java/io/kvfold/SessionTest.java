@@ -228,6 +228,63 @@ class SessionTest {
         }
     }
 
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "lighttransfer:1;window=64",
+                "standard;lazy=0;window=64;decide=end",
+                "lighttransfer:2;window=64;decide=decode",
+                "0_0_2;lazy=0;window=64"
+            })
+    void lazyLayersGoIntoAnotherSlotWithTheState(String plan) throws Exception {
+        Session session = Session.of(store, "a");
+        KvPlan parsed = KvPlan.parse(plan, TinyModel.LAYERS);
+        String document = document(300, 1);
+        List<Integer> lazy;
+        List<Integer> lazyWhenFresh;
+        String answer;
+        Answer continued;
+        Answer fresh;
+        try (Engine engine = small(2).kvPlan(parsed).open()) {
+            answer = ask(engine, session, body(document)).text();
+            lazy = lazyLayers(engine, 300);
+            continued = ask(engine, null, body(document, answer, "why"));
+        }
+        try (Engine engine = small(2).kvPlan(parsed).open()) {
+            fresh = ask(engine, null, body(document, answer, "why"));
+            lazyWhenFresh = lazyLayers(engine, 300);
+        }
+        assertThat(lazy).isNotEmpty();
+        try (Engine engine = small(2).kvPlan(parsed).open()) {
+            ObjectNode endless =
+                    body("who").put("max_tokens", 600).put("ignore_eos", true).put("stream", true);
+            try (Generation running = engine.chat(endless)) {
+                running.next();
+                running.next();
+                int busy = engine.kvCacheStats().bySlot().get(0).busy() ? 0 : 1;
+                Answer again =
+                        ask(engine, session, body(document, answer, "why")); // reads the state, in the other slot
+                // llama.cpp wants a checkpoint to go on from the window of a state, and none is kept of before the
+                // decision
+                boolean goesOn = !plan.contains("decide");
+                assertThat(again.cachedTokens()).isBetween(goesOn ? 300 : 0, goesOn ? 400 : 0);
+                assertThat(again.text()).isEqualTo((goesOn ? continued : fresh).text());
+                assertThat(engine.kvCacheStats().lazyLayers().get(1 - busy)).isEqualTo(goesOn ? lazy : lazyWhenFresh);
+                assertThat(engine.kvCacheStats().bySlot().get(busy).busy()).isTrue();
+            }
+        }
+    }
+
+    /** Those of the slot that holds at least so many tokens. */
+    private static List<Integer> lazyLayers(Engine engine, int tokens) {
+        KvCacheStats stats = engine.kvCacheStats();
+        return stats.bySlot().stream()
+                .filter(slot -> slot.tokens() >= tokens)
+                .map(slot -> stats.lazyLayers().get(slot.slot()))
+                .findFirst()
+                .orElseThrow();
+    }
+
     @Test
     void readsAStateWithoutReplacingIt() throws IOException {
         Session session = Session.of(store, "a");

@@ -233,6 +233,42 @@ final class KvBudgetTest {
         }
     }
 
+    /** 2 of 4 layers stay full. At the end of the prompt all are in both caches, at the end of the answer in one each. */
+    @ParameterizedTest
+    @CsvSource({"end", "early", "decode"})
+    void layersThatTurnOutLazyAreNotPromisedTwice(String decide) throws IOException {
+        int prompt = 300;
+        int all = 900;
+        long row = TOKEN / LAYERS;
+        long onePage =
+                4 * row; // of keys and of values of two layers, for the newest token in the other cache; two to a page
+        long needed = 2 * all * row + 2 * 256 * row + 2 * onePage;
+        assertThat(needed).isBetween(LAYERS * (prompt + 256) * row, LAYERS * (all + 256) * row * 2 / 3);
+        KvPlan plan = KvPlan.parse("standard;window=100;sinks=4;full=2;queries=8;decide=" + decide, LAYERS);
+        try (Engine engine = builder("standard", 1)
+                .kvPlan(plan)
+                .kvBudget(needed)
+                .option("ctx-checkpoints", 0)
+                .open()) {
+            long most = 0;
+            try (Generation generation =
+                    engine.complete(request(prompt, all - prompt, 1).put("stream", true))) {
+                for (JsonNode chunk = generation.next(); chunk != null; chunk = generation.next()) {
+                    KvCacheStats now = engine.kvCacheStats();
+                    assertThat(now.bytesPromised()).isIn(0L, needed);
+                    most = Math.max(most, now.bytesCommitted());
+                }
+            }
+            System.out.printf("decide=%s: %d bytes committed at most, %d promised%n", decide, most, needed);
+            assertThat(most).isBetween(needed * 9 / 10, needed);
+            assertThat(engine.kvCacheStats().lazyLayers().get(0)).isEmpty(); // given back
+            assertThatThrownBy(() -> engine.call("/completion", request(prompt, all - prompt + 2, 1)))
+                    .isInstanceOfSatisfying(
+                            KvBudgetExceededException.class,
+                            e -> assertThat(e.value().orElse(0)).isBetween(needed + 1, needed + 4 * row));
+        }
+    }
+
     private static void awaitWaiting(Engine engine, int requests) throws InterruptedException {
         while (engine.kvCacheStats().requestsWaiting() < requests) {
             Thread.sleep(5);
