@@ -56,7 +56,7 @@ typedef enum kvfold_status {
     KVFOLD_ERROR_PLAN_INVALID       =   -5, /* a KV plan that is malformed or that this model cannot serve */
     KVFOLD_ERROR_CONTEXT_EXCEEDED   =   -6, /* the prompt does not fit a slot; `value` and `limit` are in tokens */
     KVFOLD_ERROR_QUEUE_FULL         =   -7, /* `value` requests wait, `limit` may; see option "max-queue" */
-    KVFOLD_ERROR_OUT_OF_MEMORY      =   -8, /* weights, KV cache or compute buffers could not be allocated */
+    KVFOLD_ERROR_OUT_OF_MEMORY      =   -8, /* weights, KV cache, more of it or compute buffers could not be had */
     KVFOLD_ERROR_CANCELLED          =   -9, /* kvfold_request_cancel() or a progress callback that returned 0 */
     KVFOLD_ERROR_CLOSED             =  -10, /* the engine was closed while the call was inside */
     KVFOLD_ERROR_UNSUPPORTED        =  -11, /* valid, but not possible with this model or these options */
@@ -138,8 +138,10 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *   "kv-budget"     bytes that keys and values may take, from the size of one token on (default: no limit). Before a
  *                   request gets a slot, the memory of its prompt and of the longest answer it asks for ("max_tokens",
  *                   "n_predict") is set aside for it, in whole pages, by the KV plan: a layer that keeps a window costs
- *                   the window. Until that much is free the request waits, in order of arrival. What runs is never ended
- *                   for what comes later; what idle slots keep of finished requests is cleared when it is in the way. A
+ *                   the window; one that may turn out lazy costs both until the end of the prompt and, after it, what it
+ *                   can cost at most. Until that much is free the request waits, in order of arrival. What runs is
+ *                   never ended for what comes later; what idle slots keep of finished requests is cleared when it is in
+ *                   the way. A
  *                   request that cannot fit even alone is KVFOLD_ERROR_BUDGET_EXCEEDED at once. An answer without a limit
  *                   has room for as many tokens as fit in the budget divided by "parallel", and for more as long as
  *                   nobody else was promised it; then it ends with finish reason "length". What commits whole tensors for
@@ -166,7 +168,10 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *
  * A model file is checked before llama.cpp sees it: a truncated or damaged one is KVFOLD_ERROR_MODEL_INVALID. Weights and KV
  * cache that together exceed the memory of all devices are KVFOLD_ERROR_OUT_OF_MEMORY before anything is allocated, with
- * both numbers of bytes.
+ * both numbers of bytes. While it runs, requests for whose keys and values the system has no memory end with the same error:
+ * `limit` is what the cache takes, `value` what it would have taken. The engine goes on.
+ *
+ * "context-shift" is KVFOLD_ERROR_UNSUPPORTED where a plan keeps first tokens or a window: positions of cached keys stay.
  *
  * On success *engine is a handle for kvfold_close() and *out the JSON of kvfold_engine_info(). On failure *engine is
  * NULL and everything that had been allocated is released. `progress` may be NULL.
@@ -200,7 +205,7 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  * lazy_layers is empty unless the plan leaves it to the engine which layers are lazy. bytes_per_token = sum over layers with
  * storage of the K row and the V row of one token, in bytes. bytes_allocated is the
  * sum of all K and V tensors, bytes_committed what of it takes memory now: pages that hold tokens, where memory is
- * committed as it fills (host memory on Linux), else all of it. bytes_in_use is what the cells that hold a token take, which
+ * committed as it fills (host memory on Linux, CUDA devices that can map memory), else all of it. bytes_in_use is what the cells that hold a token take, which
  * fill the last of their pages in part; by_layer has the layers with storage, by_slot every slot, where several answers to
  * one prompt count what they share once each. bytes_promised is what "kv-budget" has set aside for requests, running or about
  * to. cells_used includes what is kept of finished requests for

@@ -18,7 +18,7 @@ static_assert(CUDA_SUCCESS == 0, "success");
 
 namespace {
 
-// The context that CUDA's runtime, and so ggml-cuda, uses on a device, while one lives; -1 where there is none.
+// While one lives, this thread uses the context that CUDA's runtime, and so ggml-cuda, uses on the device.
 struct in_context {
     bool entered;
 
