@@ -297,8 +297,12 @@ bool request::fetch_piece(std::string & text) {
     engine::use         inside(*owner);
     const abort_guard   guard;
     const current_scope scope(this);
-    const bool          more = answer->next(text);
-    if (!text.empty() && text.front() != ':' && note_read(*exchange)) { // ':' begins a sign of life that no slot has sent
+    if (note_waiting(*exchange)) {
+        owner->wake_worker();
+    }
+    const bool more = answer->next(text);
+    const bool part = !text.empty() && text.front() != ':'; // ':' begins a sign of life that no slot has sent
+    if (note_read(*exchange, part)) {
         owner->wake_worker();
     }
     return more;

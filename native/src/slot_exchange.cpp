@@ -50,9 +50,18 @@ static std::shared_ptr<slot_exchange> exchange_of(const server_task & task) {
     return of_worker ? of_worker->find(task.id) : nullptr;
 }
 
-bool note_read(slot_exchange & exchange) {
+bool note_waiting(slot_exchange & exchange) {
     const std::lock_guard<std::mutex> lock(exchange.mutex);
-    if (exchange.unread > 0) {
+    exchange.awaited = true;
+    const bool wake  = exchange.paused;
+    exchange.paused  = false;
+    return wake;
+}
+
+bool note_read(slot_exchange & exchange, bool part) {
+    const std::lock_guard<std::mutex> lock(exchange.mutex);
+    exchange.awaited = false;
+    if (part && exchange.unread > 0) {
         exchange.unread--;
     }
     const bool wake = exchange.paused && exchange.unread <= resume_at;
@@ -153,6 +162,6 @@ bool kvfold_slot_pauses(const server_task & task) {
         return false;
     }
     const std::lock_guard<std::mutex> lock(exchange->mutex);
-    exchange->paused = exchange->paused || exchange->unread >= pause_at;
+    exchange->paused = !exchange->awaited && (exchange->paused || exchange->unread >= pause_at);
     return exchange->paused;
 }

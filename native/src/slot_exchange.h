@@ -31,6 +31,8 @@ struct slot_exchange {
 
     size_t unread = 0; // parts of a streamed answer that nobody has asked for yet
     bool   paused = false;
+    bool   awaited = false; // somebody asks for the next one. Then the slot goes on whatever is unread: of some results the
+                            // server core makes no part, as while its parser holds back a tool call's arguments
 };
 
 // The exchanges of an engine by the ids of their tasks. Thread-safe.
@@ -53,7 +55,10 @@ struct worker_scope {
     worker_scope & operator=(const worker_scope &) = delete;
 };
 
-// One part was read. True if the slot has paused and is to be woken.
-bool note_read(slot_exchange & exchange);
+// Somebody asks for the next part. True if the slot has paused and is to be woken.
+bool note_waiting(slot_exchange & exchange);
+
+// It was answered, with a part or with something that no slot has sent. True if the slot has paused and is to be woken.
+bool note_read(slot_exchange & exchange, bool part);
 
 } // namespace kvfold

@@ -134,6 +134,23 @@ class ToolTemplateTest {
         }
     }
 
+    /** Blanks within arguments are held back by the parser: results without a chunk, for which the slot must not wait. */
+    @Test
+    @Timeout(120)
+    void streamsACallOfManyBlanks() throws Exception {
+        ObjectNode body = body(user("light!"), TOOLS)
+                .put("tool_choice", "required")
+                .put("max_tokens", 300)
+                .put("stream", true);
+        int chunks = 0;
+        try (Generation generation = engine.chat(body)) {
+            while (generation.next() != null) {
+                chunks++;
+            }
+        }
+        assertThat(chunks).isPositive();
+    }
+
     @Test
     void addsNothingToAnAnswerThatTheCallerHasBegun() throws Exception {
         ObjectNode body = body("""

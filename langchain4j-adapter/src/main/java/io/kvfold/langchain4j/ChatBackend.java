@@ -49,17 +49,13 @@ final class ChatBackend implements AutoCloseable {
 
     /** Validates the request; each call is a run of its own, which starts when its first event is asked for. */
     Supplier<ChatCall> calls(ChatRequest request, boolean stream) {
-        // A required call comes whole: while the parser holds back many tokens of its arguments, such as blanks, no
-        // chunk
-        // comes, and the slot takes its reader for one that has stopped.
-        boolean mustCall = mapper.mustCall(request);
-        ObjectNode body = mapper.toBody(request, stream && !mustCall);
+        ObjectNode body = mapper.toBody(request, stream);
         ObjectNode calling = mapper.toCallingBody(request);
         Session session = request.parameters() instanceof KvfoldChatRequestParameters ours ? ours.session() : null;
         Supplier<Generation> start = () -> start(calling == null ? body : calling, session);
         return () -> new ChatCall(
                 start,
-                calling == null || mustCall ? null : () -> start(body, session),
+                calling == null || mapper.mustCall(request) ? null : () -> start(body, session),
                 () -> new Answer(engine.model().name(), returnThinking, kvBytesPerToken),
                 timeout,
                 this::logResponse);
