@@ -26,7 +26,7 @@ for model in ${MODELS:-standard folded}; do
     for threshold in 0.8 0.7 0.6; do
         cases+=(--case "simlayerkv:$threshold=--ubatch 32 --kv-plan simlayerkv:$threshold;window=$recent;sinks=4")
     done
-    cases+=(--case "simlayerkv:0.8, decide=end=--ubatch 32 --kv-plan simlayerkv:0.8;decide=end;window=$recent;sinks=4")
+    cases+=(--case "simlayerkv:0.8 at the end=--ubatch 32 --kv-plan simlayerkv:0.8;decide=end;window=$recent;sinks=4")
     cases+=(--case "lighttransfer:4=--ubatch 32 --kv-plan lighttransfer:4;window=$recent;sinks=4")
     cases+=(--case "lighttransfer:4, q4_0=--ubatch 32 --kv-type q4_0 --kv-plan lighttransfer:4;window=$recent;sinks=4")
     cases+=(--case "lazy above $threshold, q4_0=--kv-type q4_0 --kv-plan $plan")

@@ -151,6 +151,8 @@ class EngineProcessTest {
                 .with("-XX:+AlwaysPreTouch") // neither the heap's growth is measured, nor the compiler's
                 .with("-XX:TieredStopAtLevel=1")
                 .with("-XX:+UseSerialGC")
+                // which of glibc's arenas a thread gets is chance, and each keeps what it once grew to
+                .withEnvironment("MALLOC_ARENA_MAX", "1")
                 .within(Duration.ofMinutes(5))
                 .run(OpeningAndClosing.class, model.toString())
                 .outputOfSuccess();
