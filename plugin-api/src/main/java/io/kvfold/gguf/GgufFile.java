@@ -36,6 +36,12 @@ import org.jspecify.annotations.Nullable;
  */
 public final class GgufFile {
 
+    // A mapping lasts until its buffer is collected: the file then cannot be replaced on Windows, and its pages count
+    // as the
+    // process's. So only what is too large for the heap is mapped; the headers of today's models have up to 20 MiB.
+    private static final int FIRST_READ_BYTES = 1 << 20;
+    private static final int LAST_READ_BYTES = 1 << 26;
+
     private final Path path;
     private final long fileBytes;
     private final int version;
@@ -82,6 +88,16 @@ public final class GgufFile {
         }
         try (FileChannel channel = FileChannel.open(path, StandardOpenOption.READ)) {
             long fileBytes = channel.size();
+            for (int bytes = FIRST_READ_BYTES; bytes <= LAST_READ_BYTES; bytes *= 4) {
+                try {
+                    return of(path, start(channel, (int) Math.min(bytes, fileBytes)), fileBytes);
+                } catch (InvalidModelException e) {
+                    if (fileBytes <= bytes) {
+                        throw e;
+                    }
+                    // the header may go on behind what was read
+                }
+            }
             return of(
                     path,
                     channel.map(
@@ -90,6 +106,16 @@ public final class GgufFile {
         } catch (IOException e) {
             throw new ModelNotFoundException("cannot read " + path + ": " + e, e);
         }
+    }
+
+    private static ByteBuffer start(FileChannel channel, int bytes) throws IOException {
+        ByteBuffer start = ByteBuffer.allocate(bytes);
+        while (start.hasRemaining()) {
+            if (channel.read(start, start.position()) < 0) {
+                break;
+            }
+        }
+        return start.flip();
     }
 
     /** {@code start} is the file from its first byte, up to {@link GgufHeaderReader#MAX_HEADER_BYTES}. */

@@ -228,6 +228,24 @@ class GgufFileTest {
         }
     }
 
+    /** One that is read in pieces, and one that is too large for the heap and mapped. */
+    @ParameterizedTest
+    @ValueSource(ints = {3, 70})
+    void readsAHeaderOfManyMebibytes(int mebibytes) throws IOException {
+        boolean[] values = new boolean[mebibytes << 20];
+        values[values.length - 1] = true;
+        new GgufWriter().put("many", values).put("last", 7).write(file);
+        assertThat(GgufFile.open(file).integer("last")).hasValue(7);
+
+        try (RandomAccessFile whole = new RandomAccessFile(file.toFile(), "rw")) {
+            whole.setLength(values.length - 9);
+        }
+        assertThatThrownBy(() -> GgufFile.open(file))
+                .isInstanceOf(InvalidModelException.class)
+                .hasMessageContaining("many")
+                .hasMessageContaining(String.valueOf(values.length));
+    }
+
     @Test
     void survivesTenThousandRandomMutationsOfAHeader() throws IOException {
         byte[] whole = validFile();
