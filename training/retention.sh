@@ -23,13 +23,15 @@ for model in ${MODELS:-standard folded}; do
         plan=$(sed -n 's/^--kv-plan //p' <<<"$found")
         cases+=(--case "lazy above $threshold=--kv-plan $plan")
     done
-    for threshold in 0.8 0.7 0.6; do
-        cases+=(--case "simlayerkv:$threshold=--ubatch 32 --kv-plan simlayerkv:$threshold;window=$recent;sinks=4")
-    done
-    cases+=(--case "simlayerkv:0.8 at the end=--ubatch 32 --kv-plan simlayerkv:0.8;decide=end;window=$recent;sinks=4")
-    cases+=(--case "lighttransfer:4=--ubatch 32 --kv-plan lighttransfer:4;window=$recent;sinks=4")
-    cases+=(--case "lighttransfer:4, q4_0=--ubatch 32 --kv-type q4_0 --kv-plan lighttransfer:4;window=$recent;sinks=4")
     cases+=(--case "lazy above $threshold, q4_0=--kv-type q4_0 --kv-plan $plan")
+    if ! $kvfold inspect "$gguf" | grep -q above; then # plans that read upward decide nothing by themselves
+        for threshold in 0.8 0.7 0.6; do
+            cases+=(--case "simlayerkv:$threshold=--ubatch 32 --kv-plan simlayerkv:$threshold;window=$recent;sinks=4")
+        done
+        cases+=(--case "simlayerkv:0.8 at the end=--ubatch 32 --kv-plan simlayerkv:0.8;decide=end;window=$recent;sinks=4")
+        cases+=(--case "lighttransfer:4=--ubatch 32 --kv-plan lighttransfer:4;window=$recent;sinks=4")
+        cases+=(--case "lighttransfer:4, q4_0=--ubatch 32 --kv-type q4_0 --kv-plan lighttransfer:4;window=$recent;sinks=4")
+    fi
     all=$($kvfold plan lazy --model "$gguf" --text "$out/wikitext.txt" --recent "$recent" --threshold 0 | sed -n 's/^--kv-plan //p')
     cases+=(--case "streaming=--kv-plan $all" --case "streaming, q4_0=--kv-type q4_0 --kv-plan $all")
     printf '\n%s\n\n' "$model"

@@ -137,6 +137,7 @@ static void open_context(subject & s, const settings & set, int n_ctx, int n_bat
     params.flash_attn_type      = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     params.type_k               = set.kv_type;
     params.type_v               = set.kv_type;
+    params.swa_full             = false; // as in the engine: lazy layers keep their window only
 #ifndef KVFOLD_UNPATCHED
     params.kv_prefill = set.prefill == "exact" ? KVFOLD_PREFILL_EXACT : set.prefill == "fixed" ? KVFOLD_PREFILL_FIXED : KVFOLD_PREFILL_AUTO;
 #endif

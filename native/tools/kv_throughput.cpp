@@ -285,6 +285,7 @@ bool open_context(subject & s, const settings & set, const std::string & kv_type
     params.type_k          = kv_type_of(kv_type);
     params.type_v          = kv_type_of(kv_type);
     params.kv_prefill      = KVFOLD_PREFILL_AUTO;
+    params.swa_full        = false; // lazy layers keep their window only, as in the engine
     s.context.reset();
     s.samplers.clear();
     std::vector<llama_sampler_seq_config> samplers;
