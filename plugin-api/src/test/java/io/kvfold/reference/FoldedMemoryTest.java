@@ -8,6 +8,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.Engine;
 import io.kvfold.FlashAttention;
+import io.kvfold.ForkedJvm;
 import io.kvfold.Generation;
 import io.kvfold.KvCacheStats;
 import io.kvfold.KvPlan;
@@ -20,8 +21,11 @@ import io.kvfold.reference.Shape.Architecture;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.BeforeAll;
@@ -186,34 +190,61 @@ final class FoldedMemoryTest {
         }
     }
 
+    /** In a JVM of its own, whose heap, compiler and arenas of malloc do not grow meanwhile. */
     @Test
     void manyRequestsLeaveNothing() throws IOException {
-        KvPlan plan = KvPlan.parse("0_1s_2_3s_4_5s_6_7s;window=100;sinks=4");
-        Path file = model.writeForText(folder.resolve("many.gguf"), plan);
-        try (Engine engine = open(file, plan, KvType.F16, 4096, 4, true)) {
-            long most = 0;
-            long resident = 0;
-            for (int round = 0; round < 250; round++) { // 1,000 requests
-                List<Generation> running = new ArrayList<>();
-                for (int slot = 0; slot < 4; slot++) {
-                    running.add(engine.complete(body(model.tokens(1 + (37 * round + 61 * slot) % 220, slot), false)));
+        Path file = model.writeForText(folder.resolve("many.gguf"), ManyRequests.PLAN);
+        String output = new ForkedJvm()
+                .withRealLibrary()
+                .with("-Xms64m")
+                .with("-Xmx64m")
+                .with("-XX:+AlwaysPreTouch")
+                .with("-XX:TieredStopAtLevel=1")
+                .with("-XX:+UseSerialGC")
+                .withEnvironment("MALLOC_ARENA_MAX", "1")
+                .within(Duration.ofMinutes(5))
+                .run(ManyRequests.class, file.toString())
+                .outputOfSuccess();
+        System.out.println(output.strip());
+        Matcher numbers = Pattern.compile("cells 0, in use 0, committed at most 0, resident grew by (-?\\d+)")
+                .matcher(output);
+        assertThat(numbers.find()).as(output).isTrue();
+        assertThat(Long.parseLong(numbers.group(1)))
+                .as("resident after 1,000 requests, against 204")
+                .isLessThan(8 << 20);
+    }
+
+    static final class ManyRequests {
+        static final KvPlan PLAN = KvPlan.parse("0_1s_2_3s_4_5s_6_7s;window=100;sinks=4");
+
+        private ManyRequests() {}
+
+        public static void main(String[] args) throws IOException {
+            ComparedModel model = ComparedModel.forAnyPlan(Shape.tiny(Architecture.LLAMA), LAYERS, 1);
+            try (Engine engine = open(Path.of(args[0]), PLAN, KvType.F16, 4096, 4, true)) {
+                long most = 0;
+                long resident = 0;
+                for (int round = 0; round < 250; round++) { // 1,000 requests
+                    List<Generation> running = new ArrayList<>();
+                    for (int slot = 0; slot < 4; slot++) {
+                        running.add(engine.complete(body(
+                                model.tokens(1 + (37 * round + 61 * slot) % 220, slot), false)));
+                    }
+                    for (Generation generation : running) {
+                        if (generation.next() == null) {
+                            throw new AssertionError("no answer in round " + round);
+                        }
+                        generation.close();
+                    }
+                    most = Math.max(most, engine.kvCacheStats().bytesCommitted());
+                    if (round == 50 && hasStatm()) {
+                        resident = residentBytes();
+                    }
                 }
-                for (Generation generation : running) {
-                    assertThat(generation.next()).isNotNull();
-                    generation.close();
-                }
-                most = Math.max(most, engine.kvCacheStats().bytesCommitted());
-                if (round == 50 && hasStatm()) {
-                    resident = residentBytes();
-                }
-            }
-            assertThat(engine.kvCacheStats().cellsUsed()).isZero();
-            assertThat(engine.kvCacheStats().bytesInUse()).isZero();
-            assertThat(most).as("committed between two rounds").isZero();
-            if (hasStatm()) {
-                assertThat(residentBytes() - resident)
-                        .as("resident after 1,000 requests, against 204")
-                        .isLessThan(24 << 20); // the heap of the JVM breathes
+                KvCacheStats stats = engine.kvCacheStats();
+                System.out.printf(
+                        "cells %d, in use %d, committed at most %d, resident grew by %d%n",
+                        stats.cellsUsed(), stats.bytesInUse(), most, hasStatm() ? residentBytes() - resident : 0);
             }
         }
     }
