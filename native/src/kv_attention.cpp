@@ -32,10 +32,14 @@ struct ubatch_reads {
     std::vector<std::vector<kv_read>> reads;  // [n_layer][n_seqs_unq]; [n_layer][1] under a plan without automatic retention
     std::vector<uint8_t>              stores; // [n_layer], STORES_*
     std::vector<uint8_t>              scores; // [n_layer]
-    size_t                            n_scored = 0;
+    std::vector<uint8_t>              keeps;  // [n_layer], its queries for later scores
+    size_t                            n_scored  = 0; // queries
+    size_t                            n_carried = 0; // those of them that were kept from an earlier ubatch
+    size_t                            n_kept    = 0; // rows whose queries are kept for a later one
 
     bool operator==(const ubatch_reads & other) const {
-        return reads == other.reads && stores == other.stores && scores == other.scores && n_scored == other.n_scored;
+        return reads == other.reads && stores == other.stores && scores == other.scores && keeps == other.keeps &&
+               n_scored == other.n_scored && n_carried == other.n_carried && n_kept == other.n_kept;
     }
 };
 
@@ -116,11 +120,16 @@ void adapt_mask(
 
 // Inputs of the scores: the queries, the keys that they see, and those that a lazy layer would retain.
 struct score_inputs {
-    ggml_tensor * rows     = nullptr; // I32 [n_scored]
+    ggml_tensor * rows     = nullptr; // I32 [n_scored - n_carried], of the ubatch
+    ggml_tensor * order    = nullptr; // I32 [n_scored], in the carried queries and then those of the rows; null: none is carried
     ggml_tensor * mask     = nullptr; // F32 [n_kv, n_scored/n_stream, 1, n_stream]
     ggml_tensor * retained = nullptr; // F32 [n_kv, 1, n_scored/n_stream, n_stream], 0 or 1
 
-    std::vector<std::pair<int, ggml_tensor *>> masses; // by layer; F32 [1, n_head, n_scored/n_stream, n_stream]
+    std::vector<std::pair<int, ggml_tensor *>> carried; // by layer; F32 [n_embd_head*n_head, n_carried]
+    std::vector<std::pair<int, ggml_tensor *>> masses;  // by layer; F32 [1, n_head, n_scored/n_stream, n_stream]
+
+    ggml_tensor * kept_rows = nullptr; // I32 [n_kept]
+    std::vector<std::pair<int, ggml_tensor *>> kept; // by layer; F32 [n_embd_head*n_head, n_kept]
 };
 
 } // namespace
@@ -153,6 +162,10 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
         }
         if (in_use(score.rows)) {
             set_score_input(*ubatch);
+        }
+        if (in_use(score.kept_rows)) {
+            const auto rows = kept_rows(*ubatch);
+            ggml_backend_tensor_set(score.kept_rows, rows.data(), 0, ggml_nbytes(score.kept_rows));
         }
         for (auto & [_, t] : sinks) {
             if (in_use(t)) {
@@ -235,17 +248,49 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
             const int64_t n_stream = n_streams(graph.ubatch);
             const int64_t n_scored = (int64_t) who.n_scored;
             const int64_t n_kv     = caches[0].mctx->get_n_kv();
-            score.rows     = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, n_scored);
+            score.rows     = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, n_scored - (int64_t) who.n_carried);
             score.mask     = ggml_new_tensor_4d(graph.ctx0, GGML_TYPE_F32, n_kv, n_scored/n_stream, 1, n_stream);
             score.retained = ggml_new_tensor_4d(graph.ctx0, GGML_TYPE_F32, n_kv, 1, n_scored/n_stream, n_stream);
             for (ggml_tensor * t : { score.rows, score.mask, score.retained }) {
                 ggml_set_input(t);
+            }
+            if (who.n_carried > 0) {
+                score.order = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, n_scored);
+                ggml_set_input(score.order);
+                ggml_set_name(score.order, "kv_scored_order");
             }
             ggml_set_name(score.rows,     "kv_scored_rows");
             ggml_set_name(score.mask,     "kv_scored_mask");
             ggml_set_name(score.retained, "kv_scored_retained");
         }
         return score;
+    }
+
+    // The scored queries of layer il, given those of the whole ubatch: F32 [n_embd_head*n_head, n_scored].
+    ggml_tensor * get_queries(const llm_graph_context & graph, ggml_tensor * all, int il) {
+        score_inputs & in  = get_score(graph);
+        ggml_tensor *  own = ggml_get_rows(graph.ctx0, all, in.rows);
+        if (!in.order) {
+            return own;
+        }
+        ggml_tensor * carried = ggml_new_tensor_2d(graph.ctx0, GGML_TYPE_F32, all->ne[0], (int64_t) who.n_carried);
+        ggml_set_input(carried);
+        ggml_format_name(carried, "kv_carried_queries-%d", il);
+        in.carried.push_back({ il, carried });
+        return ggml_get_rows(graph.ctx0, ggml_concat(graph.ctx0, carried, own, 1), in.order);
+    }
+
+    void keep_queries(const llm_graph_context & graph, ggml_tensor * all, int il) {
+        if (!score.kept_rows) {
+            score.kept_rows = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, (int64_t) who.n_kept);
+            ggml_set_input(score.kept_rows);
+            ggml_set_name(score.kept_rows, "kv_kept_rows");
+        }
+        ggml_tensor * kept = ggml_get_rows(graph.ctx0, all, score.kept_rows);
+        graph.cb(kept, "kv_kept_queries", il);
+        ggml_set_output(kept);
+        ggml_build_forward_expand(graph.gf, kept);
+        score.kept.push_back({ il, kept });
     }
 
     ggml_tensor * get_sinks(const llm_graph_context & graph, int64_t n_head) {
@@ -278,27 +323,48 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
     }
 
     void decide(const llama_ubatch & ubatch, ggml_backend_sched * sched) {
-        const std::vector<int32_t>      rows = scored_rows(ubatch);
-        std::vector<std::vector<float>> masses(rows.size(), std::vector<float>(hparams.kv_plan.n_layer));
-        if (!score.masses.empty()) {
+        if (!score.masses.empty() || !score.kept.empty()) {
             ggml_backend_sched_synchronize(sched);
         }
-        std::vector<float> by_head;
+        const std::vector<kv_query>     queries = scored_queries(ubatch);
+        std::vector<std::vector<float>> masses(queries.size(), std::vector<float>(hparams.kv_plan.n_layer));
+        std::vector<float>              by_head;
         for (const auto & [il, tensor] : score.masses) {
             by_head.resize(ggml_nelements(tensor));
             ggml_backend_tensor_get(tensor, by_head.data(), 0, ggml_nbytes(tensor));
             const int64_t n_head = tensor->ne[1];
-            for (size_t q = 0; q < rows.size(); ++q) {
+            for (size_t q = 0; q < queries.size(); ++q) {
                 masses[q][il] = std::accumulate(&by_head[q*n_head], &by_head[q*n_head] + n_head, 0.0)/n_head;
             }
         }
+        size_t next_row = 0;
         for (const kv_ubatch_part & part : kvfold_ubatch_parts(ubatch)) {
             std::vector<std::vector<float>> own;
-            for (const int32_t row : retention->scored_rows(part, cparams.kv_prefill)) {
-                own.push_back(masses[std::find(rows.begin(), rows.end(), row) - rows.begin()]);
+            const size_t n_own = retention->scored_queries(part, cparams.kv_prefill).size();
+            for (size_t q = 0; q < queries.size() && own.size() < n_own; ++q) {
+                if (queries[q].seq_id == part.seq_id) {
+                    own.push_back(masses[q]);
+                }
             }
-            retention->advance(part, cparams.kv_prefill, std::move(own));
+            const auto rows = retention->kept_rows(part, cparams.kv_prefill);
+            retention->advance(part, cparams.kv_prefill, own, kept_queries(ubatch, rows, next_row));
+            next_row += rows.size();
         }
+    }
+
+    // Of `rows`, the first of which is kept row `first` of the graph.
+    kv_kept_queries kept_queries(const llama_ubatch & ubatch, const std::vector<int32_t> & rows, size_t first) const {
+        kv_kept_queries queries;
+        queries.values.resize(hparams.kv_plan.n_layer);
+        for (const int32_t row : rows) {
+            queries.pos.push_back(ubatch.pos[row]);
+        }
+        for (const auto & [il, tensor] : score.kept) {
+            auto & values = queries.values[il];
+            values.resize(rows.size()*tensor->ne[0]);
+            ggml_backend_tensor_get(tensor, values.data(), first*tensor->nb[1], values.size()*sizeof(float));
+        }
+        return queries;
     }
 
     const uint32_t n_passes;
@@ -332,31 +398,31 @@ private:
         return ubatch.n_tokens > 0 && ubatch.n_seq_id[0] == 0;
     }
 
-    // The scored queries of all sequences; with streams, equally many of each sequence.
-    std::vector<int32_t> scored_rows(const llama_ubatch & ubatch) const {
-        const uint32_t n_queries = hparams.kv_plan.decide == KVFOLD_DECIDE_DECODE ? 1 : hparams.kv_plan.n_queries;
-        if (is_reserve(ubatch)) {
-            return std::vector<int32_t>(std::min(n_queries, ubatch.n_seq_tokens)*ubatch.n_seqs);
-        }
-        const auto           parts  = kvfold_ubatch_parts(ubatch);
-        size_t               longest = 0;
-        std::vector<int32_t> rows;
+    // The scored queries of all sequences; with streams, equally many of each sequence, where the last ones fill up.
+    std::vector<kv_query> scored_queries(const llama_ubatch & ubatch) const {
+        std::vector<std::vector<kv_query>> by_part;
+        size_t                             longest = 0;
+        const auto                         parts   = kvfold_ubatch_parts(ubatch);
         for (const kv_ubatch_part & part : parts) {
-            const auto own = retention->scored_rows(part, cparams.kv_prefill);
-            rows.insert(rows.end(), own.begin(), own.end());
-            longest = std::max(longest, own.size());
+            by_part.push_back(retention->scored_queries(part, cparams.kv_prefill));
+            longest = std::max(longest, by_part.back().size());
         }
-        if (n_streams(ubatch) == 1 || longest == 0) {
-            return rows;
-        }
-        rows.clear();
-        for (const kv_ubatch_part & part : parts) {
-            const auto own = retention->scored_rows(part, cparams.kv_prefill);
-            if (own.empty()) {
-                rows.insert(rows.end(), part.rows.end() - longest, part.rows.end()); // in place of those of others
-            } else {
-                rows.insert(rows.end(), own.begin(), own.end());
+        std::vector<kv_query> queries;
+        for (size_t p = 0; p < parts.size(); ++p) {
+            auto & own = by_part[p];
+            if (n_streams(ubatch) > 1 && own.size() < longest) {
+                own.resize(longest, { parts[p].seq_id, parts[p].pos_last, parts[p].rows.back(), -1 });
             }
+            queries.insert(queries.end(), own.begin(), own.end());
+        }
+        return queries;
+    }
+
+    std::vector<int32_t> kept_rows(const llama_ubatch & ubatch) const {
+        std::vector<int32_t> rows;
+        for (const kv_ubatch_part & part : kvfold_ubatch_parts(ubatch)) {
+            const auto own = retention->kept_rows(part, cparams.kv_prefill);
+            rows.insert(rows.end(), own.begin(), own.end());
         }
         return rows;
     }
@@ -367,20 +433,34 @@ private:
         who.reads .resize(plan.n_layer);
         who.stores.resize(plan.n_layer);
         who.scores.resize(plan.n_layer);
+        who.keeps .resize(plan.n_layer);
         if (!retention || is_reserve(ubatch)) {
             for (uint32_t il = 0; il < plan.n_layer; ++il) {
                 who.reads[il]  = { kvfold_fixed_read(plan, (int) il) };
                 who.stores[il] = plan.in_both[il] ? STORES_FULL | STORES_WINDOW : plan.in_swa[il] ? STORES_WINDOW : STORES_FULL;
                 who.scores[il] = retention && plan.candidate[il];
             }
-            who.n_scored = retention ? scored_rows(ubatch).size() : 0;
+            if (retention) {
+                const uint32_t n_queries = plan.decide == KVFOLD_DECIDE_DECODE ? 1 : plan.n_queries;
+                who.n_scored  = std::min(n_queries, ubatch.n_seq_tokens)*ubatch.n_seqs;
+                who.n_carried = 0; // they come in place of others
+                who.n_kept    = plan.decide == KVFOLD_DECIDE_DECODE ? 0 : who.n_scored;
+                who.keeps     = who.n_kept > 0 ? who.scores : who.keeps;
+            }
             return who;
         }
-        who.n_scored = scored_rows(ubatch).size();
-        std::vector<llama_seq_id> scored;
+        for (const kv_query & query : scored_queries(ubatch)) {
+            who.n_scored++;
+            who.n_carried += query.row < 0;
+        }
+        std::vector<llama_seq_id> scored, kept;
         for (const kv_ubatch_part & part : kvfold_ubatch_parts(ubatch)) {
-            if (!retention->scored_rows(part, cparams.kv_prefill).empty()) {
+            if (!retention->scored_queries(part, cparams.kv_prefill).empty()) {
                 scored.push_back(part.seq_id);
+            }
+            if (const size_t n = retention->kept_rows(part, cparams.kv_prefill).size()) {
+                kept.push_back(part.seq_id);
+                who.n_kept += n;
             }
         }
         for (uint32_t il = 0; il < plan.n_layer; ++il) {
@@ -395,7 +475,9 @@ private:
                     who.stores[il] |= retention->needs_window(seq_id, (int) il) ? STORES_WINDOW : 0;
                 }
             }
-            who.scores[il] = std::any_of(scored.begin(), scored.end(), [&](llama_seq_id id) { return retention->is_undecided(id, (int) il); });
+            const auto is_undecided = [&](llama_seq_id id) { return retention->is_undecided(id, (int) il); };
+            who.scores[il] = std::any_of(scored.begin(), scored.end(), is_undecided);
+            who.keeps [il] = std::any_of(kept.begin(), kept.end(), is_undecided);
         }
         return who;
     }
@@ -428,28 +510,54 @@ private:
     }
 
     void set_score_input(const llama_ubatch & ubatch) {
-        const kvfold_plan &    plan = hparams.kv_plan;
-        const llama_kv_cache & kv   = *caches[0].mctx->get_kv();
-        const auto             rows = scored_rows(ubatch);
-        const int64_t          n_kv = score.mask->ne[0];
+        const kvfold_plan &    plan    = hparams.kv_plan;
+        const llama_kv_cache & kv      = *caches[0].mctx->get_kv();
+        const auto             queries = scored_queries(ubatch);
+        const int64_t          n_kv    = score.mask->ne[0];
 
-        std::vector<float> mask(n_kv*rows.size(), -INFINITY);
-        std::vector<float> retained(n_kv*rows.size(), 0.0f);
-        for (size_t q = 0; q < rows.size(); ++q) {
-            const llama_seq_id     seq_id = ubatch.seq_id[rows[q]][0];
-            const llama_pos        pos    = ubatch.pos[rows[q]];
-            const llama_kv_cells & cells  = kv.get_cells(seq_id);
+        std::vector<float>   mask(n_kv*queries.size(), -INFINITY);
+        std::vector<float>   retained(n_kv*queries.size(), 0.0f);
+        std::vector<int32_t> rows, order;
+        int32_t              n_carried = 0;
+        for (size_t q = 0; q < queries.size(); ++q) {
+            const kv_query &       query = queries[q];
+            const llama_kv_cells & cells = kv.get_cells(query.seq_id);
             for (int64_t j = 0; j < n_kv; ++j) {
-                if (cells.is_empty(j) || !cells.seq_has(j, seq_id) || cells.pos_get(j) > pos - (plan.strict ? 1 : 0)) {
+                if (cells.is_empty(j) || !cells.seq_has(j, query.seq_id) || cells.pos_get(j) > query.pos - (plan.strict ? 1 : 0)) {
                     continue;
                 }
                 mask[q*n_kv + j]     = 0.0f;
-                retained[q*n_kv + j] = plan.is_sink(cells.pos_get(j)) || pos - cells.pos_get(j) < (llama_pos) plan.n_swa;
+                retained[q*n_kv + j] = plan.is_sink(cells.pos_get(j)) || query.pos - cells.pos_get(j) < (llama_pos) plan.n_swa;
+            }
+            if (query.row < 0) {
+                order.push_back(n_carried++);
+            } else {
+                order.push_back((int32_t) (who.n_carried + rows.size()));
+                rows.push_back(query.row);
             }
         }
         ggml_backend_tensor_set(score.rows,     rows.data(),     0, ggml_nbytes(score.rows));
         ggml_backend_tensor_set(score.mask,     mask.data(),     0, ggml_nbytes(score.mask));
         ggml_backend_tensor_set(score.retained, retained.data(), 0, ggml_nbytes(score.retained));
+        if (score.order) {
+            ggml_backend_tensor_set(score.order, order.data(), 0, ggml_nbytes(score.order));
+        }
+        for (const auto & [il, tensor] : score.carried) {
+            const size_t       width = tensor->ne[0];
+            std::vector<float> values;
+            for (const kv_query & query : queries) {
+                if (query.row >= 0) {
+                    continue;
+                }
+                const auto & kept = retention->kept_values(query.seq_id, il);
+                if (kept.empty()) { // this layer of this sequence is lazy already
+                    values.resize(values.size() + width);
+                } else {
+                    values.insert(values.end(), kept.begin() + query.kept*width, kept.begin() + (query.kept + 1)*width);
+                }
+            }
+            ggml_backend_tensor_set(tensor, values.data(), 0, ggml_nbytes(tensor));
+        }
     }
 
     std::array<cache_inputs, 2> caches;
@@ -508,6 +616,11 @@ static ggml_tensor * read_after(ggml_context * ctx, ggml_tensor * view, ggml_ten
     return ggml_view_4d(ctx, write, view->ne[0], view->ne[1], view->ne[2], view->ne[3], view->nb[1], view->nb[2], view->nb[3], view->view_offs);
 }
 
+// [n_embd_head, n_head, n_tokens] -> [n_embd_head*n_head, n_tokens]
+static ggml_tensor * rows_of(ggml_context * ctx, ggml_tensor * q) {
+    return ggml_reshape_2d(ctx, ggml_is_contiguous(q) ? q : ggml_cont(ctx, q), q->ne[0]*q->ne[1], q->ne[2]);
+}
+
 // The attention of the scored queries as a whole, and how much of it falls on what a lazy layer retains. As in
 // build_attn_mha(); flash attention never writes its probabilities down.
 static void build_score(
@@ -518,12 +631,9 @@ static void build_score(
     const int64_t n_embd_head = q->ne[0];
     const int64_t n_head      = q->ne[1];
     const int64_t n_stream    = k->ne[3];
-    const int64_t n_scored    = score.rows->ne[0];
+    const int64_t n_scored    = (int64_t) inp.who.n_scored;
 
-    if (!ggml_is_contiguous(q)) {
-        q = ggml_cont(ctx0, q);
-    }
-    q = ggml_get_rows(ctx0, ggml_reshape_2d(ctx0, q, n_embd_head*n_head, q->ne[2]), score.rows);
+    q = inp.get_queries(graph, rows_of(ctx0, q), il);
     q = ggml_reshape_4d(ctx0, q, n_embd_head, n_head, n_scored/n_stream, n_stream);
 
     ggml_tensor * kq = ggml_mul_mat(ctx0, ggml_permute(ctx0, k, 0, 2, 1, 3), ggml_permute(ctx0, q, 0, 2, 1, 3));
@@ -616,6 +726,9 @@ ggml_tensor * kvfold_build_attn(
 
         if (!cache->is_window && inp.who.scores[il] && inp.who.n_scored > 0) {
             build_score(graph, inp, q, k, sinks, kq_scale, il);
+        }
+        if (!cache->is_window && inp.who.keeps[il]) {
+            inp.keep_queries(graph, rows_of(ctx0, q), il);
         }
 
         ggml_tensor * kq_mask = inp.get_mask(graph, *cache, masks_self, il);

@@ -113,67 +113,107 @@ stage stage_of(const kv_ubatch_part & part, bool in_prompt, int32_t prefill) {
 
 } // namespace
 
-std::vector<int32_t> kvfold_retention::scored_rows(const kv_ubatch_part & part, int32_t prefill) const {
+// Nothing is judged by the window before a text is as long again as what a window retains, and in a long prompt not
+// again before it has doubled: so scores cost as much as those of a few ubatches, however long it is.
+std::vector<kv_query> kvfold_retention::scored_queries(const kv_ubatch_part & part, int32_t prefill) const {
     const sequence & seq = sequences[part.seq_id];
-    if (seq.final || (uint64_t) part.pos_last + 1 <= (uint64_t) plan.n_sinks + plan.n_swa) {
-        return {}; // what is retained is all there is
+    if (seq.final) {
+        return {};
     }
-    const stage now = stage_of(part, seq.in_prompt, prefill);
+    const stage     now      = stage_of(part, seq.in_prompt, prefill);
+    const llama_pos n_tokens = part.pos_last + 1;
     if (plan.decide == KVFOLD_DECIDE_DECODE) {
-        const bool first = now == stage::GENERATED && seq.awaits_first;
-        return first ? std::vector<int32_t> { part.rows.front() } : std::vector<int32_t> {};
+        const llama_pos n_first = n_tokens - (llama_pos) (part.rows.size() - 1);
+        if (now != stage::GENERATED || !seq.awaits_first || !enough(n_first)) {
+            return {};
+        }
+        return { { part.seq_id, n_first - 1, part.rows.front(), -1 } };
     }
-    if (now != stage::PROMPT && now != stage::END_OF_PROMPT) {
+    if ((now != stage::PROMPT && now != stage::END_OF_PROMPT) || !enough(n_tokens)) {
+        return {};
+    }
+    const size_t n_kept    = seq.in_prompt ? seq.kept.pos.size() : 0;
+    const size_t n_own     = std::min<size_t>(plan.n_queries, part.rows.size());
+    const size_t n_carried = std::min<size_t>(plan.n_queries - n_own, n_kept);
+    if (now == stage::PROMPT) {
+        const uint64_t retained = (uint64_t) plan.n_sinks + plan.n_swa;
+        if (plan.decide == KVFOLD_DECIDE_END || (uint64_t) n_tokens < 2*retained || n_tokens < seq.n_next || n_own + n_carried < plan.n_queries) {
+            return {};
+        }
+    }
+    std::vector<kv_query> queries;
+    for (size_t i = n_kept - n_carried; i < n_kept; ++i) {
+        queries.push_back({ part.seq_id, seq.kept.pos[i], -1, (int32_t) i });
+    }
+    for (size_t i = part.rows.size() - n_own; i < part.rows.size(); ++i) {
+        queries.push_back({ part.seq_id, n_tokens - (llama_pos) (part.rows.size() - i), part.rows[i], -1 });
+    }
+    return queries;
+}
+
+std::vector<int32_t> kvfold_retention::kept_rows(const kv_ubatch_part & part, int32_t prefill) const {
+    const sequence & seq      = sequences[part.seq_id];
+    const bool       all_seen = (uint64_t) part.pos_last + 1 <= (uint64_t) plan.n_sinks + plan.n_swa; // what is retained is all there is
+    if (seq.final || all_seen || plan.decide == KVFOLD_DECIDE_DECODE || stage_of(part, seq.in_prompt, prefill) != stage::PROMPT) {
         return {};
     }
     const size_t n = std::min<size_t>(plan.n_queries, part.rows.size());
     return { part.rows.end() - n, part.rows.end() };
 }
 
-void kvfold_retention::advance(const kv_ubatch_part & part, int32_t prefill, std::vector<std::vector<float>> masses) {
+void kvfold_retention::keep_queries(sequence & seq, const kv_kept_queries & more) {
+    kv_kept_queries & kept = seq.kept;
+    kept.values.resize(plan.n_layer);
+    const size_t n      = kept.pos.size() + more.pos.size();
+    const size_t n_gone = n - std::min<size_t>(n, plan.n_queries); // no more than there were: a ubatch keeps n_queries at most
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        auto & values = kept.values[il];
+        if (!plan.candidate[il] || seq.lazy[il]) {
+            values.clear();
+            continue;
+        }
+        if (!kept.pos.empty()) {
+            values.erase(values.begin(), values.begin() + (ptrdiff_t) (values.size()/kept.pos.size()*n_gone));
+        }
+        values.insert(values.end(), more.values[il].begin(), more.values[il].end());
+    }
+    kept.pos.erase(kept.pos.begin(), kept.pos.begin() + (ptrdiff_t) n_gone);
+    kept.pos.insert(kept.pos.end(), more.pos.begin(), more.pos.end());
+}
+
+void kvfold_retention::advance(
+        const kv_ubatch_part & part, int32_t prefill, const std::vector<std::vector<float>> & masses, const kv_kept_queries & kept) {
     sequence &  seq = sequences[part.seq_id];
     const stage now = stage_of(part, seq.in_prompt, prefill);
     if (now == stage::OTHER) {
         return;
     }
+    const llama_pos n_tokens = part.pos_last + 1;
     if (now == stage::GENERATED) {
-        const bool first = seq.awaits_first;
         seq.in_prompt = seq.awaits_first = false;
-        const llama_pos n_tokens = part.pos_last + 1 - (llama_pos) (part.rows.size() - 1);
-        if (first && !masses.empty() && !seq.final && enough(n_tokens)) {
-            seq.scored.assign(1, masses.front());
-            if (decide(seq, n_tokens, true)) {
-                settle(part.seq_id, "its first generated token");
-            }
+        if (!masses.empty() && decide(seq, masses, n_tokens - (llama_pos) (part.rows.size() - 1), true)) {
+            settle(part.seq_id, "its first generated token");
         }
         return;
     }
-    if (!seq.in_prompt) {
-        seq.scored.clear();
+    const bool last = now == stage::END_OF_PROMPT;
+    if (!seq.in_prompt || last) {
+        seq.kept = {};
     }
-    seq.in_prompt    = now == stage::PROMPT;
-    seq.awaits_first = now == stage::END_OF_PROMPT && !seq.final && plan.decide == KVFOLD_DECIDE_DECODE;
-    if (seq.final) {
-        return;
+    seq.in_prompt    = !last;
+    seq.awaits_first = last && !seq.final && plan.decide == KVFOLD_DECIDE_DECODE;
+    if (!kept.pos.empty()) {
+        keep_queries(seq, kept);
     }
-    for (auto & query : masses) {
-        seq.scored.push_back(std::move(query));
-    }
-    while (seq.scored.size() > plan.n_queries) {
-        seq.scored.pop_front();
-    }
-    const bool      last     = now == stage::END_OF_PROMPT;
-    const llama_pos n_tokens = part.pos_last + 1;
-    if (plan.decide == KVFOLD_DECIDE_DECODE || !enough(n_tokens) || seq.scored.size() < (last ? 1 : plan.n_queries) ||
-        (plan.decide == KVFOLD_DECIDE_END && !last)) {
-        return;
-    }
-    if (decide(seq, n_tokens, last)) {
-        settle(part.seq_id, last ? "the end of its prompt" : "a part of its prompt");
+    if (!masses.empty()) {
+        seq.n_next = 2*n_tokens;
+        if (decide(seq, masses, n_tokens, last)) {
+            settle(part.seq_id, last ? "the end of its prompt" : "a part of its prompt");
+        }
     }
 }
 
-bool kvfold_retention::decide(sequence & seq, llama_pos n_tokens, bool last) {
+bool kvfold_retention::decide(sequence & seq, const std::vector<std::vector<float>> & masses, llama_pos n_tokens, bool last) {
     std::vector<int>    candidates;
     std::vector<double> score(plan.n_layer);
     for (uint32_t il = 0; il < plan.n_layer; ++il) {
@@ -181,8 +221,8 @@ bool kvfold_retention::decide(sequence & seq, llama_pos n_tokens, bool last) {
             continue;
         }
         candidates.push_back((int) il);
-        for (const auto & query : seq.scored) {
-            score[il] += query[il]/seq.scored.size();
+        for (const auto & query : masses) {
+            score[il] += query[il]/masses.size();
         }
     }
     std::vector<int> lazy;
@@ -202,7 +242,7 @@ bool kvfold_retention::decide(sequence & seq, llama_pos n_tokens, bool last) {
     }
     seq.final = last || lazy.size() == candidates.size();
     if (seq.final) {
-        seq.scored.clear();
+        seq.kept = {};
     }
     return seq.final || !lazy.empty();
 }
@@ -255,7 +295,8 @@ void kvfold_retention::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
         if (p0 <= 0 && (p1 < 0 || p1 > pos_max)) {
             reset(seq);
         } else if (p0 <= pos_max) {
-            seq.scored.clear();
+            seq.kept      = {};
+            seq.n_next    = 0;
             seq.in_prompt = seq.awaits_first = false;
         }
     }

@@ -5,7 +5,6 @@
 
 #include "llama-batch.h"
 
-#include <deque>
 #include <mutex>
 #include <vector>
 
@@ -34,6 +33,20 @@ struct kv_ubatch_part {
 
 std::vector<kv_ubatch_part> kvfold_ubatch_parts(const llama_ubatch & ubatch);
 
+// A query whose attention is scored: a row of the ubatch, or one that was kept from an earlier ubatch of its prompt.
+struct kv_query {
+    llama_seq_id seq_id;
+    llama_pos    pos;
+    int32_t      row;  // -1: kept
+    int32_t      kept; // among those that are kept of the sequence; -1: a row
+};
+
+// Queries as a layer compares them with its keys, in the order of their positions.
+struct kv_kept_queries {
+    std::vector<llama_pos>          pos;
+    std::vector<std::vector<float>> values; // by layer, [n_embd_head*n_head, pos.size()]; empty where nothing is scored
+};
+
 // Owned by the two caches of a memory, used by the thread that decodes.
 struct kvfold_retention {
     kvfold_retention(const kvfold_plan & plan, llama_kv_cache & full, llama_kv_cache & window);
@@ -51,11 +64,18 @@ struct kvfold_retention {
     // Whether a sequence of so many tokens has any that a lazy layer would forget, the scored queries aside.
     bool enough(llama_pos n_tokens) const;
 
-    // Tokens of a sequence in a ubatch whose queries are scored, none if it has decided; `prefill` is of kvfold_prefill.
-    std::vector<int32_t> scored_rows(const kv_ubatch_part & part, int32_t prefill) const;
+    // The queries of a sequence that are scored in a ubatch, by position; none if it is not time, or if it has decided.
+    // `prefill` is of kvfold_prefill.
+    std::vector<kv_query> scored_queries(const kv_ubatch_part & part, int32_t prefill) const;
 
-    // After the ubatch: masses[query][layer] of its scored rows, each the mean over heads. Decides where it is time.
-    void advance(const kv_ubatch_part & part, int32_t prefill, std::vector<std::vector<float>> masses);
+    // Rows whose queries are kept, since the prompt may end before a later ubatch has enough of its own.
+    std::vector<int32_t> kept_rows(const kv_ubatch_part & part, int32_t prefill) const;
+
+    const std::vector<float> & kept_values(llama_seq_id seq_id, int il) const { return sequences[seq_id].kept.values[il]; }
+
+    // After the ubatch: masses[query][layer] of its scored queries, each the mean over heads, and the queries of its kept
+    // rows. Decides where it is time.
+    void advance(const kv_ubatch_part & part, int32_t prefill, const std::vector<std::vector<float>> & masses, const kv_kept_queries & kept);
 
     void remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1); // -1: every sequence
     void copy  (llama_seq_id from, llama_seq_id to);
@@ -85,11 +105,13 @@ private:
 
         bool in_prompt      = false; // the last ubatch ended in the middle of a prompt
         bool awaits_first   = false; // the next token is the first one after a prompt
-        std::deque<std::vector<float>> scored; // the last queries of the prompt: mass by layer
+        llama_pos n_next = 0;        // the tokens with which it is scored again before the end of its prompt
+        kv_kept_queries kept;        // the last ones of its prompt
     };
 
-    // Whether some layer turned out lazy, or none will from now on.
-    bool decide(sequence & seq, llama_pos n_tokens, bool last);
+    // Whether some layer turned out lazy, or none will from now on. masses[query][layer]
+    bool decide(sequence & seq, const std::vector<std::vector<float>> & masses, llama_pos n_tokens, bool last);
+    void keep_queries(sequence & seq, const kv_kept_queries & more);
     void settle(llama_seq_id seq_id, const char * when);
     void reset(sequence & seq);
 

@@ -37,9 +37,10 @@ public final class AutomaticRetention {
     /** When lazy layers are told. */
     public enum Decision {
         /**
-         * After each ubatch of the prompt, the default: a layer that is lazy once stays so, which frees its memory while
-         * the rest of the prompt is computed; the other layers are full from the end of the prompt on. With a number of
-         * full layers the first ubatch that suffices decides on all.
+         * While the prompt is computed, the default: after the ubatch with which it is twice as long as sinks and window
+         * together, whenever it has doubled since, and at its end. A layer that is lazy once stays so, which frees its
+         * memory while the rest of the prompt is computed; the other layers are full from the end of the prompt on. With
+         * a number of full layers the first decision is on all.
          */
         EARLY,
         /** At the end of the prompt, as in the papers, which compute a prompt at once. */

@@ -87,6 +87,8 @@ final class LazyLayersTest {
     @CsvSource({
         "LLAMA, standard;window=8;sinks=2;lazy=?;queries=4, 16",
         "LLAMA, standard;window=8;sinks=2;lazy=?;queries=4, 7",
+        "LLAMA, standard;window=8;sinks=2;lazy=?;queries=24, 7",
+        "LLAMA, standard;window=8;sinks=2;full=3;queries=24, 7",
         "QWEN2, standard;window=8;sinks=2;lazy=?;queries=20, 16",
         "QWEN3, standard;window=8;sinks=2;lazy=?;queries=4, 16",
         "EXAONE, standard;window=8;sinks=2;lazy=?;queries=4, 16",
@@ -142,6 +144,7 @@ final class LazyLayersTest {
         }
     }
 
+    /** The server computes the last four tokens of a prompt by themselves, so that more queries are of earlier ubatches. */
     @ParameterizedTest
     @CsvSource({
         "standard;window=8;sinks=2;lazy=?;queries=4, OFF, true",
@@ -150,6 +153,9 @@ final class LazyLayersTest {
         "standard;window=8;sinks=2;lazy=?;queries=4, ON, false",
         "standard;window=8;sinks=2;full=2;queries=4, OFF, true",
         "cla:2;window=8;sinks=2;lazy=?;queries=4, OFF, true",
+        "standard;window=8;sinks=2;lazy=?;queries=24, OFF, true",
+        "standard;window=8;sinks=2;lazy=?;queries=24, OFF, false",
+        "cla:2;window=8;sinks=2;full=2;queries=24, ON, false",
         "0_0s_2_2_4_5;window=8;sinks=2;lazy=?;queries=4, OFF, false",
         "standard;window=8;sinks=2;lazy=?;decide=decode, OFF, true",
         "standard;window=8;sinks=2;full=3;decide=decode, OFF, false",

@@ -23,6 +23,7 @@ final class LazySequence {
     private final List<double[]> masses = new ArrayList<>(); // by position: mass on sinks and window by layer
     private int length;
     private int promptStart;
+    private int nextEarly; // tokens
     private boolean decided;
     private boolean awaitsFirst;
     private double closest = Double.POSITIVE_INFINITY;
@@ -50,9 +51,13 @@ final class LazySequence {
         length += chunk.length;
         int queries = Math.min(how.queries(), length - promptStart);
         boolean enough = length > plan.sinks() + plan.window().orElseThrow() + how.queries();
-        boolean timely = how.decision() == Decision.EARLY ? queries == how.queries() || end : end;
-        if (how.decision() != Decision.DECODE && enough && timely) {
+        boolean early = how.decision() == Decision.EARLY
+                && queries == how.queries()
+                && length >= 2 * (plan.sinks() + plan.window().orElseThrow())
+                && length >= nextEarly;
+        if (how.decision() != Decision.DECODE && enough && (early || end)) {
             decide(queries, end);
+            nextEarly = 2 * length;
         }
         awaitsFirst = end;
         promptStart = end ? length : promptStart;
