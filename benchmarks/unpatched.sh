@@ -15,7 +15,7 @@ llama=$(bash "$root_dir/native/build.sh" --backend cpu --unpatched)
 mkdir -p "$out"
 mapfile -t archives < <(find "$llama/build" -name '*.a')
 for tool in kv_bench llama_rate; do
-    "${CXX:-c++}" -O3 -std=c++17 -DKVFOLD_UNPATCHED -I "$llama/src/include" -I "$llama/src/ggml/include" \
+    "${CXX:-c++}" -O3 -std=c++17 -DKVFOLD_UNPATCHED -I "$llama/src/include" -I "$llama/src/src" -I "$llama/src/ggml/include" \
         "$root_dir/native/tools/$tool.cpp" -o "$out/$tool" \
         -Wl,--start-group "${archives[@]}" -Wl,--end-group -lpthread -ldl -lm
 done

@@ -9,6 +9,8 @@
 // by one each round. Prints a Markdown table: median, lowest and highest rate, and the same of the ratios to the first
 // model within one round.
 
+#include "fill_cache.h"
+
 #include "ggml-backend.h"
 #include "llama-cpp.h"
 #include "llama.h"
@@ -109,14 +111,11 @@ static settings parse(int argc, char ** argv) {
     return s;
 }
 
-static void load(subject & s, const std::string & attributes) {
+static void load(subject & s) {
     llama_model_params params = llama_model_default_params();
     params.n_gpu_layers       = 999;
 #ifndef KVFOLD_UNPATCHED
-    const std::string plan = s.kv_plan.empty() ? "" : s.kv_plan + attributes;
-    params.kv_plan         = plan.empty() ? nullptr : plan.c_str();
-#else
-    (void) attributes;
+    params.kv_plan            = s.kv_plan.empty() ? nullptr : s.kv_plan.c_str();
 #endif
     s.context.reset();
     s.model.reset(llama_model_load_from_file(s.path.c_str(), params));
@@ -173,34 +172,6 @@ static double decode(const subject & s, int n_seq, int n, int pos) {
     return took.count();
 }
 
-// Makes sequence 0 `to` tokens long. One ubatch is computed and the rest are copies of its keys and values: what they
-// hold does not change how long it takes to attend to them.
-static void fill(const subject & s, int n_ubatch, int from, int to) {
-    llama_context * ctx    = s.context.get();
-    llama_memory_t  memory = llama_get_memory(ctx);
-    std::vector<uint8_t> copy;
-    while (from < to) {
-        const int n = std::min(n_ubatch, to - from);
-        if (from < n_ubatch || n < n_ubatch) {
-            decode(s, 1, n, from);
-        } else {
-            if (copy.empty()) {
-                llama_memory_seq_cp(memory, 0, 1, 0, n_ubatch);
-                copy.resize(llama_state_seq_get_size(ctx, 1));
-                llama_state_seq_get_data(ctx, copy.data(), copy.size(), 1);
-                llama_memory_seq_rm(memory, 1, -1, -1);
-            }
-            if (llama_state_seq_set_data(ctx, copy.data(), copy.size(), 1) == 0) {
-                throw std::runtime_error("no room for " + std::to_string(to) + " tokens");
-            }
-            llama_memory_seq_add(memory, 1, 0, -1, from);
-            llama_memory_seq_cp(memory, 1, 0, -1, -1);
-            llama_memory_seq_rm(memory, 1, -1, -1);
-        }
-        from += n;
-    }
-}
-
 static double median(std::vector<double> v) {
     std::sort(v.begin(), v.end());
     return v.size() % 2 ? v[v.size()/2] : (v[v.size()/2 - 1] + v[v.size()/2])/2;
@@ -236,7 +207,7 @@ static void measure(settings & set, const std::string & what, F rate_of) {
 static void measure_prefill(settings & set, int n_seq) {
     const int n_total = n_seq*set.n_prompt;
     for (auto & s : set.subjects) {
-        load(s, "");
+        load(s);
         open_context(s, set, n_total, n_total, n_seq);
     }
     measure(set, "prefill " + std::to_string(n_seq) + " x " + std::to_string(set.n_prompt), [&](const subject & s) {
@@ -249,15 +220,13 @@ static void measure_prefill(settings & set, int n_seq) {
 static void measure_decode(settings & set) {
     const int n_ctx = set.depths.back() + set.n_generate + set.n_ubatch;
     for (auto & s : set.subjects) {
-        load(s, ";passes=1"); // how exact the prompt is does not matter here
-        open_context(s, set, n_ctx, set.n_ubatch, 2); // the second sequence only while copying
+        load(s);
+        open_context(s, set, n_ctx, set.n_ubatch, 1);
     }
-    int depth = 0;
-    for (const int next : set.depths) {
+    for (const int depth : set.depths) {
         for (auto & s : set.subjects) {
-            fill(s, set.n_ubatch, depth, next);
+            fill_cache(s.context.get(), 1, depth);
         }
-        depth = next;
         measure(set, "decode at " + std::to_string(depth), [&](const subject & s) {
             double took = 0.0;
             for (int i = 0; i < set.n_generate; i++) {

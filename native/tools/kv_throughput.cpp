@@ -14,6 +14,7 @@
 // rates measured at the beginning, in the middle and at the end, with a cache that holds as many tokens as it would there.
 // Tokens are chosen in the graph by a greedy sampler and fed back.
 
+#include "fill_cache.h"
 #include "hooks/kv_plan_hooks.h"
 #include "json.h"
 #include "kv_caches.h"
@@ -22,7 +23,6 @@
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
-#include "llama-batch.h"
 #include "llama-cparams.h"
 #include "llama-cpp.h"
 #include "llama-kv-cache.h"
@@ -348,34 +348,6 @@ double step(subject & s, int pos) {
     return seconds([&] { compute(s, tokens.batch); });
 }
 
-// Makes every sequence n tokens long without computing them: cells are marked as theirs and filled with one small number.
-// What keys and values hold does not change how long it takes to attend to them, but memory must be there to be read.
-void fill(subject & s, int n) {
-    llama_context * context = s.context.get();
-    llama_memory_t  memory  = llama_get_memory(context);
-    llama_memory_clear(memory, false);
-    for (int from = 0; from < n; from += 512) {
-        const batch_ptr    tokens(s, from, std::min(from + 512, n), true);
-        llama_batch_allocr split(1);
-        if (!split.init(tokens.batch, *llama_model_get_vocab(s.model.get()), memory, llama_model_n_embd(s.model.get()), LLAMA_MAX_SEQ, false)) {
-            throw std::runtime_error("a batch of " + std::to_string(n) + " tokens was refused");
-        }
-        const auto cells = memory->init_batch(split, llama_n_ubatch(context), false);
-        if (cells->get_status() != LLAMA_MEMORY_STATUS_SUCCESS) {
-            throw std::runtime_error("no room for " + std::to_string(n) + " tokens");
-        }
-        do {
-            cells->apply();
-        } while (cells->next());
-    }
-    for (const llama_kv_cache * cache : kvfold::kv_caches_of(memory)) {
-        for (const kvfold::kv_tensors & layer : kvfold::kv_tensors_of(*cache)) {
-            ggml_backend_tensor_memset(const_cast<ggml_tensor *>(layer.k), 0x11, 0, ggml_nbytes(layer.k));
-            ggml_backend_tensor_memset(const_cast<ggml_tensor *>(layer.v), 0x11, 0, ggml_nbytes(layer.v));
-        }
-    }
-}
-
 // The integral from 0 to `width` of what was measured at 0, width/2 and width: Simpson's rule.
 double integral(double width, const std::array<double, 3> & at) {
     return width*(at[0] + 4*at[1] + at[2])/6;
@@ -405,7 +377,7 @@ void measure_samples(subject & s, const settings & set, row & r) {
         std::array<double, 3> per_token = {};
         for (int i = 0; i < 3; i++) {
             const int from = i*(r.work.n_prompt - n_chunk)/2;
-            fill(s, from);
+            fill_cache(s.context.get(), s.n_seq(), from);
             per_token[i] = prefill(s, from, from + n_chunk)/n_chunk;
         }
         r.prefill = integral(r.work.n_prompt, per_token);
@@ -415,7 +387,7 @@ void measure_samples(subject & s, const settings & set, row & r) {
     std::array<double, 3> per_step = {};
     for (int i = 0; i < 3; i++) {
         const int from = r.work.n_prompt + i*std::max(0, r.work.n_generate - 1 - n_warm - n_steps)/2;
-        fill(s, from);
+        fill_cache(s.context.get(), s.n_seq(), from);
         std::vector<double> took;
         for (int k = 0; k < n_warm + n_steps; k++) {
             took.push_back(step(s, from + k));

@@ -3,7 +3,8 @@
 //
 //   llama_rate MODEL.gguf PROMPT_WORDS TOKENS THREADS
 //
-// Prints "rates PREFILL DECODE": words of the prompt per second until the first token, and tokens per second after it.
+// Prints "rates PREFILL DECODE": words of the prompt per second until the first token, and tokens per second of a second
+// answer to the same prompt, which is then in the KV cache.
 
 #include "llama-cpp.h"
 #include "llama.h"
@@ -26,27 +27,29 @@ static llama_token next_token(llama_context * context, llama_sampler * sampler, 
     return llama_sampler_sample(sampler, context, -1);
 }
 
-static void answer(llama_context * context, llama_sampler * sampler, int n_words, int n_tokens, bool print) {
-    const double start = seconds();
-    std::string  text;
+static std::vector<llama_token> words(const llama_vocab * vocab, int n_words) {
+    std::string text;
     for (int i = 0; i < n_words/4; i++) {
         text += "once upon a time ";
     }
-    const llama_vocab *      vocab = llama_model_get_vocab(llama_get_model(context));
-    std::vector<llama_token> prompt(text.size() + 8);
-    prompt.resize(llama_tokenize(vocab, text.data(), (int) text.size(), prompt.data(), (int) prompt.size(), true, true));
-    llama_memory_clear(llama_get_memory(context), false);
+    std::vector<llama_token> tokens(text.size() + 8);
+    tokens.resize(llama_tokenize(vocab, text.data(), (int) text.size(), tokens.data(), (int) tokens.size(), true, true));
+    return tokens;
+}
 
-    llama_token  token = next_token(context, sampler, prompt.data(), (int) prompt.size());
-    const double first = seconds();
+// Seconds that an answer takes; of a prompt in the KV cache only the last token is computed, as the servers do.
+static double answer(llama_context * context, llama_sampler * sampler, std::vector<llama_token> & prompt, int n_cached,
+        int n_tokens) {
+    const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(context));
+    llama_memory_seq_rm(llama_get_memory(context), 0, n_cached, -1);
+    const double start = seconds();
+    llama_token  token = next_token(context, sampler, prompt.data() + n_cached, (int) prompt.size() - n_cached);
     for (int i = 1; i < n_tokens; i++) {
         token = next_token(context, sampler, &token, 1);
         char piece[64];
         llama_token_to_piece(vocab, token, piece, sizeof(piece), 0, true);
     }
-    if (print) {
-        printf("rates %f %f\n", n_words/(first - start), (n_tokens - 1)/(seconds() - first));
-    }
+    return seconds() - start;
 }
 
 int main(int argc, char ** argv) {
@@ -73,8 +76,13 @@ int main(int argc, char ** argv) {
         if (!context) {
             throw std::runtime_error("no context");
         }
-        answer(context.get(), sampler.get(), 4, 64, false); // warms up
-        answer(context.get(), sampler.get(), n_words, n_tokens, true);
+        const llama_vocab *      vocab  = llama_model_get_vocab(model.get());
+        std::vector<llama_token> warmup = words(vocab, 4);
+        std::vector<llama_token> prompt = words(vocab, n_words);
+        answer(context.get(), sampler.get(), warmup, 0, 64);
+        const double prefill = answer(context.get(), sampler.get(), prompt, 0, 1);
+        const double decode  = answer(context.get(), sampler.get(), prompt, (int) prompt.size() - 1, n_tokens);
+        printf("rates %f %f\n", n_words/prefill, n_tokens/decode);
         return 0;
     } catch (const std::exception & e) {
         fprintf(stderr, "llama_rate: %s\n", e.what());
