@@ -156,8 +156,8 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   if the attention of the last 32 prompt queries ("queries=N") on sinks and window exceeds the
  *                   threshold. "decide=early", the default, looks when the prompt is twice as long as sinks and window,
  *                   whenever it has doubled since, and at its end, "end" only there, "decode" at the first generated
- *                   token. A lazy layer gives the pages of all other tokens back. A
- *                   prompt that departs from the cached one within the tokens that decided is computed again as a whole
+ *                   token. A lazy layer gives the pages of all other tokens back. A prompt that departs from the cached
+ *                   one within the tokens that decided is computed again as a whole
  *   "kv-prefill"    "auto" (default), "fixed" or "exact": how prompts are cut under a plan whose layers read upward. auto
  *                   computes prompts that wait together side by side, exactly, and a lone one in at most 5 passes per
  *                   chunk; fixed takes whole ubatches and the plan's passes, as kvfold_evaluate() always does; exact

@@ -118,15 +118,30 @@ void adapt_mask(
     }
 }
 
-// Inputs of the scores: the queries, the keys that they see, and those that a lazy layer would retain.
+// Inputs of the scores: the queries, the keys that they see, and those that a lazy layer would retain. Probabilities are as
+// long as the cache for each query and head, so they are computed for a few queries of each stream at once.
 struct score_inputs {
+    struct part {
+        int64_t       first;    // of the queries of each stream
+        int64_t       n;
+        ggml_tensor * mask;     // F32 [n_kv, n, 1, n_stream]
+        ggml_tensor * retained; // F32 [n_kv, 1, n, n_stream], 0 or 1
+    };
+
+    struct mass {
+        int           il;
+        int64_t       first;
+        ggml_tensor * tensor; // F32 [1, n_head, n, n_stream]
+    };
+
     ggml_tensor * rows     = nullptr; // I32 [n_scored - n_carried], of the ubatch
     ggml_tensor * order    = nullptr; // I32 [n_scored], in the carried queries and then those of the rows; null: none is carried
-    ggml_tensor * mask     = nullptr; // F32 [n_kv, n_scored/n_stream, 1, n_stream]
-    ggml_tensor * retained = nullptr; // F32 [n_kv, 1, n_scored/n_stream, n_stream], 0 or 1
+    ggml_tensor * mask     = nullptr; // F32 [n_kv, n_scored], part by part
+    ggml_tensor * retained = nullptr; // as the mask
+    std::vector<part> parts;
 
     std::vector<std::pair<int, ggml_tensor *>> carried; // by layer; F32 [n_embd_head*n_head, n_carried]
-    std::vector<std::pair<int, ggml_tensor *>> masses;  // by layer; F32 [1, n_head, n_scored/n_stream, n_stream]
+    std::vector<mass> masses;
 
     ggml_tensor * kept_rows = nullptr; // I32 [n_kept]
     std::vector<std::pair<int, ggml_tensor *>> kept; // by layer; F32 [n_embd_head*n_head, n_kept]
@@ -248,20 +263,26 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
             const int64_t n_stream = n_streams(graph.ubatch);
             const int64_t n_scored = (int64_t) who.n_scored;
             const int64_t n_kv     = caches[0].mctx->get_n_kv();
-            score.rows     = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, n_scored - (int64_t) who.n_carried);
-            score.mask     = ggml_new_tensor_4d(graph.ctx0, GGML_TYPE_F32, n_kv, n_scored/n_stream, 1, n_stream);
-            score.retained = ggml_new_tensor_4d(graph.ctx0, GGML_TYPE_F32, n_kv, 1, n_scored/n_stream, n_stream);
-            for (ggml_tensor * t : { score.rows, score.mask, score.retained }) {
+            const int64_t n_each   = n_scored/n_stream;
+            const int64_t at_once  = kvfold_scored_at_once(n_each);
+            const auto    input    = [](ggml_tensor * t, const char * name) {
                 ggml_set_input(t);
-            }
+                ggml_set_name(t, name);
+                return t;
+            };
+            score.rows = input(ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, n_scored - (int64_t) who.n_carried), "kv_scored_rows");
             if (who.n_carried > 0) {
-                score.order = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, n_scored);
-                ggml_set_input(score.order);
-                ggml_set_name(score.order, "kv_scored_order");
+                score.order = input(ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, n_scored), "kv_scored_order");
             }
-            ggml_set_name(score.rows,     "kv_scored_rows");
-            ggml_set_name(score.mask,     "kv_scored_mask");
-            ggml_set_name(score.retained, "kv_scored_retained");
+            score.mask     = input(ggml_new_tensor_2d(graph.ctx0, GGML_TYPE_F32, n_kv, n_scored), "kv_scored_mask");
+            score.retained = input(ggml_new_tensor_2d(graph.ctx0, GGML_TYPE_F32, n_kv, n_scored), "kv_scored_retained");
+            for (int64_t first = 0; first < n_each; first += at_once) {
+                const int64_t n   = std::min(at_once, n_each - first);
+                const size_t  row = score.mask->nb[1], at = first*n_stream*row;
+                score.parts.push_back({ first, n,
+                        ggml_view_4d(graph.ctx0, score.mask,     n_kv, n, 1, n_stream, row, n*row, n*row, at),
+                        ggml_view_4d(graph.ctx0, score.retained, n_kv, 1, n, n_stream, row, row,   n*row, at) });
+            }
         }
         return score;
     }
@@ -329,12 +350,15 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
         const std::vector<kv_query>     queries = scored_queries(ubatch);
         std::vector<std::vector<float>> masses(queries.size(), std::vector<float>(hparams.kv_plan.n_layer));
         std::vector<float>              by_head;
-        for (const auto & [il, tensor] : score.masses) {
-            by_head.resize(ggml_nelements(tensor));
-            ggml_backend_tensor_get(tensor, by_head.data(), 0, ggml_nbytes(tensor));
-            const int64_t n_head = tensor->ne[1];
-            for (size_t q = 0; q < queries.size(); ++q) {
-                masses[q][il] = std::accumulate(&by_head[q*n_head], &by_head[q*n_head] + n_head, 0.0)/n_head;
+        for (const score_inputs::mass & mass : score.masses) {
+            by_head.resize(ggml_nelements(mass.tensor));
+            ggml_backend_tensor_get(mass.tensor, by_head.data(), 0, ggml_nbytes(mass.tensor));
+            const int64_t n_head = mass.tensor->ne[1];
+            const int64_t n      = mass.tensor->ne[2];
+            const int64_t n_each = (int64_t) queries.size()/mass.tensor->ne[3];
+            for (int64_t i = 0; i < n*mass.tensor->ne[3]; ++i) {
+                const float * from = &by_head[i*n_head];
+                masses[i/n*n_each + mass.first + i%n][mass.il] = std::accumulate(from, from + n_head, 0.0)/n_head;
             }
         }
         size_t next_row = 0;
@@ -509,6 +533,13 @@ private:
         }
     }
 
+    // Where a scored query has its row in the inputs: they are part by part, in a part stream by stream.
+    int64_t row_of_query(int64_t q, int64_t n_stream) const {
+        const int64_t n_each = (int64_t) who.n_scored/n_stream;
+        const auto &  part   = score.parts[q%n_each/score.parts[0].n];
+        return part.first*n_stream + q/n_each*part.n + q%n_each - part.first;
+    }
+
     void set_score_input(const llama_ubatch & ubatch) {
         const kvfold_plan &    plan    = hparams.kv_plan;
         const llama_kv_cache & kv      = *caches[0].mctx->get_kv();
@@ -522,12 +553,13 @@ private:
         for (size_t q = 0; q < queries.size(); ++q) {
             const kv_query &       query = queries[q];
             const llama_kv_cells & cells = kv.get_cells(query.seq_id);
+            const int64_t          at    = row_of_query((int64_t) q, n_streams(ubatch))*n_kv;
             for (int64_t j = 0; j < n_kv; ++j) {
                 if (cells.is_empty(j) || !cells.seq_has(j, query.seq_id) || cells.pos_get(j) > query.pos - (plan.strict ? 1 : 0)) {
                     continue;
                 }
-                mask[q*n_kv + j]     = 0.0f;
-                retained[q*n_kv + j] = plan.is_sink(cells.pos_get(j)) || query.pos - cells.pos_get(j) < (llama_pos) plan.n_swa;
+                mask[at + j]     = 0.0f;
+                retained[at + j] = plan.is_sink(cells.pos_get(j)) || query.pos - cells.pos_get(j) < (llama_pos) plan.n_swa;
             }
             if (query.row < 0) {
                 order.push_back(n_carried++);
@@ -636,26 +668,30 @@ static void build_score(
     q = inp.get_queries(graph, rows_of(ctx0, q), il);
     q = ggml_reshape_4d(ctx0, q, n_embd_head, n_head, n_scored/n_stream, n_stream);
 
-    ggml_tensor * kq = ggml_mul_mat(ctx0, ggml_permute(ctx0, k, 0, 2, 1, 3), ggml_permute(ctx0, q, 0, 2, 1, 3));
-    ggml_prec_set_acc(kq, GGML_PREC_F32);
-    if (graph.arch == LLM_ARCH_GROK) {
-        kq = ggml_tanh(ctx0, ggml_scale(ctx0, kq, graph.hparams.f_attn_out_scale / graph.hparams.f_attn_logit_softcapping));
-        kq = ggml_scale(ctx0, kq, graph.hparams.f_attn_logit_softcapping);
-    }
-    if (graph.hparams.attn_soft_cap) {
-        kq = ggml_scale(ctx0, kq, 1.0f / graph.hparams.f_attn_logit_softcapping);
-        kq = ggml_scale(ctx0, ggml_tanh(ctx0, kq), graph.hparams.f_attn_logit_softcapping);
-    }
-    ggml_tensor * probabilities = ggml_soft_max_ext(ctx0, kq, score.mask, kq_scale, 0.0f);
-    ggml_soft_max_add_sinks(probabilities, sinks);
+    k = ggml_permute(ctx0, k, 0, 2, 1, 3);
+    for (const score_inputs::part & part : score.parts) {
+        ggml_tensor * some = ggml_view_4d(ctx0, q, n_embd_head, n_head, part.n, n_stream, q->nb[1], q->nb[2], q->nb[3], part.first*q->nb[2]);
+        ggml_tensor * kq   = ggml_mul_mat(ctx0, k, ggml_permute(ctx0, some, 0, 2, 1, 3));
+        ggml_prec_set_acc(kq, GGML_PREC_F32);
+        if (graph.arch == LLM_ARCH_GROK) {
+            kq = ggml_tanh(ctx0, ggml_scale(ctx0, kq, graph.hparams.f_attn_out_scale / graph.hparams.f_attn_logit_softcapping));
+            kq = ggml_scale(ctx0, kq, graph.hparams.f_attn_logit_softcapping);
+        }
+        if (graph.hparams.attn_soft_cap) {
+            kq = ggml_scale(ctx0, kq, 1.0f / graph.hparams.f_attn_logit_softcapping);
+            kq = ggml_scale(ctx0, ggml_tanh(ctx0, kq), graph.hparams.f_attn_logit_softcapping);
+        }
+        ggml_tensor * probabilities = ggml_soft_max_ext(ctx0, kq, part.mask, kq_scale, 0.0f);
+        ggml_soft_max_add_sinks(probabilities, sinks);
 
-    // [n_kv, n_scored/n_stream, n_head, n_stream] -> [1, n_head, n_scored/n_stream, n_stream]
-    ggml_tensor * mass = ggml_mul_mat(ctx0, score.retained, ggml_permute(ctx0, probabilities, 0, 2, 1, 3));
-    graph.cb(mass, "kv_retained_mass", il);
-    ggml_set_output(mass);
-    ggml_build_forward_expand(graph.gf, mass);
+        // [n_kv, n, n_head, n_stream] -> [1, n_head, n, n_stream]
+        ggml_tensor * mass = ggml_mul_mat(ctx0, part.retained, ggml_permute(ctx0, probabilities, 0, 2, 1, 3));
+        graph.cb(mass, "kv_retained_mass", il);
+        ggml_set_output(mass);
+        ggml_build_forward_expand(graph.gf, mass);
 
-    score.masses.push_back({ il, mass });
+        score.masses.push_back({ il, part.first, mass });
+    }
 }
 
 ggml_tensor * kvfold_build_attn(

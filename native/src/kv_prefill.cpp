@@ -6,6 +6,7 @@
 // goes in chunks with a bounded number of passes.
 
 #include "kv_prefill.h"
+#include "kv_retention.h"
 
 #include "llama-batch.h"
 #include "llama-cparams.h"
@@ -132,7 +133,7 @@ uint32_t kvfold_ubatch_tokens(
 
 uint32_t kvfold_graph_max_nodes(const llama_hparams & hparams, const llama_cparams & cparams, uint32_t n_tokens, uint32_t n_nodes) {
     if (hparams.kv_plan.is_automatic()) {
-        return 2*n_nodes; // scores, and attention to two caches
+        return 2*n_nodes + kvfold_score_max_nodes(hparams.kv_plan, cparams.kv_unified ? cparams.n_seq_max : 1); // two caches
     }
     const uint32_t n_passes = kvfold_n_passes(hparams.kv_plan, cparams.kv_prefill, n_tokens);
     // a pass repeats at most every layer; the writes of zeros before the first one are a few nodes per layer
