@@ -21,6 +21,9 @@ final class JavaLlamaSubject {
     static final String PEER = "java-llama.cpp";
     static final String WITHOUT_FLASH_ATTENTION = "kvfold, flash attention off";
 
+    /** For the JVM's compilers: on a model of a few megabytes their time would be most of what is measured. */
+    private static final long WARM_UP_NANOS = 3_000_000_000L;
+
     private JavaLlamaSubject() {}
 
     /** The command that runs {@link #main} in a JVM of its own. */
@@ -82,7 +85,10 @@ final class JavaLlamaSubject {
      * several tokens waiting, on a small model all of them.
      */
     private static void measure(Answers answers, int words, int tokens) {
-        answers.await(prompt(4), 64);
+        long start = System.nanoTime();
+        for (int i = 0; System.nanoTime() - start < WARM_UP_NANOS; i++) {
+            answers.await("warm " + i + " " + prompt(4), 64); // no beginning that is in the KV cache
+        }
         String prompt = prompt(words);
         double prefill = seconds(answers, prompt, 1);
         double decode = seconds(answers, prompt, tokens);
