@@ -56,8 +56,8 @@ public final class Bench {
         try (Generation generation = engine.complete(body)) {
             for (JsonNode chunk = generation.next(); chunk != null; chunk = generation.next()) {
                 double now = 1e-9 * (System.nanoTime() - start);
-                // the last chunk repeats no token; a chunk may hold several when a character takes several
-                for (int i = 0; i < chunk.path("tokens").size(); i++) {
+                // none comes for a token that leaves a character unfinished, the next one tells of it, too
+                while (seconds.size() < chunk.path("tokens_predicted").asInt()) {
                     seconds.add(now);
                 }
             }
@@ -80,7 +80,6 @@ public final class Bench {
                 .put("ignore_eos", true)
                 .put("cache_prompt", false)
                 .put("temperature", 0)
-                .put("return_tokens", true)
                 .put("stream", true);
     }
 

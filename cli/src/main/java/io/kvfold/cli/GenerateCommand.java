@@ -60,7 +60,8 @@ final class GenerateCommand implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         ObjectNode body = JsonNodeFactory.instance.objectNode().put("prompt", prompt.read());
-        body.put("stream", true).put("return_progress", true).put("return_tokens", true);
+        // a stream leaves out the tokens of a character but for the last one
+        body.put("stream", !json).put("return_progress", !json).put("return_tokens", json);
         sampling.addTo(body);
         try (Engine engine = engineOptions.open();
                 Generation generation = engine.complete(body);

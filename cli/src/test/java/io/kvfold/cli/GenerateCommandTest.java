@@ -49,6 +49,9 @@ final class GenerateCommandTest {
                                 + "\"completion_tokens\":2,\"stop\":\"limit\",\"timings\":{\"predicted_n\":2},"
                                 + "\"kv_cache\":{\"tokens\":12,\"bytes_allocated\":131072,"
                                 + "\"bytes_committed\":8192,\"bytes_in_use\":3072}}"));
+        assertThat(scripted.lastRequest().body().path("stream").asBoolean())
+                .as("a stream leaves tokens out")
+                .isFalse();
     }
 
     @Test
