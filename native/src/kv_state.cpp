@@ -37,6 +37,7 @@
 #    include <sys/stat.h>
 #else
 #    include <fcntl.h>
+#    include <sys/stat.h>
 #    include <unistd.h>
 #endif
 
@@ -506,6 +507,16 @@ void write_state(const std::string & path, const state_fit & fit, const kv_state
     throw bad_state(path, "cannot be written: " + cause);
 }
 
+static uint64_t size_of(FILE * file) {
+#if defined(_WIN32)
+    struct _stat64 status;
+    return _fstat64(_fileno(file), &status) == 0 ? (uint64_t) status.st_size : 0;
+#else
+    struct stat status;
+    return fstat(fileno(file), &status) == 0 ? (uint64_t) status.st_size : 0;
+#endif
+}
+
 struct file_reader {
     const std::string &                    path;
     std::unique_ptr<FILE, int (*)(FILE *)> file;
@@ -523,11 +534,12 @@ kv_state read_state(const std::string & path, const state_fit & fit, const llama
     std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t *)> hash(XXH3_createState(), XXH3_freeState);
     XXH3_64bits_reset(hash.get());
     std::error_code code;
-    const uint64_t  size = fs::is_regular_file(fs::u8path(path), code) ? fs::file_size(fs::u8path(path), code) : 0;
-    file_reader     in{ path, { code ? nullptr : ggml_fopen(path.c_str(), "rb"), fclose }, hash.get() };
+    const bool      is_file = fs::is_regular_file(fs::u8path(path), code); // a pipe would wait for a writer
+    file_reader     in{ path, { is_file ? ggml_fopen(path.c_str(), "rb") : nullptr, fclose }, hash.get() };
     if (!in.file) {
         throw bad_state(path, "it cannot be read");
     }
+    const uint64_t size = size_of(in.file.get()); // not of the path, where another state may be by now
     file_head head;
     in.read(&head, sizeof(head));
     if (std::memcmp(head.magic, file_magic, sizeof(file_magic)) != 0) {
