@@ -435,7 +435,7 @@ private:
         for (size_t p = 0; p < parts.size(); ++p) {
             auto & own = by_part[p];
             if (n_streams(ubatch) > 1 && own.size() < longest) {
-                own.resize(longest, { parts[p].seq_id, parts[p].pos_last, parts[p].rows.back(), -1 });
+                own.resize(longest, { parts[p].seq_id, parts[p].pos.back(), parts[p].rows.back(), -1 });
             }
             queries.insert(queries.end(), own.begin(), own.end());
         }

@@ -37,10 +37,10 @@ std::vector<kv_ubatch_part> kvfold_ubatch_parts(const llama_ubatch & ubatch) {
             kv_ubatch_part & part = parts[ubatch.seq_idx[ubatch.seq_id[i][n]]];
             const bool output = ubatch.output && ubatch.output[i];
             part.rows.push_back((int32_t) i);
+            part.pos.push_back(ubatch.pos[i]);
             part.n_outputs       += output;
             part.ends_with_output = output;
             part.shared          |= ubatch.n_seq_id[i] > 1;
-            part.pos_last         = ubatch.pos[i];
         }
     }
     return parts;
@@ -127,21 +127,20 @@ stage stage_of(const kv_ubatch_part & part, bool in_prompt, int32_t prefill) {
 
 } // namespace
 
-// Nothing is judged by the window before a text is as long again as what a window retains, and in a long prompt not
-// again before it has doubled: so scores cost as much as those of a few ubatches, however long it is.
+// A prompt is judged when it has twice the tokens that a window retains, whenever it has doubled since, and at its end. Of a
+// shorter one attention falls on the window for want of anything else, and scores after each ubatch cost 6% of a prefill.
 std::vector<kv_query> kvfold_retention::scored_queries(const kv_ubatch_part & part, int32_t prefill) const {
     const sequence & seq = sequences[part.seq_id];
-    if (seq.final) {
+    if (seq.final || part.rows.empty()) {
         return {};
     }
     const stage     now      = stage_of(part, seq.in_prompt, prefill);
-    const llama_pos n_tokens = part.pos_last + 1;
+    const llama_pos n_tokens = part.n_tokens();
     if (plan.decide == KVFOLD_DECIDE_DECODE) {
-        const llama_pos n_first = n_tokens - (llama_pos) (part.rows.size() - 1);
-        if (now != stage::GENERATED || !seq.awaits_first || !enough(n_first)) {
+        if (now != stage::GENERATED || !seq.awaits_first || !enough(part.pos.front() + 1)) {
             return {};
         }
-        return { { part.seq_id, n_first - 1, part.rows.front(), -1 } };
+        return { { part.seq_id, part.pos.front(), part.rows.front(), -1 } };
     }
     if ((now != stage::PROMPT && now != stage::END_OF_PROMPT) || !enough(n_tokens)) {
         return {};
@@ -160,15 +159,18 @@ std::vector<kv_query> kvfold_retention::scored_queries(const kv_ubatch_part & pa
         queries.push_back({ part.seq_id, seq.kept.pos[i], -1, (int32_t) i });
     }
     for (size_t i = part.rows.size() - n_own; i < part.rows.size(); ++i) {
-        queries.push_back({ part.seq_id, n_tokens - (llama_pos) (part.rows.size() - i), part.rows[i], -1 });
+        queries.push_back({ part.seq_id, part.pos[i], part.rows[i], -1 });
     }
     return queries;
 }
 
 std::vector<int32_t> kvfold_retention::kept_rows(const kv_ubatch_part & part, int32_t prefill) const {
-    const sequence & seq      = sequences[part.seq_id];
-    const bool       all_seen = (uint64_t) part.pos_last + 1 <= (uint64_t) plan.n_sinks + plan.n_swa; // what is retained is all there is
-    if (seq.final || all_seen || plan.decide == KVFOLD_DECIDE_DECODE || stage_of(part, seq.in_prompt, prefill) != stage::PROMPT) {
+    const sequence & seq = sequences[part.seq_id];
+    if (seq.final || part.rows.empty()) {
+        return {};
+    }
+    const bool all_seen = (uint64_t) part.n_tokens() <= (uint64_t) plan.n_sinks + plan.n_swa; // what is retained is all there is
+    if (all_seen || plan.decide == KVFOLD_DECIDE_DECODE || stage_of(part, seq.in_prompt, prefill) != stage::PROMPT) {
         return {};
     }
     const size_t n = std::min<size_t>(plan.n_queries, part.rows.size());
@@ -202,10 +204,10 @@ void kvfold_retention::advance(
     if (now == stage::OTHER) {
         return;
     }
-    const llama_pos n_tokens = part.pos_last + 1;
+    const llama_pos n_tokens = part.n_tokens();
     if (now == stage::GENERATED) {
         seq.in_prompt = seq.awaits_first = false;
-        if (!masses.empty() && decide(seq, masses, n_tokens - (llama_pos) (part.rows.size() - 1), true)) {
+        if (!masses.empty() && decide(seq, masses, part.pos.front() + 1, true)) {
             settle(part.seq_id, "its first generated token");
         }
         return;

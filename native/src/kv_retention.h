@@ -23,12 +23,14 @@ kv_read kvfold_fixed_read(const kvfold_plan & plan, int il);
 
 // What one sequence has in a ubatch.
 struct kv_ubatch_part {
-    llama_seq_id         seq_id = -1;
-    std::vector<int32_t> rows;          // its tokens
-    uint32_t             n_outputs = 0;
-    bool                 ends_with_output = false;
-    bool                 shared    = false; // with another sequence
-    llama_pos            pos_last  = -1;
+    llama_seq_id           seq_id = -1;
+    std::vector<int32_t>   rows;        // its tokens
+    std::vector<llama_pos> pos;         // of each of them
+    uint32_t               n_outputs = 0;
+    bool                   ends_with_output = false;
+    bool                   shared    = false; // with another sequence
+
+    llama_pos n_tokens() const { return pos.back() + 1; } // of the sequence, with this ubatch
 };
 
 std::vector<kv_ubatch_part> kvfold_ubatch_parts(const llama_ubatch & ubatch);

@@ -46,7 +46,7 @@ enum kvfold_automatic : uint8_t {
 
 // When they are told.
 enum kvfold_decide : uint8_t {
-    KVFOLD_DECIDE_EARLY  = 0, // after each ubatch of the prompt; a lazy layer stays lazy, the others are full after the last
+    KVFOLD_DECIDE_EARLY  = 0, // while the prompt is computed; a lazy layer stays lazy, the others are full after its end
     KVFOLD_DECIDE_END    = 1, // after the last ubatch of the prompt
     KVFOLD_DECIDE_DECODE = 2, // with the first generated token, whose query alone is scored
 };
