@@ -16,7 +16,7 @@
 #include "llama.h"
 
 #ifndef KVFOLD_UNPATCHED
-#    include "hooks/kv_plan_hooks.h"
+#    include "hooks/kv-plan-prefill.h"
 #endif
 
 #include <algorithm>

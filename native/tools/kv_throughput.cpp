@@ -15,10 +15,10 @@
 // Tokens are chosen in the graph by a greedy sampler and fed back.
 
 #include "fill_cache.h"
-#include "hooks/kv_plan_hooks.h"
+#include "hooks/kv-plan-prefill.h"
 #include "json.h"
-#include "kv_caches.h"
-#include "kv_layout.h"
+#include "kv/memory/caches.h"
+#include "kv/memory/layout.h"
 
 #include "ggml-alloc.h"
 #include "ggml-backend.h"

@@ -6,7 +6,7 @@
 //
 // --kv-plan writes the plan as metadata and leaves out the key and value weights of layers that nobody reads.
 
-#include "hooks/kv_plan.h"
+#include "hooks/kv-plan.h"
 
 #include "ggml-cpp.h"
 #include "ggml.h"

@@ -4,7 +4,7 @@
 
 #include "kv_test_model.h"
 
-#include "hooks/kv_plan_hooks.h"
+#include "hooks/kv-plan-prefill.h"
 
 #include "llama-context.h"
 #include "llama-cpp.h"

@@ -4,7 +4,7 @@
 
 #include "kv_test_context.h"
 
-#include "kv_cuda.h"
+#include "kv/memory/cuda.h"
 
 #include "ggml-cpp.h"
 #include "ggml/src/ggml-backend-impl.h"

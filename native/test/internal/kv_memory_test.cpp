@@ -3,8 +3,8 @@
 
 #include "kv_test_context.h"
 
-#include "kv_layout.h"
-#include "kv_pages.h"
+#include "kv/memory/layout.h"
+#include "kv/memory/pages.h"
 
 #include <set>
 

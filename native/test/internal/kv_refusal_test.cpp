@@ -3,8 +3,8 @@
 
 #include "../kvfold_test.h"
 
-#include "kv_memory.h"
-#include "kv_pages.h"
+#include "kv/memory/memory.h"
+#include "kv/memory/pages.h"
 
 #include <atomic>
 #include <cstring>

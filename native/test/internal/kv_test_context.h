@@ -3,8 +3,8 @@
 
 #include "kv_test_model.h"
 
-#include "kv_caches.h"
-#include "kv_memory.h"
+#include "kv/memory/caches.h"
+#include "kv/memory/memory.h"
 
 #include "llama-cpp.h"
 #include "llama-kv-cache.h"

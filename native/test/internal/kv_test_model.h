@@ -5,7 +5,7 @@
 #include "ggml.h"
 #include "gguf.h"
 
-#include "hooks/kv_plan.h"
+#include "hooks/kv-plan.h"
 
 #include <cmath>
 #include <cstdint>

@@ -1,0 +1,468 @@
+#include "engine/engine.h"
+
+#include "kv/plan/model_plan.h"
+#include "process/at_exit.h"
+#include "process/kvfold_log.h"
+#include "engine/progress_relay.h"
+#include "serving/request.h"
+
+#include "ggml-backend.h"
+#include "llama.h"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+
+namespace kvfold {
+
+void engine::enter() {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (closing) {
+        throw error(KVFOLD_ERROR_CLOSED, "the engine was closed");
+    }
+    calls_inside++;
+}
+
+void engine::leave() {
+    std::lock_guard<std::mutex> lock(mutex);
+    calls_inside--;
+    changed.notify_all();
+}
+
+static void check_companions(const common_params & params) {
+    check_companion(params.mmproj.path);
+    check_companion(params.speculative.draft.mparams.path);
+    for (const auto & adapter : params.lora_adapters) {
+        check_companion(adapter.path);
+    }
+    for (const auto & vector : params.control_vectors) {
+        check_companion(vector.fname);
+    }
+}
+
+std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_callback progress, void * user) {
+    std::shared_ptr<engine> opened(new engine());
+    progress_relay          relay(progress, user);
+    relay.run([&] {
+        const busy_scope busy([] {}); // loading looks at process_is_exiting()
+        opened->options = parse_options(text);
+        opened->facts   = check_model(opened->options.params.model.path);
+        check_companions(opened->options.params);
+        complete_options(opened->options, opened->facts.context_length);
+        opened->load(progress ? progress_relay::report : nullptr, &relay);
+        opened->start();
+    });
+    static std::once_flag once;
+    std::call_once(once, register_exit_handler);
+    return opened;
+}
+
+engine::~engine() {
+    close();
+}
+
+// ---- loading ----------------------------------------------------------------------------------------------------------
+
+static uint64_t host_memory() {
+    uint64_t total = 0;
+    for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
+        ggml_backend_dev_t device = ggml_backend_dev_get(i);
+        if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU) {
+            size_t free_bytes = 0, total_bytes = 0;
+            ggml_backend_dev_memory(device, &free_bytes, &total_bytes);
+            total = std::max<uint64_t>(total, total_bytes);
+        }
+    }
+    // a container may be allowed less than the machine has; the file holds a number or "max"
+    for (const char * path : { "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes" }) {
+        uint64_t      limit = 0;
+        std::ifstream file(path);
+        if (file >> limit && limit > 0 && total > 0) {
+            total = std::min(total, limit);
+        }
+    }
+    return total;
+}
+
+static uint64_t device_memory(const common_params & params) {
+    std::vector<ggml_backend_dev_t> devices = params.devices; // ends with null; empty for llama.cpp's own choice
+    if (devices.empty()) {
+        for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
+            devices.push_back(ggml_backend_dev_get(i));
+        }
+    }
+    uint64_t total = 0;
+    for (ggml_backend_dev_t device : devices) {
+        if (device && ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_GPU) {
+            size_t free_bytes = 0, total_bytes = 0;
+            ggml_backend_dev_memory(device, &free_bytes, &total_bytes);
+            total += total_bytes;
+        }
+    }
+    return total;
+}
+
+static kvfold_plan requested_plan(const model_facts & facts, const common_params & params) {
+    if (params.kv_plan.empty()) {
+        return facts.kv_plan;
+    }
+    try {
+        return kvfold_plan_parse(params.kv_plan, (uint32_t) facts.layers);
+    } catch (const std::invalid_argument & e) {
+        throw error(KVFOLD_ERROR_PLAN_INVALID, e.what()).about_option("kv-plan");
+    }
+}
+
+// Linux hands out more memory than there is and kills the process later, so a size that cannot fit is refused here.
+static void check_memory(const model_facts & facts, const common_params & params, const kvfold_plan & plan) {
+    const uint64_t limit = host_memory() + device_memory(params);
+    if (limit == 0) {
+        return;
+    }
+    auto bytes_of = [](uint64_t elements, ggml_type type) {
+        return (double) elements * (double) ggml_type_size(type) / (double) ggml_blck_size(type);
+    };
+    double per_token = 0.0;
+    for (size_t il = 0; il < facts.k_elements.size(); il++) {
+        if (plan.is_producer(il) && !plan.in_swa[il]) { // a window-sized cache does not grow with the context
+            per_token += bytes_of(facts.k_elements[il], params.cache_type_k) + bytes_of(facts.v_elements[il], params.cache_type_v);
+        }
+    }
+    const double kv_bytes  = per_token * params.n_ctx;
+    const double needed    = kv_bytes + (double) facts.bytes;
+    if (needed > (double) limit) {
+        const int64_t value = (int64_t) std::min(needed, (double) std::numeric_limits<int64_t>::max() / 2);
+        throw error(KVFOLD_ERROR_OUT_OF_MEMORY, "weights (" + std::to_string(facts.bytes) + " bytes) and KV cache (" +
+                                                    std::to_string((int64_t) kv_bytes) + " bytes for " + std::to_string(params.n_ctx) +
+                                                    " tokens) need " + std::to_string(value) + " bytes but there are " +
+                                                    std::to_string(limit))
+            .compares(value, (int64_t) limit);
+    }
+}
+
+static error load_error(const error_lines & errors, const std::string & path) {
+    const std::string cause = errors.cause("llama.cpp could not load it");
+    if (errors.contain("llocate") || errors.contain("out of memory")) {
+        return error(KVFOLD_ERROR_OUT_OF_MEMORY, "'" + path + "': " + cause).about_path(path);
+    }
+    if (errors.contain("failed to load model") || errors.contain("error loading model")) {
+        return error(KVFOLD_ERROR_MODEL_INVALID, "'" + path + "': " + cause).about_path(path);
+    }
+    return error(KVFOLD_ERROR_UNSUPPORTED, "'" + path + "' with these options: " + cause).about_path(path);
+}
+
+void engine::load(kvfold_progress_callback progress, void * user) {
+    check_memory(facts, options.params, requested_plan(facts, options.params));
+
+    static std::once_flag numa;
+    if (options.params.numa != GGML_NUMA_STRATEGY_DISABLED) {
+        std::call_once(numa, [&] { llama_numa_init(options.params.numa); });
+    }
+
+    const c_locale_scope c_locale;
+    const error_lines    errors;
+    const std::string    path      = options.params.model.path;
+    bool                 abandoned = false;
+    bool                 loaded    = false;
+    const bool           shifts    = options.params.ctx_shift; // which loading unsets where it cannot be
+
+    server = std::make_unique<server_context>();
+    routes = std::make_unique<server_routes>(options.params, *server);
+    server->set_state_callback([&](server_state state, json payload) {
+        if (process_is_exiting()) {
+            throw error(KVFOLD_ERROR_CANCELLED, "the process exits");
+        }
+        if (progress && state == SERVER_STATE_LOADING && payload.contains("value") && !abandoned) {
+            if (progress(payload.at("value").get<float>(), user) == 0) {
+                abandoned = true;
+                throw error(KVFOLD_ERROR_CANCELLED, "loading was abandoned"); // unwinds llama.cpp's loader
+            }
+        }
+    });
+    try {
+        const abort_guard guard;
+        loaded = server->load_model(options.params);
+    } catch (const error &) {
+        throw;
+    } catch (const std::bad_alloc &) {
+        throw error(KVFOLD_ERROR_OUT_OF_MEMORY, "out of memory while loading '" + path + "'").about_path(path);
+    } catch (const std::exception & e) {
+        if (!abandoned) {
+            throw error(KVFOLD_ERROR_MODEL_INVALID, "'" + path + "' cannot be used: " + e.what()).about_path(path);
+        }
+    }
+    if (abandoned) {
+        throw error(KVFOLD_ERROR_CANCELLED, "loading was abandoned");
+    }
+    if (const std::string plan_error = kvfold_take_plan_error(); !plan_error.empty()) {
+        throw error(KVFOLD_ERROR_PLAN_INVALID, "'" + path + "': " + plan_error).about_path(path);
+    }
+    if (!loaded) {
+        throw load_error(errors, path);
+    }
+    if (shifts && !llama_memory_can_shift(llama_get_memory(server->get_llama_context()))) {
+        // llama.cpp would go on without it, and end answers where the context is full
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "\"context-shift\" cannot be kept with this model and plan: positions of cached keys"
+                                              " stay as they are where a layer keeps first tokens or a window only")
+            .about_option("context-shift");
+    }
+    server->set_state_callback([](server_state, json) {});
+    routes->update_meta(*server);
+    layout = read_kv_layout(server->get_llama_context());
+    set_budget();
+    handlers = {
+        { "/v1/chat/completions",              &routes->post_chat_completions     },
+        { "/completion",                       &routes->post_completions          },
+        { "/infill",                           &routes->post_infill               },
+        { "/embeddings",                       &routes->post_embeddings           },
+        { "/v1/embeddings",                    &routes->post_embeddings_oai       },
+        { "/v1/rerank",                        &routes->post_rerank               },
+        { "/tokenize",                         &routes->post_tokenize             },
+        { "/detokenize",                       &routes->post_detokenize           },
+        { "/apply-template",                   &routes->post_apply_template       },
+        { "/v1/chat/completions/input_tokens", &routes->post_chat_completions_tok },
+        { "/props",                            &routes->get_props                 },
+        { "/slots",                            &routes->get_slots                 },
+        { "/metrics",                          &routes->get_metrics               },
+    };
+}
+
+void engine::set_budget() {
+    kv_budget::limits limits;
+    limits.bytes     = options.kv_budget;
+    limits.slots     = options.params.n_parallel;
+    limits.max_queue = options.max_queue;
+    limits.n_slot    = server->get_meta().slot_n_ctx;
+    limits.n_predict = options.params.n_predict;
+    const auto & types = options.params.speculative.types;
+    if (std::any_of(types.begin(), types.end(), [](auto type) { return type != COMMON_SPECULATIVE_TYPE_NONE; })) {
+        layout.tokens_at_once = 1 + std::max(options.params.speculative.draft.n_max, 64); // drafts of n-grams have at most 64
+    }
+    budget = std::make_unique<kv_budget>(limits, layout, kv_budget::actions{
+        [this](std::vector<server_task> && tasks) {
+            std::reverse(tasks.begin(), tasks.end()); // each is put before the ones posted earlier
+            server->get_response_reader().queue_tasks.post(std::move(tasks), true);
+        },
+        [this](int id_task, const error & why) { refuse_task(id_task, why); },
+        [this](int id_task) -> const void * { return exchanges.find(id_task).get(); },
+    });
+}
+
+void engine::refuse_task(int id_task, const error & why) {
+    if (const auto exchange = exchanges.find(id_task)) {
+        std::lock_guard<std::mutex> lock(exchange->mutex);
+        exchange->refusal = why;
+    }
+    auto result      = std::make_unique<server_task_result_error>();
+    result->id       = id_task;
+    result->err_type = why.status == KVFOLD_ERROR_QUEUE_FULL ? ERROR_TYPE_UNAVAILABLE : ERROR_TYPE_INVALID_REQUEST;
+    result->err_msg  = why.message;
+    server->get_response_reader().queue_results.send(std::move(result));
+}
+
+void engine::start() {
+    worker.start([this] {
+        const busy_scope     busy([this] { server->terminate(); });
+        const worker_scope   hooks(exchanges);
+        const budget_scope   memory(*budget);
+        const c_locale_scope c_locale;
+        try {
+            server->start_loop();
+        } catch (...) {
+            log_emit(KVFOLD_LOG_ERROR, "the worker thread failed: " + current_error().message);
+            end_all(KVFOLD_ERROR_INTERNAL);
+        }
+    });
+    // terminate() is lost while the loop has not begun; an answer from the loop proves that it has
+    kv_stats();
+    fixed_info = describe();
+}
+
+// ---- requests ---------------------------------------------------------------------------------------------------------
+
+const server_http_context::handler_t * engine::find_handler(const std::string & route) const {
+    const auto found = handlers.find(route);
+    return found == handlers.end() ? nullptr : found->second;
+}
+
+void engine::require_tokenizer() const {
+    const llama_model * model = llama_get_model(server->get_llama_context());
+    if (llama_vocab_type(llama_model_get_vocab(model)) == LLAMA_VOCAB_TYPE_NONE) {
+        const std::string & path = options.params.model.path;
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "'" + path + "' has no tokenizer, so it takes no text; kvfold_evaluate() takes token ids").about_path(path);
+    }
+}
+
+common_params engine::server_params(const std::string & text) {
+    use inside(*this);
+    return parse_server_options(options.params, text);
+}
+
+const server_http_context::handler_t & engine::handler_of(server_http_context::handler_t server_routes::* member) const {
+    return (*routes).*member;
+}
+
+void engine::admit(const std::shared_ptr<request> & added, bool needs_slot) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (failed) {
+        throw error(KVFOLD_ERROR_INTERNAL, "the worker thread has failed; its last words are in the log");
+    }
+    // whoever comes while others wait for memory waits behind them, also when a slot is free
+    const bool   would_wait = budget->n_waiting() > 0 || needing_slot >= (size_t) options.params.n_parallel;
+    const size_t waiting    = count_waiting();
+    if (needs_slot && would_wait && waiting >= options.max_queue) {
+        throw error(KVFOLD_ERROR_QUEUE_FULL, std::to_string(waiting) + " requests wait for a slot" +
+                                                 (budget->is_set() ? " or for memory" : "") + ", \"max-queue\" is " +
+                                                 std::to_string(options.max_queue))
+            .compares((int64_t) waiting, (int64_t) options.max_queue)
+            .about_option("max-queue");
+    }
+    live[added.get()] = added;
+    needing_slot += needs_slot;
+}
+
+void engine::retire(request * gone, bool needs_slot) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (live.erase(gone)) {
+        needing_slot -= needs_slot;
+        changed.notify_all();
+    }
+}
+
+void engine::cancel_tasks(const std::unordered_set<int> & ids) {
+    if (ids.empty()) {
+        return;
+    }
+    auto                     reader = server->get_response_reader();
+    std::vector<server_task> tasks;
+    for (const int id : ids) {
+        server_task task(SERVER_TASK_TYPE_CANCEL);
+        task.id_target = id;
+        tasks.push_back(std::move(task));
+
+        auto result      = std::make_unique<server_task_result_error>();
+        result->id       = id;
+        result->err_type = ERROR_TYPE_UNAVAILABLE;
+        result->err_msg  = "cancelled";
+        reader.queue_results.send(std::move(result));
+    }
+    reader.queue_tasks.post(std::move(tasks), true);
+}
+
+void engine::wake_worker() {
+    auto        reader = server->get_response_reader();
+    server_task task(SERVER_TASK_TYPE_NEXT_RESPONSE);
+    task.id = reader.get_new_id();
+    reader.queue_tasks.post(std::move(task));
+}
+
+std::vector<std::shared_ptr<request>> engine::live_requests() {
+    std::lock_guard<std::mutex>           lock(mutex);
+    std::vector<std::shared_ptr<request>> found;
+    for (const auto & [_, weak] : live) {
+        if (auto strong = weak.lock()) {
+            found.push_back(std::move(strong));
+        }
+    }
+    return found;
+}
+
+void engine::end_all(kvfold_status why) {
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        failed = failed || why == KVFOLD_ERROR_INTERNAL;
+    }
+    for (const auto & request : live_requests()) {
+        request->end(why);
+        request->stop_tasks();
+    }
+}
+
+// ---- KV states of conversations --------------------------------------------------------------------------------------
+
+void engine::require_states() {
+    const common_params & params = options.params;
+    const char *          why    = no_state_because(server->get_llama_context());
+    if (!params.lora_adapters.empty() || !params.control_vectors.empty()) {
+        why = "keys and values depend on adapters";
+    } else if (!params.speculative.draft.mparams.path.empty()) {
+        why = "the draft model has a state of its own";
+    }
+    if (why) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, std::string("no KV state can be kept of this engine: ") + why);
+    }
+}
+
+const state_fit & engine::own_fit() {
+    std::lock_guard<std::mutex> lock(fit_mutex);
+    if (!fit) {
+        fit = describe_fit(server->get_llama_context(), facts.files);
+    }
+    return *fit;
+}
+
+std::unique_ptr<kv_state> engine::load_state(const std::string & path) {
+    const uint32_t slot_tokens = server->get_meta().slot_n_ctx;
+    return std::make_unique<kv_state>(read_state(path, own_fit(), server->get_llama_context(), slot_tokens));
+}
+
+void engine::save_state(const std::string & path, const kv_state & state) {
+    write_state(path, own_fit(), state);
+}
+
+// ---- closing ----------------------------------------------------------------------------------------------------------
+
+void engine::close() {
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (closing) {
+            return;
+        }
+        closing = true;
+    }
+    end_all(KVFOLD_ERROR_CLOSED);
+    {
+        std::unique_lock<std::mutex> lock(mutex);
+        changed.wait(lock, [&] { return calls_inside == 0; });
+    }
+    for (const auto & request : live_requests()) {
+        request->release();
+    }
+    {
+        // a request that its owner is closing right now releases itself
+        std::unique_lock<std::mutex> lock(mutex);
+        changed.wait(lock, [&] { return live.empty(); });
+    }
+    if (worker.joinable()) {
+        server->terminate();
+        worker.join();
+    }
+    handlers.clear();
+    routes.reset();
+    server.reset();
+}
+
+bool engine::has_failed() {
+    std::lock_guard<std::mutex> lock(mutex);
+    return failed;
+}
+
+size_t engine::requests_waiting() {
+    std::lock_guard<std::mutex> lock(mutex);
+    return count_waiting();
+}
+
+// Those that wait for memory hold no slot.
+size_t engine::count_waiting() const {
+    const size_t slots      = options.params.n_parallel;
+    const size_t for_memory = std::min(budget->n_waiting(), needing_slot);
+    const size_t for_slot   = needing_slot - for_memory;
+    return for_memory + (for_slot > slots ? for_slot - slots : 0);
+}
+
+bool engine::is_closing() {
+    std::lock_guard<std::mutex> lock(mutex);
+    return closing;
+}
+
+} // namespace kvfold

@@ -1,0 +1,103 @@
+// One loaded model: llama.cpp's server core, its routes, and the worker thread that decodes.
+#pragma once
+
+#include "process/deep_thread.h"
+#include "process/error.h"
+#include "serving/kv_budget.h"
+#include "kv/memory/layout.h"
+#include "kvfold.h"
+#include "engine/model_check.h"
+#include "engine/options.h"
+#include "serving/request_host.h"
+
+#include "server-context.h"
+
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+namespace kvfold {
+
+struct engine : request_host {
+    // Loads the model and starts the worker.
+    static std::shared_ptr<engine> open(const std::string & options, kvfold_progress_callback progress, void * user);
+
+    ~engine() override;
+
+    // Ends every request, waits for every call that is inside, frees the model. Idempotent.
+    void close();
+
+    bool is_closing();
+
+    void admit(const std::shared_ptr<request> & added, bool needs_slot) override;
+    void retire(request * gone, bool needs_slot) override;
+    void wake_worker() override;
+    void cancel_tasks(const std::unordered_set<int> & ids) override;
+
+    void                      require_states() override;
+    std::unique_ptr<kv_state> load_state(const std::string & path) override;
+    void                      save_state(const std::string & path, const kv_state & state) override;
+
+    common_params                          server_params(const std::string & options) override;
+    const server_http_context::handler_t & handler_of(server_http_context::handler_t server_routes::* member) const override;
+    const server_http_context::handler_t * find_handler(const std::string & route) const override;
+    void                                   require_tokenizer() const override;
+
+    json info();
+    json kv_stats();
+    json token_stats();
+
+    void evaluate(const int32_t * tokens, int32_t n_tokens, float * logits, size_t n_logits);
+    json observe(const std::string & what, const int32_t * tokens, int32_t n_tokens, float * values, size_t n_values);
+
+  protected:
+    void enter() override;
+    void leave() override;
+
+  private:
+    engine() = default;
+
+    void load(kvfold_progress_callback progress, void * user);
+    void start();
+    void set_budget();
+    void refuse_task(int id_task, const error & why);
+    void end_all(kvfold_status why);
+    json describe();
+    bool has_failed();
+    size_t requests_waiting();
+    size_t count_waiting() const; // under `mutex`
+    server_task_result_ptr ask_worker(server_task_type question);
+
+    const state_fit & own_fit();
+
+    std::vector<std::shared_ptr<request>> live_requests();
+
+    engine_options                  options;
+    model_facts                     facts;
+    std::unique_ptr<server_context> server;
+    std::unique_ptr<server_routes>  routes;
+    deep_thread                     worker;
+    kv_layout                       layout;
+    std::unique_ptr<kv_budget>      budget; // after loading
+    std::mutex                      fit_mutex;
+    std::optional<state_fit>        fit; // guarded by `fit_mutex`
+    json                            fixed_info;
+
+    std::map<std::string, const server_http_context::handler_t *> handlers;
+
+    // What a caller may see while other threads run; guarded by `mutex`.
+    std::mutex                                    mutex;
+    std::condition_variable                       changed;
+    bool                                          closing      = false;
+    bool                                          failed       = false; // the worker thread ended with an exception
+    size_t                                        calls_inside = 0;
+    size_t                                        needing_slot = 0;
+    std::map<request *, std::weak_ptr<request>>   live;
+};
+
+} // namespace kvfold

@@ -1,0 +1,224 @@
+#include "engine/model_check.h"
+
+#include "process/error.h"
+#include "kv/plan/model_plan.h"
+#include "process/json_text.h"
+#include "process/kvfold_log.h"
+
+#include "ggml-cpp.h"
+#include "ggml.h"
+#include "gguf.h"
+#include "llama.h"
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <vector>
+
+namespace kvfold {
+
+namespace fs = std::filesystem;
+
+static error invalid(const std::string & path, const std::string & why) {
+    return error(KVFOLD_ERROR_MODEL_INVALID, "'" + path + "' is not a usable GGUF file: " + why).about_path(path);
+}
+
+static uint64_t check_readable(const std::string & path) {
+    const fs::path  file = fs::u8path(path);
+    std::error_code code;
+    const auto      status = fs::status(file, code);
+    if (!fs::exists(status)) {
+        throw error(KVFOLD_ERROR_MODEL_NOT_FOUND, "no model file '" + path + "'").about_path(path);
+    }
+    if (!fs::is_regular_file(status)) {
+        throw error(KVFOLD_ERROR_MODEL_NOT_FOUND, "'" + path + "' is not a file").about_path(path);
+    }
+    const uint64_t size = fs::file_size(file, code);
+    std::ifstream  stream(file, std::ios::binary);
+    if (code || !stream) {
+        throw error(KVFOLD_ERROR_MODEL_NOT_FOUND, "cannot read '" + path + "': " + strerror(errno)).about_path(path);
+    }
+    char magic[4] = {};
+    stream.read(magic, sizeof(magic));
+    if (size == 0) {
+        throw invalid(path, "it is empty");
+    }
+    if (!stream || memcmp(magic, "GGUF", sizeof(magic)) != 0) {
+        throw invalid(path, "it does not start with the letters GGUF");
+    }
+    return size;
+}
+
+static std::optional<uint64_t> read_unsigned(const gguf_context * file, const std::string & key) {
+    const int64_t id = gguf_find_key(file, key.c_str());
+    if (id < 0) {
+        return std::nullopt;
+    }
+    switch (gguf_get_kv_type(file, id)) {
+        case GGUF_TYPE_UINT32: return gguf_get_val_u32(file, id);
+        case GGUF_TYPE_UINT64: return gguf_get_val_u64(file, id);
+        case GGUF_TYPE_UINT16: return gguf_get_val_u16(file, id);
+        case GGUF_TYPE_INT32:  return gguf_get_val_i32(file, id) < 0 ? std::nullopt : std::optional<uint64_t>(gguf_get_val_i32(file, id));
+        default:               return std::nullopt;
+    }
+}
+
+// A value per layer: an array, or one number that holds for every layer.
+static std::vector<uint64_t> read_per_layer(const gguf_context * file, const std::string & key, uint64_t n_layers, uint64_t otherwise) {
+    const int64_t id = gguf_find_key(file, key.c_str());
+    if (id >= 0 && gguf_get_kv_type(file, id) == GGUF_TYPE_ARRAY) {
+        const auto type = gguf_get_arr_type(file, id);
+        if ((type == GGUF_TYPE_UINT32 || type == GGUF_TYPE_INT32) && gguf_get_arr_n(file, id) >= n_layers) {
+            const auto * values = (const uint32_t *) gguf_get_arr_data(file, id);
+            return std::vector<uint64_t>(values, values + n_layers);
+        }
+    }
+    return std::vector<uint64_t>(n_layers, read_unsigned(file, key).value_or(otherwise));
+}
+
+// llama.cpp divides by some of these numbers and sizes tables with others before it compares them with the tensors.
+static void check_shape(const model_facts & facts, const gguf_context * file, const std::string & path) {
+    static constexpr uint64_t max_layers = 100'000, max_size = 1u << 30;
+    const std::string         prefix = facts.architecture + ".";
+    if (facts.layers > max_layers) {
+        throw invalid(path, prefix + "block_count is " + std::to_string(facts.layers)).compares(facts.layers, max_layers);
+    }
+    for (const char * name : { "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv",
+                               "attention.key_length", "attention.value_length", "rope.dimension_count", "vocab_size" }) {
+        const auto value = read_unsigned(file, prefix + name);
+        if (value && *value > max_size) {
+            throw invalid(path, prefix + name + " is " + std::to_string(*value)).compares(*value, max_size);
+        }
+    }
+    const auto heads    = read_per_layer(file, prefix + "attention.head_count", facts.layers, 0);
+    const auto heads_kv = read_per_layer(file, prefix + "attention.head_count_kv", facts.layers, 0);
+    for (size_t i = 0; i < heads.size(); i++) {
+        if (heads[i] != 0 && heads_kv[i] > heads[i]) {
+            throw invalid(path, "layer " + std::to_string(i) + " has more KV heads than heads").compares(heads_kv[i], heads[i]);
+        }
+    }
+    const auto rotated = read_unsigned(file, prefix + "rope.dimension_count");
+    const auto length  = read_unsigned(file, prefix + "attention.key_length");
+    if (rotated && (length || (!heads.empty() && heads[0] != 0))) {
+        const uint64_t head = length ? *length : facts.embedding / heads[0];
+        if (*rotated > head) {
+            throw invalid(path, prefix + "rope.dimension_count is larger than a head").compares(*rotated, head);
+        }
+    }
+}
+
+static void count_kv_elements(model_facts & facts, const gguf_context * file) {
+    const std::string prefix   = facts.architecture + ".";
+    const auto        heads    = read_per_layer(file, prefix + "attention.head_count", facts.layers, 0);
+    const auto        heads_kv = read_per_layer(file, prefix + "attention.head_count_kv", facts.layers, heads.empty() ? 0 : heads[0]);
+    const uint64_t    head     = heads.empty() || heads[0] == 0 ? 0 : facts.embedding / heads[0];
+    const uint64_t    k_length = read_unsigned(file, prefix + "attention.key_length").value_or(head);
+    const uint64_t    v_length = read_unsigned(file, prefix + "attention.value_length").value_or(head);
+    for (uint64_t n : heads_kv) {
+        facts.k_elements.push_back(n * k_length);
+        facts.v_elements.push_back(n * v_length);
+    }
+}
+
+static std::string read_string(const gguf_context * file, const char * key) {
+    const int64_t id = gguf_find_key(file, key);
+    return id >= 0 && gguf_get_kv_type(file, id) == GGUF_TYPE_STRING ? gguf_get_val_str(file, id) : "";
+}
+
+struct opened_file {
+    gguf_context_ptr header;
+    ggml_context_ptr tensors;
+    uint64_t         tensor_bytes = 0;
+};
+
+// Reads the header and compares what it promises with the size of the file.
+static opened_file open_whole(const std::string & path) {
+    const uint64_t   size = check_readable(path);
+    error_lines      errors;
+    abort_guard      guard;
+    opened_file      opened;
+    ggml_context *   tensors = nullptr;
+    gguf_init_params params  = { /*.no_alloc =*/true, /*.ctx =*/&tensors };
+    try {
+        opened.header.reset(gguf_init_from_file(path.c_str(), params));
+    } catch (const aborted & e) {
+        throw invalid(path, e.message);
+    }
+    opened.tensors.reset(tensors);
+    const gguf_context * header = opened.header.get();
+    if (!header) {
+        throw invalid(path, errors.cause("its header is damaged"));
+    }
+    uint64_t needed = gguf_get_data_offset(header);
+    for (int64_t i = 0; i < gguf_get_n_tensors(header); i++) {
+        const uint64_t bytes = gguf_get_tensor_size(header, i);
+        opened.tensor_bytes += bytes;
+        needed = std::max(needed, gguf_get_data_offset(header) + gguf_get_tensor_offset(header, i) + bytes);
+    }
+    if (needed > size) {
+        throw invalid(path, "it is cut off, " + std::to_string(size) + " of at least " + std::to_string(needed) + " bytes are there")
+            .compares((int64_t) size, (int64_t) needed);
+    }
+    return opened;
+}
+
+// The other files of a model that comes in several.
+static uint64_t check_splits(const gguf_context * header, const std::string & path, std::vector<std::string> & files) {
+    const uint64_t count  = read_unsigned(header, "split.count").value_or(0);
+    const uint64_t number = read_unsigned(header, "split.no").value_or(0);
+    char           prefix[4096];
+    if (count < 2 || llama_split_prefix(prefix, sizeof(prefix), path.c_str(), (int32_t) number, (int32_t) count) <= 0) {
+        return 0; // llama.cpp says what is wrong with the name
+    }
+    uint64_t bytes = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        char other[4096];
+        if (i != number && llama_split_path(other, sizeof(other), prefix, (int32_t) i, (int32_t) count) > 0) {
+            bytes += open_whole(other).tensor_bytes;
+            files.push_back(other);
+        }
+    }
+    return bytes;
+}
+
+void check_companion(const std::string & path) {
+    if (!path.empty()) {
+        open_whole(path);
+    }
+}
+
+model_facts check_model(const std::string & path) {
+    const opened_file        opened = open_whole(path);
+    const gguf_context_ptr & file   = opened.header;
+
+    model_facts facts;
+    facts.architecture = read_string(file.get(), "general.architecture");
+    if (facts.architecture.empty()) {
+        throw invalid(path, "it does not name an architecture (general.architecture)");
+    }
+    facts.files = { path };
+    facts.bytes = opened.tensor_bytes + check_splits(file.get(), path, facts.files);
+
+    const std::string prefix = facts.architecture + ".";
+    facts.layers             = read_unsigned(file.get(), prefix + "block_count").value_or(0);
+    facts.embedding          = read_unsigned(file.get(), prefix + "embedding_length").value_or(0);
+    facts.context_length     = read_unsigned(file.get(), prefix + "context_length").value_or(0);
+    check_shape(facts, file.get(), path);
+    try {
+        check_template(read_string(file.get(), "tokenizer.chat_template"));
+    } catch (const error & e) {
+        throw invalid(path, e.message);
+    }
+    count_kv_elements(facts, file.get());
+    try {
+        facts.kv_plan = kvfold_plan_from_metadata(file.get(), facts.architecture, (uint32_t) facts.layers);
+    } catch (const std::invalid_argument & e) {
+        throw error(KVFOLD_ERROR_PLAN_INVALID, "'" + path + "': " + e.what()).about_path(path);
+    }
+    return facts;
+}
+
+} // namespace kvfold

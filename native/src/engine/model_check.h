@@ -1,0 +1,33 @@
+// Looks at a GGUF file before llama.cpp does, so that a broken file is an error and not an abort.
+#pragma once
+
+#include "hooks/kv-plan.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace kvfold {
+
+// What has to be known of a model before it is loaded.
+struct model_facts {
+    std::string architecture;
+    std::vector<std::string> files; // several for a split model
+    uint64_t    bytes          = 0; // tensor data, all files of a split model
+    uint64_t    context_length = 0; // trained with; 0 = not stated
+    uint64_t    layers         = 0;
+    uint64_t    embedding      = 0;
+    uint64_t    heads          = 0;
+    // Elements of one token's K row and V row per layer; 0 where the model has no plain KV cache.
+    std::vector<uint64_t> k_elements;
+    std::vector<uint64_t> v_elements;
+    kvfold_plan           kv_plan; // from the metadata
+};
+
+// Throws KVFOLD_ERROR_MODEL_NOT_FOUND, KVFOLD_ERROR_MODEL_INVALID or KVFOLD_ERROR_PLAN_INVALID.
+model_facts check_model(const std::string & path);
+
+// The same for a file that goes with a model: a projector, a draft model, an adapter. An empty path is none.
+void check_companion(const std::string & path);
+
+} // namespace kvfold

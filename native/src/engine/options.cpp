@@ -1,0 +1,458 @@
+#include "engine/options.h"
+
+#include "process/json_text.h"
+#include "process/rpc.h"
+
+#include "arg.h"
+#include "chat.h"
+#include "log.h"
+#include "speculative.h"
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <set>
+
+namespace kvfold {
+
+// The server core decodes 2 tokens to find out what a new context can do.
+static constexpr int32_t min_batch_size = 2;
+
+// Options of llama-server that make no sense inside a library, by the reason that the caller is told.
+struct refusal {
+    const char *          why;
+    std::set<std::string> names;
+};
+
+static const std::vector<refusal> & refusals() {
+    static const std::vector<refusal> table = {
+        { "it prints and exits",
+          { "help", "usage", "version", "cache-list", "completion-bash", "list-devices", "fit-print" } },
+        { "an engine does not listen on HTTP, see kvfold_serve()",
+          { "host", "port", "reuse-port", "path", "cors-origins", "cors-methods", "cors-headers", "cors-credentials", "api-prefix",
+            "api-key", "api-key-file", "ssl-key-file", "ssl-cert-file", "timeout", "threads-http", "sse-ping-interval", "ui", "webui",
+            "ui-config", "webui-config", "ui-config-file", "webui-config-file", "ui-mcp-proxy", "webui-mcp-proxy", "tools",
+            "tools-runtime", "mcp-servers-config", "mcp-servers-json", "agent", "models-dir", "models-preset", "models-max",
+            "models-autoload", "server-base" } },
+        { "this library does not download; give \"model\" a path",
+          { "model-url", "docker-repo", "hf-repo", "hf-file", "hf-token", "mmproj-url", "spec-draft-hf", "hf-repo-draft", "offline",
+            "embd-gemma-default", "fim-qwen-1.5b-default", "fim-qwen-3b-default", "fim-qwen-7b-default", "fim-qwen-7b-spec",
+            "fim-qwen-14b-spec", "fim-qwen-30b-default", "gpt-oss-20b-default", "gpt-oss-120b-default", "vision-gemma-4b-default",
+            "vision-gemma-12b-default" } },
+        { "the log goes to kvfold_log_set()",
+          { "log-disable", "log-file", "log-jsonl", "log-prompts-dir", "log-colors", "log-verbose", "verbose", "verbosity",
+            "log-verbosity", "log-prefix", "log-timestamps" } },
+        { "close the engine instead", { "sleep-idle-seconds" } },
+    };
+    return table;
+}
+
+static const char * refused_because(const std::string & name) {
+    for (const auto & refusal : refusals()) {
+        if (refusal.names.count(name)) {
+            return refusal.why;
+        }
+    }
+    return nullptr;
+}
+
+static const char * const max_queue_name = "max-queue";
+static const char * const kv_budget_name = "kv-budget";
+
+struct option_name {
+    const common_arg * option;
+    bool               positive;
+};
+
+// Only long names are keys: "-c" would be ambiguous with a negative number in other bindings' option lists.
+static std::map<std::string, option_name> long_names(const std::vector<common_arg> & options) {
+    std::map<std::string, option_name> names;
+    auto add = [&](const common_arg & option, const char * name, bool positive) {
+        if (std::string(name).rfind("--", 0) == 0) {
+            names[name + 2] = { &option, positive };
+        }
+    };
+    for (const auto & option : options) {
+        for (const char * name : option.args) {
+            add(option, name, true);
+        }
+        for (const char * name : option.args_neg) {
+            add(option, name, false);
+        }
+    }
+    return names;
+}
+
+static size_t edit_distance(const std::string & a, const std::string & b) {
+    std::vector<size_t> row(b.size() + 1);
+    for (size_t j = 0; j <= b.size(); j++) {
+        row[j] = j;
+    }
+    for (size_t i = 1; i <= a.size(); i++) {
+        size_t diagonal = row[0];
+        row[0]          = i;
+        for (size_t j = 1; j <= b.size(); j++) {
+            const size_t above = row[j];
+            row[j]             = std::min({ above + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1]) });
+            diagonal           = above;
+        }
+    }
+    return row[b.size()];
+}
+
+static error unknown_option(const std::string & given, const std::map<std::string, option_name> & names) {
+    std::vector<std::pair<size_t, std::string>> near;
+    auto consider = [&](const std::string & name) {
+        const size_t distance = edit_distance(given, name);
+        const bool   contains = given.size() >= 3 && name.find(given) != std::string::npos;
+        if (distance <= 3 && distance < given.size()) {
+            near.emplace_back(distance, name);
+        } else if (contains) {
+            near.emplace_back(4, name);
+        }
+    };
+    for (const auto & [name, _] : names) {
+        if (!refused_because(name)) {
+            consider(name);
+        }
+    }
+    consider(max_queue_name);
+    consider(kv_budget_name);
+    std::sort(near.begin(), near.end());
+    std::string message = "unknown option \"" + given + "\"";
+    for (size_t i = 0; i < near.size() && i < 3; i++) {
+        message += (i == 0 ? "; did you mean \"" : "\", \"") + near[i].second;
+    }
+    message += near.empty() ? "" : "\"?";
+    return error(KVFOLD_ERROR_UNKNOWN_OPTION, message).about_option(given);
+}
+
+static error bad_value(const std::string & name, const json & value, const std::string & why) {
+    return error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"" + name + "\" cannot be " + value.dump_safe() + ": " + why).about_option(name);
+}
+
+static int64_t to_int64(const std::string & name, const json & value) {
+    int64_t number = 0;
+    if (value.is_number_integer()) {
+        number = value.get<int64_t>();
+    } else if (value.is_string()) {
+        const std::string text = value.get<std::string>();
+        const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
+        if (code != std::errc() || end != text.data() + text.size()) {
+            throw bad_value(name, value, "it takes a whole number");
+        }
+    } else {
+        throw bad_value(name, value, "it takes a whole number");
+    }
+    return number;
+}
+
+static int to_int(const std::string & name, const json & value) {
+    const int64_t number = to_int64(name, value);
+    if (number < std::numeric_limits<int>::min() || number > std::numeric_limits<int>::max()) {
+        throw bad_value(name, value, "the number is too large").compares(number, std::numeric_limits<int>::max());
+    }
+    return (int) number;
+}
+
+static bool to_bool(const std::string & name, const json & value) {
+    if (value.is_boolean()) {
+        return value.get<bool>();
+    }
+    if (value.is_string()) {
+        const std::string text = value.get<std::string>();
+        if (common_arg_utils::is_truthy(text)) {
+            return true;
+        }
+        if (common_arg_utils::is_falsey(text)) {
+            return false;
+        }
+    }
+    throw bad_value(name, value, "it takes true or false");
+}
+
+static std::string to_text(const std::string & name, const json & value) {
+    if (value.is_string()) {
+        return value.get<std::string>();
+    }
+    if (value.is_boolean()) {
+        return value.get<bool>() ? "on" : "off";
+    }
+    if (value.is_number()) {
+        return value.dump();
+    }
+    throw bad_value(name, value, "it takes a string or a number");
+}
+
+static void apply(const std::string & name, const option_name & target, const json & value, common_params & params) {
+    const common_arg & option = *target.option;
+    if (value.is_array() && !option.handler_str_str) {
+        for (const auto & element : value) {
+            apply(name, target, element, params);
+        }
+        return;
+    }
+    try {
+        if (option.handler_void) {
+            if (to_bool(name, value)) {
+                option.handler_void(params);
+            }
+        } else if (option.handler_bool) {
+            option.handler_bool(params, to_bool(name, value) == target.positive);
+        } else if (option.handler_int) {
+            option.handler_int(params, to_int(name, value));
+        } else if (option.handler_string) {
+            option.handler_string(params, to_text(name, value));
+        } else if (option.handler_str_str) {
+            if (!value.is_array() || value.size() != 2) {
+                throw bad_value(name, value, "it takes an array of two values");
+            }
+            option.handler_str_str(params, to_text(name, value.at(0)), to_text(name, value.at(1)));
+        }
+    } catch (const error &) {
+        throw;
+    } catch (const std::bad_alloc &) {
+        throw;
+    } catch (const std::exception & e) {
+        throw bad_value(name, value, e.what());
+    }
+}
+
+static void check_range(const char * name, int64_t value, int64_t least, int64_t most) {
+    if (value < least || value > most) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"" + std::string(name) + "\" is " + std::to_string(value) +
+                                                       " but must be in [" + std::to_string(least) + ", " + std::to_string(most) + "]")
+            .compares(value, value < least ? least : most)
+            .about_option(name);
+    }
+}
+
+engine_options parse_options(const std::string & text) {
+    const c_locale_scope c_locale;
+    const abort_guard    guard; // e.g. an RPC server that cannot be reached
+    const json           object = parse_object(text, "the options");
+
+    engine_options   options;
+    common_params &  params  = options.params;
+    std::vector<std::string> rpc_servers;
+    auto             context = common_params_parser_init(params, LLAMA_EXAMPLE_SERVER);
+    const auto       names   = long_names(context.options);
+
+    params.fit_params       = false;
+    params.warmup           = false;
+    params.cache_ram_mib    = 0;
+    params.endpoint_metrics = true;
+    params.endpoint_slots   = true;
+    params.sse_ping_interval = -1;
+
+    for (const auto & [key, value] : object.items()) {
+        std::string name = key;
+        std::replace(name.begin(), name.end(), '_', '-');
+        if (value.is_null()) {
+            continue;
+        }
+        if (name == max_queue_name) {
+            const int number = to_int(name, value);
+            check_range(max_queue_name, number, 0, std::numeric_limits<int>::max());
+            options.max_queue = number;
+            continue;
+        }
+        if (name == kv_budget_name) {
+            const int64_t bytes = to_int64(name, value);
+            check_range(kv_budget_name, bytes, 1, std::numeric_limits<int64_t>::max());
+            options.kv_budget = (uint64_t) bytes;
+            continue;
+        }
+        const auto found = names.find(name);
+        if (found == names.end()) {
+            throw unknown_option(name, names);
+        }
+        for (const char * alias : found->second.option->args) {
+            const char * why = refused_because(std::string(alias).rfind("--", 0) == 0 ? alias + 2 : alias);
+            if (why) {
+                throw error(KVFOLD_ERROR_UNSUPPORTED, "option \"" + name + "\" is not available: " + why).about_option(name);
+            }
+        }
+        apply(name, found->second, value, params);
+        if (name == "rpc") {
+            for (const auto & list : value.is_array() ? value : json::array({ value })) {
+                for (const auto & server : string_split<std::string>(list.get<std::string>(), ',')) {
+                    rpc_servers.push_back(server);
+                }
+            }
+        }
+        options.batch_size_given = options.batch_size_given || name == "batch-size";
+    }
+
+    choose_devices(params, rpc_servers);
+    if (params.model.path.empty()) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"model\" is required").about_option("model");
+    }
+    check_range("ctx-size", params.n_ctx, 0, std::numeric_limits<int>::max());
+    check_range("ubatch-size", params.n_ubatch, 1, std::numeric_limits<int>::max());
+    check_range("batch-size", params.n_batch, min_batch_size, std::numeric_limits<int>::max());
+    check_range("threads", params.cpuparams.n_threads, -1, GGML_MAX_N_THREADS);
+    check_range("threads-batch", params.cpuparams_batch.n_threads, -1, GGML_MAX_N_THREADS);
+    if (options.kv_budget > 0 && params.cache_ram_mib != 0) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "option \"cache-ram\" brings prompts back that no request of \"kv-budget\" has room for")
+            .about_option("cache-ram");
+    }
+    if (params.n_parallel >= 0) {
+        check_range("parallel", params.n_parallel, 1, (int64_t) llama_max_parallel_sequences());
+    }
+    return options;
+}
+
+common_params parse_server_options(const common_params & engine, const std::string & text) {
+    static const std::set<std::string> served = { "host",         "port",         "api-key",      "api-key-file",     "api-prefix",
+                                                  "threads-http", "timeout",      "reuse-port",   "cors-origins",     "cors-methods",
+                                                  "cors-headers", "cors-credentials" };
+    const json     object  = parse_object(text, "the options");
+    common_params  parsed;
+    auto           context = common_params_parser_init(parsed, LLAMA_EXAMPLE_SERVER);
+    const auto     names   = long_names(context.options);
+    common_params  params  = engine;
+    params.cors_origins    = "localhost"; // llama-server lets the page of any origin talk to it
+    params.ui              = false;
+    for (const auto & [key, value] : object.items()) {
+        std::string name = key;
+        std::replace(name.begin(), name.end(), '_', '-');
+        if (value.is_null()) {
+            continue;
+        }
+        const auto found = names.find(name);
+        if (!served.count(name) || found == names.end()) {
+            std::string known;
+            for (const auto & each : served) {
+                known += (known.empty() ? "\"" : ", \"") + each + "\"";
+            }
+            throw error(KVFOLD_ERROR_UNKNOWN_OPTION, "a server has no option \"" + name + "\": " + known).about_option(name);
+        }
+        apply(name, found->second, value, params);
+    }
+    check_range("port", params.port, 0, 65535);
+    check_range("timeout", params.timeout_read, 1, std::numeric_limits<int>::max());
+    return params;
+}
+
+// Follows common_params_parse_ex() and llama_server() of the pinned version, in their order.
+// The server core aborts when one decode call cannot take each slot's last token and its draft.
+static void make_room_for_drafts(engine_options & options) {
+    common_params & params = options.params;
+    const int64_t   drafts = common_speculative_n_max(&params.speculative);
+    const int64_t   needed = params.n_parallel * (1 + drafts);
+    if (drafts == 0 || needed <= params.n_batch) {
+        return;
+    }
+    if (options.batch_size_given || needed > std::numeric_limits<int32_t>::max()) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"batch-size\" is " + std::to_string(params.n_batch) + ", but " +
+                                                       std::to_string(params.n_parallel) + " slots with drafts of up to " +
+                                                       std::to_string(drafts) + " tokens need " + std::to_string(needed))
+            .compares(params.n_batch, needed)
+            .about_option("batch-size");
+    }
+    params.n_batch = (int32_t) needed;
+}
+
+void complete_options(engine_options & options, uint64_t context_length_train) {
+    common_params & params = options.params;
+
+    postprocess_cpu_params(params.cpuparams, nullptr);
+    postprocess_cpu_params(params.cpuparams_batch, &params.cpuparams);
+    postprocess_cpu_params(params.speculative.draft.cpuparams, &params.cpuparams);
+    postprocess_cpu_params(params.speculative.draft.cpuparams_batch, &params.cpuparams_batch);
+
+    if (params.mmproj_use_gpu && params.mmproj_device == nullptr && !params.devices.empty()) {
+        params.mmproj_device  = params.devices.front();
+        params.mmproj_use_gpu = params.mmproj_device != nullptr;
+    }
+    if (params.escape) {
+        for (auto & breaker : params.sampling.dry_sequence_breakers) {
+            string_process_escapes(breaker);
+        }
+    }
+    if (!params.kv_overrides.empty()) {
+        params.kv_overrides.emplace_back();
+        params.kv_overrides.back().key[0] = 0;
+    }
+    while (params.tensor_buft_overrides.size() < llama_max_tensor_buft_overrides()) {
+        params.tensor_buft_overrides.push_back({ nullptr, nullptr });
+    }
+    if (!params.speculative.draft.tensor_buft_overrides.empty()) {
+        params.speculative.draft.tensor_buft_overrides.push_back({ nullptr, nullptr });
+    }
+    check_template(params.chat_template);
+    if (!params.chat_template.empty() && !common_chat_verify_template(params.chat_template, params.use_jinja)) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"chat-template\" is not a template that llama.cpp can use")
+            .about_option("chat-template");
+    }
+    if (!params.default_template_kwargs.count("preserve_reasoning")) {
+        params.default_template_kwargs["preserve_reasoning"] = "true";
+    }
+    params.lr.init();
+    params.cache_idle_slots = params.cache_idle_slots && params.cache_ram_mib != 0;
+
+    if (!options.batch_size_given) {
+        params.n_batch = std::max(params.n_ubatch, min_batch_size);
+    }
+    if (params.embedding && params.n_batch > params.n_ubatch) {
+        params.n_batch = params.n_ubatch; // embeddings need all tokens of an input in one ubatch
+    }
+    if (params.n_parallel < 0) {
+        params.n_parallel = 4;
+        params.kv_unified = true;
+    }
+    make_room_for_drafts(options);
+    if (params.n_ctx == 0 && params.kv_unified_per_slot > 0) {
+        params.n_ctx = params.n_parallel * params.kv_unified_per_slot;
+    }
+    if (params.n_ctx == 0) {
+        const uint64_t size = context_length_train * params.n_parallel;
+        params.n_ctx        = (int32_t) std::min<uint64_t>(size, std::numeric_limits<int32_t>::max());
+    }
+    if (params.model_alias.empty()) {
+        params.model_alias.insert(std::filesystem::u8path(params.model.path).stem().u8string());
+    }
+}
+
+json describe_options() {
+    common_params params;
+    const auto    context = common_params_parser_init(params, LLAMA_EXAMPLE_SERVER);
+    json          list    = json::array();
+    auto          strip   = [](const std::vector<const char *> & names) {
+        json stripped = json::array();
+        for (const std::string name : names) {
+            stripped.push_back(name.substr(name.find_first_not_of('-')));
+        }
+        return stripped;
+    };
+    for (const auto & option : context.options) {
+        const bool refused = std::any_of(option.args.begin(), option.args.end(), [](const char * name) {
+            return std::string(name).rfind("--", 0) == 0 && refused_because(name + 2);
+        });
+        if (refused) {
+            continue;
+        }
+        std::string value = option.value_hint ? option.value_hint : "";
+        value += option.value_hint_2 ? std::string(" ") + option.value_hint_2 : "";
+        list.push_back(json({ { "names", strip(option.args) },
+                              { "negated", strip(option.args_neg) },
+                              { "value", value.empty() ? json(nullptr) : json(value) },
+                              { "env", option.env ? json(option.env) : json(nullptr) },
+                              { "help", option.help } }));
+    }
+    auto add_own = [&](const char * name, const char * value, const char * help) {
+        list.push_back(json({ { "names", json::array({ name }) },
+                              { "negated", json::array() },
+                              { "value", value },
+                              { "env", nullptr },
+                              { "help", help } }));
+    };
+    add_own(max_queue_name, "N", "requests that may wait for a slot or for memory (default: 256)");
+    add_own(kv_budget_name, "BYTES", "memory that keys and values may take; requests wait for it (default: no limit)");
+    return list;
+}
+
+} // namespace kvfold

@@ -1,0 +1,31 @@
+// The JSON object of kvfold_open() as llama.cpp's parameters.
+#pragma once
+
+#include "process/error.h"
+
+#include "common.h"
+
+#include <string>
+
+namespace kvfold {
+
+struct engine_options {
+    common_params params;
+    size_t        max_queue = 256;
+    uint64_t      kv_budget = 0; // bytes; 0: none
+    bool          batch_size_given = false;
+};
+
+// Throws KVFOLD_ERROR_UNKNOWN_OPTION, KVFOLD_ERROR_UNSUPPORTED or KVFOLD_ERROR_INVALID_ARGUMENT.
+engine_options parse_options(const std::string & text);
+
+// The JSON object of kvfold_serve() on top of an engine's parameters. Throws as parse_options().
+common_params parse_server_options(const common_params & engine, const std::string & text);
+
+// What llama-server does between reading its options and loading the model, with this library's defaults.
+void complete_options(engine_options & options, uint64_t context_length_train);
+
+// The answer of kvfold_options().
+json describe_options();
+
+} // namespace kvfold

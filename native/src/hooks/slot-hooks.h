@@ -1,0 +1,44 @@
+// What the server core tells about a slot while it runs a request, and what it asks. Implemented in serving. Called on the
+// worker thread, between two decodes.
+#ifndef KVFOLD_SLOT_HOOKS_H
+#define KVFOLD_SLOT_HOOKS_H
+
+#include <vector>
+
+struct llama_context;
+struct server_prompt;
+struct server_task;
+
+// The slot is about to run the task: what it holds of earlier ones may be replaced by a saved state. False if the KV cache
+// has no room, for the task or for that state; to be called again when an idle slot has given its cells up.
+bool kvfold_slot_begins(llama_context * ctx, int id_slot, server_prompt & prompt, const server_task & task);
+
+// The slot is done with the task and still holds all of its tokens.
+void kvfold_slot_ends(llama_context * ctx, int id_slot, const server_prompt & prompt, const server_task & task);
+
+// The slot has made one more part of a streamed answer.
+void kvfold_slot_sends(const server_task & task);
+
+// Whether to leave the slot out of the next batch, because nobody reads what it has made so far.
+bool kvfold_slot_pauses(const server_task & task);
+
+// Clears the idle slot whose tokens have not been asked for the longest, `last` only when no other holds any. False if
+// there is none to clear.
+template <typename server_slot>
+bool kvfold_clear_idle_slot(std::vector<server_slot> & slots, const server_slot & last) {
+    server_slot * oldest = nullptr;
+    for (server_slot & slot : slots) {
+        if (slot.is_processing() || slot.prompt.n_tokens() == 0) {
+            continue;
+        }
+        if (!oldest || oldest == &last || (&slot != &last && slot.t_last_used < oldest->t_last_used)) {
+            oldest = &slot;
+        }
+    }
+    if (oldest) {
+        oldest->prompt_clear();
+    }
+    return oldest != nullptr;
+}
+
+#endif

@@ -1,0 +1,227 @@
+#include "kv/memory/layout.h"
+
+#include "kv/memory/memory.h"
+#include "kv/retention/retention.h"
+
+#include "llama-ext.h"
+#include "llama-kv-cache.h"
+#include "llama.h"
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <numeric>
+#include <set>
+
+namespace kvfold {
+
+static void add_tensor(kv_layout & layout, kv_layout::cache & cache, const ggml_tensor * tensor, bool seen) {
+    const uint64_t row = ggml_row_size(tensor->type, tensor->ne[0]);
+    cache.bytes_per_cell   += row;
+    layout.bytes_per_token += seen ? 0 : row;
+    layout.bytes_allocated += ggml_nbytes(tensor);
+    layout.bytes_whole     += page_size_of(tensor) == 0 ? ggml_nbytes(tensor) : 0;
+    const auto & known = layout.buffers;
+    if (tensor->buffer && std::find(known.begin(), known.end(), tensor->buffer) == known.end()) {
+        layout.buffers.push_back(tensor->buffer);
+        layout.bytes_paged += page_size_of(tensor) == 0 ? 0 : ggml_backend_buffer_get_size(tensor->buffer);
+    }
+}
+
+kv_layout read_kv_layout(const llama_context * context) {
+    const llama_memory_t memory = llama_get_memory(context);
+    const auto           caches = kv_caches_of(memory);
+    kv_layout            layout;
+    std::set<uint32_t>   layers;
+
+    for (const llama_kv_cache * cells : caches) {
+        layout.cells = std::max<uint64_t>(layout.cells, (uint64_t) cells->get_size() * cells->get_n_stream());
+        kv_layout::cache cache = { cells, cells->get_size(), 0, kv_tensors_of(*cells) };
+        for (const kv_tensors & tensors : cache.layers) {
+            const bool seen = !layers.insert(tensors.il).second; // in both caches, and its rows end up in one
+            layout.layers_with_storage += !seen;
+            add_tensor(layout, cache, tensors.k, seen);
+            if (tensors.v) {
+                add_tensor(layout, cache, tensors.v, seen);
+            }
+        }
+        layout.caches.push_back(std::move(cache));
+    }
+    if (memory && caches.empty()) {
+        // another kind of state: only its total size is known
+        for (const auto & [_, bytes] : llama_get_memory_breakdown(context)) {
+            layout.bytes_allocated += bytes.context;
+        }
+        layout.bytes_whole = layout.bytes_allocated;
+    }
+    return layout;
+}
+
+// tensor: [row, cells, streams], or [cells, row, streams] where values are stored transposed
+static uint64_t tensor_bytes_for(const ggml_tensor * tensor, bool transposed, uint64_t n_cells) {
+    const uint64_t page = page_size_of(tensor);
+    if (page == 0 || n_cells == 0) {
+        return 0; // there from the beginning
+    }
+    const auto     pages_of = [&](uint64_t bytes) { return (bytes + page - 1)/page*page; };
+    const uint64_t stream   = tensor->nb[2];
+    // a page that it shares with another tensor, or with the next stream
+    const bool     aligned  = ((char *) tensor->data - (char *) ggml_backend_buffer_get_base(tensor->buffer))%page == 0;
+    const uint64_t edge     = !aligned || (tensor->ne[2] > 1 && stream % page != 0) ? page : 0;
+    if (!transposed) {
+        return pages_of(n_cells*tensor->nb[1]) + edge;
+    }
+    const uint64_t piece = n_cells*ggml_type_size(tensor->type);
+    return std::min<uint64_t>(pages_of(stream) + edge, tensor->ne[0]*(pages_of(piece) + page));
+}
+
+static uint64_t layer_bytes_for(const kv_layout::cache & each, const kv_tensors & layer, uint64_t n_tokens) {
+    const uint64_t n_cells = std::min(n_tokens, each.cells_per_stream);
+    return tensor_bytes_for(layer.k, false, n_cells) + (layer.v ? tensor_bytes_for(layer.v, layer.v_transposed, n_cells) : 0);
+}
+
+static const kvfold_retention * retention_of(const kv_layout & layout) {
+    return layout.caches.empty() ? nullptr : layout.caches.front().cells->retention.get();
+}
+
+uint64_t kv_layout::bytes_for(uint64_t n_tokens) const {
+    uint64_t bytes = 0;
+    for (const cache & each : caches) {
+        for (const kv_tensors & layer : each.layers) {
+            bytes += layer_bytes_for(each, layer, n_tokens);
+        }
+    }
+    return std::min(bytes, bytes_paged); // small tensors share pages
+}
+
+// Each layer in one cache, in the one that takes more if it has the choice; and its newest tokens in both, since they are
+// written before it is known which of the two gives them back.
+static uint64_t decided_bytes_for(const kv_layout & layout, const kvfold_plan & plan, uint64_t n_tokens) {
+    std::map<uint32_t, uint64_t> in_full, in_window, newest; // of layers that are in both
+    uint64_t                     bytes = 0;
+    for (const auto & each : layout.caches) {
+        for (const kv_tensors & layer : each.layers) {
+            const uint64_t own = layer_bytes_for(each, layer, n_tokens);
+            if (!plan.in_both[layer.il]) {
+                bytes += own;
+                continue;
+            }
+            (&each == &layout.caches.front() ? in_full : in_window)[layer.il] = own;
+            newest[layer.il] = layer_bytes_for(each, layer, std::min(n_tokens, layout.tokens_at_once)); // alike in both
+        }
+    }
+    std::vector<uint64_t> more; // that it takes to keep a layer full
+    for (const auto & [il, full] : in_full) {
+        bytes += in_window[il] + newest[il];
+        more.push_back(full - std::min(full, in_window[il]));
+    }
+    size_t n_full = more.size();
+    if (plan.automatic == KVFOLD_BY_NUMBER) {
+        n_full = std::min<size_t>(n_full, plan.n_full);
+        std::sort(more.begin(), more.end(), std::greater<>());
+    }
+    bytes += std::accumulate(more.begin(), more.begin() + (ptrdiff_t) n_full, uint64_t(0));
+    return std::min(bytes, layout.bytes_paged);
+}
+
+uint64_t kv_layout::peak_for(uint64_t n_prompt, uint64_t n_tokens) const {
+    const kvfold_retention * const retention = retention_of(*this);
+    if (!retention || n_prompt == 0) {
+        return bytes_for(n_tokens);
+    }
+    const uint64_t n_decided = n_prompt + (retention->plan.decide == KVFOLD_DECIDE_DECODE);
+    if (!retention->enough((llama_pos) n_decided)) {
+        return bytes_for(n_tokens);
+    }
+    return std::max(bytes_for(std::min(n_decided, n_tokens)), decided_bytes_for(*this, retention->plan, n_tokens));
+}
+
+uint64_t kv_layout::tokens_for(uint64_t bytes, uint64_t n_prompt) const {
+    uint64_t fits = 0, too_many = cells + 1;
+    while (too_many - fits > 1) {
+        const uint64_t middle = fits + (too_many - fits)/2;
+        (peak_for(n_prompt, middle) <= bytes ? fits : too_many) = middle;
+    }
+    return fits;
+}
+
+uint64_t kv_layout::bytes_held(int32_t seq_id) const {
+    std::vector<uint64_t> n_cells;
+    for (const cache & each : caches) {
+        n_cells.push_back(cells_in_use(*each.cells, seq_id));
+    }
+    return bytes_held(seq_id, n_cells);
+}
+
+uint64_t kv_layout::bytes_held(int32_t seq_id, const std::vector<uint64_t> & n_cells) const {
+    const kvfold_retention * const retention = retention_of(*this);
+    uint64_t                       bytes     = 0;
+    for (size_t c = 0; c < caches.size(); ++c) {
+        for (const kv_tensors & layer : caches[c].layers) {
+            const int  il     = (int) layer.il;
+            const bool choice = retention && retention->plan.in_both[il];
+            if (!choice || (c == 0 ? retention->needs_full(seq_id, il) : retention->needs_window(seq_id, il))) {
+                bytes += layer_bytes_for(caches[c], layer, n_cells[c]);
+            }
+        }
+    }
+    return std::min(bytes, bytes_paged);
+}
+
+uint64_t bytes_committed(const kv_layout & layout) {
+    if (layout.buffers.empty()) {
+        return layout.bytes_allocated;
+    }
+    uint64_t bytes = 0;
+    for (const ggml_backend_buffer * buffer : layout.buffers) {
+        bytes += committed_bytes(buffer);
+    }
+    return bytes;
+}
+
+uint64_t bytes_in_use(const kv_layout & layout) {
+    uint64_t bytes = 0;
+    for (const auto & cache : layout.caches) {
+        bytes += cells_in_use(*cache.cells)*cache.bytes_per_cell;
+    }
+    return std::min(bytes, bytes_committed(layout)); // a layer that may be lazy has a cell in both caches
+}
+
+uint64_t bytes_in_use(const kv_layout & layout, int32_t seq_id) {
+    uint64_t bytes = 0;
+    for (const auto & cache : layout.caches) {
+        bytes += cells_in_use(*cache.cells, seq_id)*cache.bytes_per_cell;
+    }
+    return bytes;
+}
+
+json describe_layers(const kv_layout & layout) {
+    struct sums { uint64_t allocated = 0, committed = 0, in_use = 0; };
+    std::map<uint32_t, sums> layers; // one that may be lazy is in both caches
+    for (const auto & cache : layout.caches) {
+        for (const kv_tensors & layer : cache.layers) {
+            uint64_t allocated = 0, committed = 0, per_cell = 0;
+            for (const ggml_tensor * tensor : { layer.k, layer.v }) {
+                if (tensor) {
+                    allocated += ggml_nbytes(tensor);
+                    committed += committed_bytes(tensor);
+                    per_cell  += ggml_row_size(tensor->type, tensor->ne[0]);
+                }
+            }
+            sums & layer_sums = layers[layer.il];
+            layer_sums.allocated += allocated;
+            layer_sums.committed += committed;
+            layer_sums.in_use    += std::min(committed, cells_in_use(*cache.cells)*per_cell);
+        }
+    }
+    json list = json::array();
+    for (const auto & [il, layer] : layers) {
+        list.push_back(json({ { "layer", il },
+                              { "bytes_allocated", layer.allocated },
+                              { "bytes_committed", layer.committed },
+                              { "bytes_in_use", layer.in_use } }));
+    }
+    return list;
+}
+
+} // namespace kvfold

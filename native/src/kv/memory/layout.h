@@ -1,0 +1,73 @@
+// What a context's KV cache consists of. Read once after loading; the tensors do not move while the engine is open.
+#pragma once
+
+#include "json.h"
+#include "kv/memory/caches.h"
+
+#include <cstdint>
+#include <vector>
+
+struct ggml_backend_buffer;
+struct llama_context;
+
+namespace kvfold {
+
+using json = common_json;
+
+struct kv_layout {
+    struct cache {
+        const llama_kv_cache *  cells;
+        uint64_t                cells_per_stream;
+        uint64_t                bytes_per_cell;
+        std::vector<kv_tensors> layers;
+    };
+
+    uint64_t cells               = 0; // tokens that fit, all streams together
+    uint64_t layers_with_storage = 0;
+    uint64_t bytes_per_token     = 0; // one K row and one V row of every layer with storage
+    uint64_t bytes_allocated     = 0; // all K and V tensors; address space where memory is committed as it fills
+    uint64_t bytes_whole         = 0; // of these, what is not committed as it fills
+    uint64_t bytes_paged         = 0; // what can be committed at all: whole buffers
+
+    uint64_t tokens_at_once      = 1; // of a sequence in a batch after its prompt: more than one where some are drafted
+
+    std::vector<cache>                       caches;  // none where only the total size is known
+    std::vector<const ggml_backend_buffer *> buffers; // that hold these tensors
+
+    // What n_tokens of one sequence commit at most, in whole pages. Layers with cells for a window only count these; a layer
+    // that is in both caches, since it may turn out lazy, counts in both.
+    uint64_t bytes_for(uint64_t n_tokens) const;
+
+    // What a sequence commits at most until it has n_tokens, the first n_prompt of which are a prompt; 0: none is known.
+    //
+    // With automatic retention this is the larger of two moments. While the prompt is computed both caches hold the layers
+    // that may turn out lazy. Once the sequence has decided, at the end of its prompt or with the first token after it, each
+    // of them is in one cache: the full one where the layer is not lazy, which by threshold may be true of all and by number
+    // is true of as many as the plan says. A prompt too short to decide on leaves them in both to the end.
+    uint64_t peak_for(uint64_t n_prompt, uint64_t n_tokens) const;
+
+    // The most tokens of one sequence whose peak is no more than this.
+    uint64_t tokens_for(uint64_t bytes, uint64_t n_prompt = 0) const;
+
+    // What the cells of a sequence hold now, for the layers that it keeps in each cache.
+    uint64_t bytes_held(int32_t seq_id) const;
+
+    // As much of n_cells[c] cells in each cache, which belong to this sequence.
+    uint64_t bytes_held(int32_t seq_id, const std::vector<uint64_t> & n_cells) const;
+};
+
+kv_layout read_kv_layout(const llama_context * context);
+
+// These may be called while another thread computes.
+
+// What of bytes_allocated takes memory now.
+uint64_t bytes_committed(const kv_layout & layout);
+
+// Bytes of cells that hold a token: of all sequences, or of one.
+uint64_t bytes_in_use(const kv_layout & layout);
+uint64_t bytes_in_use(const kv_layout & layout, int32_t seq_id);
+
+// [{"layer", "bytes_allocated", "bytes_committed", "bytes_in_use"}], one for each layer with storage.
+json describe_layers(const kv_layout & layout);
+
+} // namespace kvfold

@@ -1,0 +1,130 @@
+// Which layers of which sequences are lazy, under a plan with automatic retention.
+#pragma once
+
+#include "hooks/kv-plan.h"
+
+#include "llama-batch.h"
+
+#include <mutex>
+#include <vector>
+
+class llama_kv_cache;
+class llama_io_read_i;
+class llama_io_write_i;
+
+// Where the queries of a sequence find the keys and values of the layer that they read.
+enum class kv_read : uint8_t {
+    ALL,            // in the full cache
+    ALL_BY_WINDOW,  // in the full cache, of which they see sinks and window
+    WINDOW,         // in the window-sized cache
+};
+
+kv_read kvfold_fixed_read(const kvfold_plan & plan, int il);
+
+// What one sequence has in a ubatch.
+struct kv_ubatch_part {
+    llama_seq_id           seq_id = -1;
+    std::vector<int32_t>   rows;        // its tokens
+    std::vector<llama_pos> pos;         // of each of them
+    uint32_t               n_outputs = 0;
+    bool                   ends_with_output = false;
+    bool                   shared    = false; // with another sequence
+
+    llama_pos n_tokens() const { return pos.back() + 1; } // of the sequence, with this ubatch
+};
+
+std::vector<kv_ubatch_part> kvfold_ubatch_parts(const llama_ubatch & ubatch);
+
+// A query whose attention is scored: a row of the ubatch, or one that was kept from an earlier ubatch of its prompt.
+struct kv_query {
+    llama_seq_id seq_id;
+    llama_pos    pos;
+    int32_t      row;  // -1: kept
+    int32_t      kept; // among those that are kept of the sequence; -1: a row
+};
+
+// Queries as a layer compares them with its keys, in the order of their positions.
+struct kv_kept_queries {
+    std::vector<llama_pos>          pos;
+    std::vector<std::vector<float>> values; // by layer, [n_embd_head*n_head, pos.size()]; empty where nothing is scored
+};
+
+// How many of n queries have their probabilities in memory at once.
+int64_t  kvfold_scored_at_once(int64_t n);
+uint32_t kvfold_score_max_nodes(const kvfold_plan & plan, uint32_t n_seqs); // of a graph that scores so many sequences of one cache
+
+// Owned by the two caches of a memory, used by the thread that decodes.
+struct kvfold_retention {
+    kvfold_retention(const kvfold_plan & plan, llama_kv_cache & full, llama_kv_cache & window);
+
+    const kvfold_plan plan;
+
+    kv_read read_of(llama_seq_id seq_id, int il) const;
+
+    // Whether rows of producer il are to be kept for the sequence.
+    bool needs_full  (llama_seq_id seq_id, int il) const;
+    bool needs_window(llama_seq_id seq_id, int il) const;
+
+    bool is_undecided(llama_seq_id seq_id, int il) const;
+
+    // Whether a sequence of so many tokens has any that a lazy layer would forget, the scored queries aside.
+    bool enough(llama_pos n_tokens) const;
+
+    // The queries of a sequence that are scored in a ubatch, by position; none if it is not time, or if it has decided.
+    // `prefill` is of kvfold_prefill.
+    std::vector<kv_query> scored_queries(const kv_ubatch_part & part, int32_t prefill) const;
+
+    // Rows whose queries are kept, since the prompt may end before a later ubatch has enough of its own.
+    std::vector<int32_t> kept_rows(const kv_ubatch_part & part, int32_t prefill) const;
+
+    const std::vector<float> & kept_values(llama_seq_id seq_id, int il) const { return sequences[seq_id].kept.values[il]; }
+
+    // After the ubatch: masses[query][layer] of its scored queries, each the mean over heads, and the queries of its kept
+    // rows. Decides where it is time.
+    void advance(const kv_ubatch_part & part, int32_t prefill, const std::vector<std::vector<float>> & masses, const kv_kept_queries & kept);
+
+    void remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1); // -1: every sequence
+    void copy  (llama_seq_id from, llama_seq_id to);
+    void keep  (llama_seq_id seq_id);
+
+    // No layer of this sequence reads through a window, now or later.
+    bool keeps_all(llama_seq_id seq_id) const;
+
+    // The first tokens of a sequence that decided which of its layers are lazy; 0 if none is.
+    llama_pos n_decisive(llama_seq_id seq_id) const { return sequences[seq_id].n_decisive; }
+
+    void write(llama_io_write_i & io, llama_seq_id seq_id) const;
+    void read (llama_io_read_i  & io, llama_seq_id seq_id);
+    // Gives back the pages of cells that no sequence in them needs: of all, or of those that were committed since.
+    void release(bool recent = false);
+
+    void restored();
+
+    // Lazy layers by sequence, for any thread.
+    std::vector<std::vector<int>> lazy_layers(uint32_t n_seqs) const;
+
+private:
+    struct sequence {
+        std::vector<uint8_t> lazy;           // by layer
+        bool                 final = false;  // no further layer turns out lazy
+        llama_pos            n_decisive = 0;
+
+        bool in_prompt      = false; // the last ubatch ended in the middle of a prompt
+        bool awaits_first   = false; // the next token is the first one after a prompt
+        llama_pos n_next = 0;        // the tokens with which it is scored again before the end of its prompt
+        kv_kept_queries kept;        // the last ones of its prompt
+    };
+
+    // Whether some layer turned out lazy, or none will from now on. masses[query][layer]
+    bool decide(sequence & seq, const std::vector<std::vector<float>> & masses, llama_pos n_tokens, bool last);
+    void keep_queries(sequence & seq, const kv_kept_queries & more);
+    void settle(llama_seq_id seq_id, const char * when);
+    void reset(sequence & seq);
+
+    llama_kv_cache & full;
+    llama_kv_cache & window;
+
+    std::vector<sequence>       sequences;
+    bool                        refilled = false; // by a saved state, since release()
+    mutable std::mutex          mutex; // for `lazy` and readers on other threads
+};

@@ -1,0 +1,54 @@
+// The keys and values of one conversation outside the KV cache: taken out of a slot, put into one, kept in a file.
+#pragma once
+
+#include "process/error.h"
+
+#include "llama.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+struct server_prompt;
+
+namespace kvfold {
+
+struct kv_state {
+    // What the window-sized part of a cache held when it had fewer tokens: the way back for a prompt that departs earlier.
+    struct checkpoint {
+        int32_t              n_tokens = 0;
+        int32_t              pos_min  = 0; // as llama-server keeps it
+        std::vector<uint8_t> cells;
+    };
+
+    std::vector<llama_token> tokens;
+    std::vector<uint8_t>     cells; // as llama_state_seq_get_data() writes them
+    std::vector<checkpoint>  checkpoints;
+};
+
+// What a state depends on, as lines "name=value". A state goes only where every line is the same.
+struct state_fit {
+    std::string text;
+};
+
+// Reads a sample of the model's files; throws KVFOLD_ERROR_STATE if they are gone.
+state_fit describe_fit(const llama_context * context, const std::vector<std::string> & model_files);
+
+// Why the states of this context cannot be taken out, or null.
+const char * no_state_because(const llama_context * context);
+
+// Both run on the worker thread, between two decodes.
+
+// Throws KVFOLD_ERROR_STATE if the slot does not hold exactly its prompt.
+kv_state take_state(llama_context * context, int id_slot, const server_prompt & prompt);
+
+// Replaces what the slot holds. False, and an empty slot, if there are too few free cells.
+bool put_state(llama_context * context, int id_slot, server_prompt & prompt, const kv_state & state);
+
+// A file appears under its name when it is complete; only its owner may read it. Throws KVFOLD_ERROR_STATE.
+void write_state(const std::string & path, const state_fit & fit, const kv_state & state);
+
+// Trusts nothing in the file; throws KVFOLD_ERROR_STATE. `max_tokens` is what a slot holds.
+kv_state read_state(const std::string & path, const state_fit & fit, const llama_context * context, uint32_t max_tokens);
+
+} // namespace kvfold

@@ -1,0 +1,87 @@
+#include "process/json_text.h"
+
+#include <algorithm>
+#include <string_view>
+
+namespace kvfold {
+
+static constexpr int64_t max_nesting    = 200;
+static constexpr int64_t max_references = 1000;
+static constexpr int64_t max_template   = 64 * 1024; // bytes; an expression can be nested without any bracket
+
+static void check(const char * what, const char * unit, int64_t value, int64_t limit) {
+    if (value > limit) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT,
+                    std::string(what) + " has " + std::to_string(value) + " " + unit + ", the limit is " + std::to_string(limit))
+            .compares(value, limit);
+    }
+}
+
+// Deepest level of brackets; where `quotes` is set, what stands in double quotes does not count.
+static int64_t nesting(const std::string & text, std::string_view open, std::string_view close, bool quotes) {
+    int64_t depth = 0, most = 0;
+    bool    quoted = false;
+    for (size_t i = 0; i < text.size(); i++) {
+        const char c = text[i];
+        if (c == '\\') {
+            i++;
+        } else if (quotes && c == '"') {
+            quoted = !quoted;
+        } else if (!quoted && open.find(c) != std::string_view::npos) {
+            most = std::max(most, ++depth);
+        } else if (!quoted && close.find(c) != std::string_view::npos) {
+            depth--;
+        }
+    }
+    return most;
+}
+
+static int64_t occurrences(const std::string & text, const std::string & part) {
+    int64_t n = 0;
+    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) {
+        n++;
+    }
+    return n;
+}
+
+json parse_object(const std::string & text, const char * what) {
+    check(what, "levels of nesting", nesting(text, "[{", "]}", true), max_nesting);
+    json object = json::parse_no_throw(text);
+    if (object.is_discarded() || !object.is_object()) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, std::string(what) + " must be a JSON object");
+    }
+    return object;
+}
+
+// Strings that are parsed in their turn.
+static void check_strings(const json & value, const std::string & key) {
+    if (value.is_object()) {
+        for (const auto & [name, inner] : value.items()) {
+            check_strings(inner, name);
+        }
+    } else if (value.is_array()) {
+        for (const auto & inner : value) {
+            check_strings(inner, key);
+        }
+    } else if (value.is_string() && key == "arguments") {
+        check("the arguments of a tool call", "levels of nesting", nesting(value.get<std::string>(), "[{", "]}", true), max_nesting);
+    } else if (value.is_string() && key == "grammar") {
+        check("the grammar", "levels of parentheses", nesting(value.get<std::string>(), "(", ")", true), max_nesting);
+    } else if (value.is_string() && (key == "pattern" || key == "value")) {
+        check("a pattern", "levels of parentheses", nesting(value.get<std::string>(), "(", ")", false), max_nesting);
+    }
+}
+
+void check_template(const std::string & text) {
+    check("the chat template", "bytes", (int64_t) text.size(), max_template);
+    check("the chat template", "levels of brackets", nesting(text, "([{", ")]}", false), max_nesting);
+}
+
+json parse_body(const std::string & text, const char * what) {
+    json body = parse_object(text, what);
+    check(what, "references between schemas", occurrences(text, "\"$ref\""), max_references);
+    check_strings(body, "");
+    return body;
+}
+
+} // namespace kvfold

@@ -1,0 +1,281 @@
+#include "serving/kv_budget.h"
+
+#include "hooks/kv-budget.h"
+#include "kv/memory/memory.h"
+
+#include "llama-kv-cache.h"
+
+#include <algorithm>
+#include <set>
+
+namespace kvfold {
+
+static thread_local kv_budget * of_worker = nullptr;
+
+budget_scope::budget_scope(kv_budget & budget) {
+    of_worker = budget.is_set() ? &budget : nullptr;
+}
+
+budget_scope::~budget_scope() {
+    of_worker = nullptr;
+}
+
+kv_budget * budget_of_worker() {
+    return of_worker;
+}
+
+kv_budget::kv_budget(const limits & limits, const kv_layout & layout, actions actions)
+    : rules(limits), layout(layout), server(std::move(actions)), bytes_limit(limits.bytes), promised_to_slot(limits.slots) {
+    if (!is_set()) {
+        return;
+    }
+    if (layout.caches.empty()) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "this model keeps no keys and values of tokens that a budget could be set for")
+            .about_option("kv-budget");
+    }
+    if (layout.bytes_whole > 0) {
+        // what is there as a whole is there whoever runs, so a smaller budget would be a lie, and a larger one is met
+        if (layout.bytes_whole > bytes_limit) {
+            throw error(KVFOLD_ERROR_UNSUPPORTED, "\"kv-budget\" is " + std::to_string(bytes_limit) + " bytes, but the KV cache takes " +
+                                                      std::to_string(layout.bytes_whole) +
+                                                      " bytes from the beginning on this device; lower \"ctx-size\"")
+                .compares((int64_t) bytes_limit, (int64_t) layout.bytes_whole)
+                .about_option("kv-budget");
+        }
+        bytes_limit -= layout.bytes_whole;
+        if (layout.bytes_whole == layout.bytes_allocated) {
+            bytes_limit = 0;
+            return;
+        }
+    }
+    if (layout.bytes_for(1) > bytes_limit) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"kv-budget\" is " + std::to_string(limits.bytes) + " bytes, but one token takes " +
+                                                       std::to_string(layout.bytes_for(1)) + " bytes in whole pages")
+            .compares((int64_t) bytes_limit, (int64_t) layout.bytes_for(1))
+            .about_option("kv-budget");
+    }
+    share = (int32_t) std::clamp<uint64_t>(layout.tokens_for(bytes_limit/limits.slots), 1, limits.n_slot);
+}
+
+kv_budget::promise kv_budget::promise_for(const server_task & task) const {
+    const int64_t n_prompt = task.n_tokens();
+    int64_t       n_answer = 0;
+    promise       what;
+    if (task.need_sampling()) {
+        what.n_prompt = n_prompt; // texts to embed decide nothing
+        const int32_t asked = task.params.n_predict != -1 ? task.params.n_predict : rules.n_predict;
+        what.grows = asked < 0;
+        // one that could be computed must have room for one token at least; a longer answer is cut to what there is
+        n_answer = what.grows ? std::clamp<int64_t>((int64_t) layout.tokens_for(bytes_limit, what.n_prompt) - n_prompt, 1, share) : asked;
+    }
+    what.tokens = (int32_t) std::min<int64_t>(n_prompt + n_answer, rules.n_slot);
+    what.bytes  = layout.peak_for(what.n_prompt, what.tokens);
+    return what;
+}
+
+void kv_budget::grant(int id_task, const promise & what) {
+    promises[id_task] = what;
+    promised += what.bytes;
+}
+
+bool kv_budget::waits(server_task & task) {
+    if (promises.count(task.id)) {
+        return false;
+    }
+    const promise  own   = promise_for(task);
+    const uint64_t bytes = own.bytes*(1 + task.child_tasks.size());
+    if (bytes > bytes_limit) {
+        const std::string answers = task.is_parent() ? std::to_string(1 + task.child_tasks.size()) + " answers of which " : "";
+        server.refuse(task.id, error(KVFOLD_ERROR_BUDGET_EXCEEDED,
+                                     "the request may need " + std::to_string(bytes) + " bytes of keys and values (" + answers +
+                                         std::to_string(task.n_tokens()) + " tokens of prompt, " +
+                                         std::to_string(own.tokens - std::min(own.tokens, task.n_tokens())) +
+                                         " of answer), but \"kv-budget\" leaves " + std::to_string(bytes_limit))
+                                   .compares((int64_t) bytes, (int64_t) bytes_limit)
+                                   .about_option("kv-budget"));
+        return true;
+    }
+    if (waiting.empty() && is_free(bytes)) {
+        grant(task.id, own);
+        for (const server_task & child : task.child_tasks) {
+            grant(child.id, own);
+        }
+        return false;
+    }
+    const void * const request = server.request_of(task.id);
+    const bool         counted = std::any_of(waiting.begin(), waiting.end(), [&](const server_task & other) {
+        return request && server.request_of(other.id) == request;
+    });
+    if (!counted && n_waiting() >= rules.max_queue) {
+        server.refuse(task.id, error(KVFOLD_ERROR_QUEUE_FULL, std::to_string(n_waiting()) + " requests wait for memory of \"kv-budget\", \"max-queue\" is " +
+                                                                  std::to_string(rules.max_queue))
+                                   .compares((int64_t) n_waiting(), (int64_t) rules.max_queue)
+                                   .about_option("max-queue"));
+        return true;
+    }
+    waiting.push_back(std::move(task));
+    count_waiting();
+    return true;
+}
+
+void kv_budget::gone(int id_task) {
+    if (const auto found = promises.find(id_task); found != promises.end()) {
+        promised -= found->second.bytes;
+        if (found->second.id_slot >= 0) {
+            promised_to_slot[found->second.id_slot] = 0;
+        }
+        promises.erase(found);
+    }
+    const auto end = std::remove_if(waiting.begin(), waiting.end(), [&](const server_task & task) { return task.id == id_task; });
+    waiting.erase(end, waiting.end());
+    admit_waiting();
+}
+
+void kv_budget::admit_waiting() {
+    std::vector<server_task> ready;
+    while (!waiting.empty()) {
+        server_task & task = waiting.front();
+        const promise own  = promise_for(task);
+        if (!is_free(own.bytes*(1 + task.child_tasks.size()))) {
+            break;
+        }
+        grant(task.id, own);
+        for (const server_task & child : task.child_tasks) {
+            grant(child.id, own);
+        }
+        ready.push_back(std::move(task));
+        waiting.pop_front();
+    }
+    count_waiting();
+    if (!ready.empty()) {
+        server.post(std::move(ready));
+    }
+}
+
+void kv_budget::count_waiting() {
+    std::set<const void *> requests;
+    for (const server_task & task : waiting) {
+        const void * const request = server.request_of(task.id);
+        requests.insert(request ? request : &task);
+    }
+    waiting_requests = requests.size();
+}
+
+// Of tasks that have a slot: the others hold nothing yet. A slot can hold more than its task was promised, of earlier
+// ones, until the task's prompt is compared with that.
+uint64_t kv_budget::bytes_running(int except_task) const {
+    uint64_t bytes = 0;
+    for (const auto & [id, each] : promises) {
+        if (each.id_slot >= 0 && id != except_task) {
+            bytes += std::max(each.bytes, layout.bytes_held(each.id_slot));
+        }
+    }
+    return bytes;
+}
+
+// By cells that neither a task nor this slot shares.
+uint64_t kv_budget::bytes_held_by_idle(int id_slot) const {
+    std::set<llama_seq_id> busy = { id_slot };
+    for (const auto & [_, each] : promises) {
+        if (each.id_slot >= 0) {
+            busy.insert(each.id_slot);
+        }
+    }
+    // by cache; a cell counts for the first sequence in it, and all together where each sequence keeps the same layers
+    std::map<llama_seq_id, std::vector<uint64_t>> n_cells;
+    const bool alike = layout.caches.empty() || !layout.caches.front().cells->retention;
+    for (size_t c = 0; c < layout.caches.size(); ++c) {
+        const llama_kv_cache & cache = *layout.caches[c].cells;
+        for (uint32_t stream = 0; stream < cache.get_n_stream(); ++stream) {
+            const llama_kv_cells & cells = cache.get_cells((llama_seq_id) stream);
+            for (uint32_t i = 0; cells.get_used() > 0 && i < cells.size(); ++i) {
+                if (cells.is_empty(i) || std::any_of(busy.begin(), busy.end(), [&](llama_seq_id s) { return cells.seq_has(i, s); })) {
+                    continue;
+                }
+                for (llama_seq_id s = 0; s < (llama_seq_id) promised_to_slot.size(); ++s) {
+                    if (cells.seq_has(i, s)) {
+                        auto & counts = n_cells[alike ? 0 : s];
+                        counts.resize(layout.caches.size());
+                        ++counts[c];
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    uint64_t bytes = 0;
+    for (const auto & [seq_id, counts] : n_cells) {
+        bytes += layout.bytes_held(seq_id, counts);
+    }
+    return bytes;
+}
+
+std::optional<bool> kv_budget::begins(int id_slot, int id_task, uint64_t n_first) {
+    const auto found = promises.find(id_task);
+    if (found == promises.end()) {
+        return true;
+    }
+    promise &      own    = found->second;
+    const uint64_t needed = std::max(own.bytes, layout.bytes_for(n_first));
+    if (promised - own.bytes + needed > bytes_limit) {
+        return std::nullopt;
+    }
+    if (bytes_held_by_idle(id_slot) + bytes_running(id_task) + std::max(needed, layout.bytes_held(id_slot)) > bytes_limit) {
+        return false;
+    }
+    promised += needed - own.bytes;
+    own.bytes                 = needed;
+    own.id_slot               = id_slot;
+    promised_to_slot[id_slot] = own.bytes;
+    return true;
+}
+
+int32_t kv_budget::answer_limit(const server_task & task, int32_t limit, int64_t n_generated, const std::function<bool()> & make_room) {
+    const auto found = promises.find(task.id);
+    if (found == promises.end() || !found->second.grows) {
+        return limit;
+    }
+    promise &     own     = found->second;
+    const int32_t allowed = own.tokens - task.n_tokens();
+    if (own.tokens >= rules.n_slot) {
+        return -1; // what a slot holds is the limit
+    }
+    if (n_generated < allowed) {
+        return allowed;
+    }
+    const int64_t can_be = layout.tokens_for(bytes_limit - (promised - own.bytes), own.n_prompt);
+    const int64_t tokens = std::min<int64_t>({ (int64_t) own.tokens + share, can_be, rules.n_slot });
+    if (tokens <= own.tokens) {
+        return allowed; // all of the budget is promised: the answer ends here, for its length
+    }
+    const uint64_t bytes = layout.peak_for(own.n_prompt, tokens);
+    while (bytes_held_by_idle(own.id_slot) + bytes_running(task.id) + bytes > bytes_limit && make_room && make_room()) {}
+    promised += bytes - own.bytes;
+    own.bytes  = bytes;
+    own.tokens = (int32_t) tokens;
+    if (own.id_slot >= 0) {
+        promised_to_slot[own.id_slot] = bytes;
+    }
+    return own.tokens - task.n_tokens();
+}
+
+} // namespace kvfold
+
+using namespace kvfold;
+
+bool kvfold_task_waits(llama_context *, server_task & task) {
+    kv_budget * const budget = budget_of_worker();
+    return budget && budget->waits(task);
+}
+
+void kvfold_task_gone(int id_task) {
+    if (kv_budget * const budget = budget_of_worker()) {
+        budget->gone(id_task);
+    }
+}
+
+int32_t kvfold_answer_limit(
+        llama_context *, const server_task & task, int32_t limit, int64_t n_generated, const std::function<bool()> & make_room) {
+    kv_budget * const budget = budget_of_worker();
+    return budget ? budget->answer_limit(task, limit, n_generated, make_room) : limit;
+}

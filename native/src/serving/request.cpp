@@ -1,0 +1,478 @@
+#include "serving/request.h"
+
+#include "process/at_exit.h"
+#include "hooks/request-tasks.h"
+#include "process/json_text.h"
+#include "kv/memory/memory.h"
+#include "process/kvfold_log.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <set>
+
+namespace kvfold {
+
+static thread_local request * current = nullptr;
+
+struct current_scope {
+    request * outer;
+
+    explicit current_scope(request * inner) : outer(current) { current = inner; }
+
+    ~current_scope() { current = outer; }
+};
+
+static bool route_needs_slot(const std::string & route) {
+    static const std::set<std::string> routes = { "/v1/chat/completions", "/completion",    "/infill",
+                                                  "/embeddings",          "/v1/embeddings", "/v1/rerank" };
+    return routes.count(route) == 1;
+}
+
+static bool route_tells_of_engine(const std::string & route) {
+    return route == "/props" || route == "/slots" || route == "/metrics";
+}
+
+state_files state_files::parse(const std::string & text) {
+    const json  object = parse_object(text, "the state");
+    state_files files;
+    for (const auto & [name, value] : object.items()) {
+        if (name == "load" && value.is_string()) {
+            files.load = value.get<std::string>();
+        } else if (name == "save" && value.is_string()) {
+            files.save = value.get<std::string>();
+        } else if (name == "strict" && value.is_boolean()) {
+            files.strict = value.get<bool>();
+        } else if (name == "load" || name == "save" || name == "strict") {
+            throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"" + name + "\" of a state cannot be " + value.dump_safe());
+        } else {
+            throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "a state has no \"" + name + "\": \"load\", \"save\" or \"strict\"");
+        }
+    }
+    return files;
+}
+
+std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const std::string & route, const std::string & body,
+                                       const state_files & files) {
+    request_host::use inside(*owner);
+    const auto * handler = owner->find_handler(route);
+    if (!handler) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "unknown route '" + route + "'");
+    }
+    parse_body(body);
+    if (!route_tells_of_engine(route)) {
+        owner->require_tokenizer();
+    }
+    const bool with_state = !files.load.empty() || !files.save.empty();
+    if (with_state && route != "/v1/chat/completions" && route != "/completion") {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "route '" + route + "' leaves no KV state");
+    }
+    if (with_state && files.strict) {
+        owner->require_states();
+    }
+    const bool               needs_slot = route_needs_slot(route);
+    std::shared_ptr<request> opened(new request(owner, *handler, needs_slot, route, body, {}, files));
+    opened->start();
+    return opened;
+}
+
+std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, bool needs_slot,
+                                       const server_http_req & origin) {
+    request_host::use inside(*owner);
+    std::shared_ptr<request> opened(new request(owner, handler, needs_slot, origin.path, origin.body, origin.should_stop, {}));
+    opened->http_request.params       = origin.params;
+    opened->http_request.query_string = origin.query_string;
+    opened->http_request.files        = origin.files;
+    opened->start();
+    return opened;
+}
+
+void request::start() {
+    owner->admit(shared_from_this(), needs_slot);
+    // handlers wait for the first result, and whoever opens a request must not
+    handler_thread.start([this] { run_handler(); });
+}
+
+request::request(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, bool needs_slot,
+                 const std::string & route, const std::string & body, std::function<bool()> gone, const state_files & files)
+    : owner(owner), handler(handler), needs_slot(needs_slot), gone(std::move(gone)),
+      should_stop([this] { return ended.load() != 0 || (this->gone && this->gone()); }),
+      http_request{ {}, {}, route, "", body, {}, should_stop }, files(files) {}
+
+request::~request() {
+    cancel();
+    handler_thread.join();
+    release();
+}
+
+void request::run_handler() {
+    try {
+        request_host::use      inside(*owner);
+        const busy_scope busy([this] {
+            end(KVFOLD_ERROR_CLOSED);
+            stop_tasks();
+        });
+        call_handler();
+    } catch (const error & e) {
+        settle(nullptr, e);
+    }
+}
+
+void request::call_handler() {
+    const c_locale_scope c_locale;
+    const abort_guard    guard;
+    const current_scope  scope(this);
+    try {
+        load_state();
+        settle(handler(http_request), std::nullopt);
+    } catch (const error &) {
+        settle(nullptr, current_error());
+    } catch (const std::bad_alloc &) {
+        settle(nullptr, current_error());
+    } catch (const aborted &) {
+        settle(nullptr, current_error());
+    } catch (const std::exception & e) {
+        // handlers throw what they find wrong with a body; the HTTP layer would answer 400 or 500
+        settle(nullptr, error(KVFOLD_ERROR_INVALID_ARGUMENT, e.what()));
+    }
+}
+
+// Runs what reads or writes a file of state: a failure is the request's only where the caller is strict.
+void request::keep_state_from(const std::function<void()> & work) {
+    try {
+        work();
+    } catch (const std::exception &) {
+        const error cause = current_error();
+        if (files.strict) {
+            throw cause;
+        }
+        log_emit(KVFOLD_LOG_WARN, "a conversation goes on without its saved KV state: " + cause.message);
+    }
+}
+
+// Before the task is posted, so that the worker does not wait for a disk.
+void request::load_state() {
+    if (files.load.empty() && files.save.empty()) {
+        return;
+    }
+    keep_state_from([&] {
+        owner->require_states();
+        {
+            std::lock_guard<std::mutex> lock(exchange->mutex);
+            exchange->save = !files.save.empty();
+        }
+        std::error_code code;
+        if (!files.load.empty() && std::filesystem::exists(std::filesystem::u8path(files.load), code)) {
+            auto                        loaded = owner->load_state(files.load);
+            std::lock_guard<std::mutex> lock(exchange->mutex);
+            exchange->load = std::move(loaded);
+        }
+    });
+}
+
+// After the last chunk. The slot ends soon after it has sent that, if it has not ended already.
+void request::save_state() {
+    std::optional<kv_state> state;
+    keep_state_from([&] {
+        std::unique_lock<std::mutex> lock(exchange->mutex);
+        if (!exchange->save) {
+            return;
+        }
+        exchange->changed.wait(lock, [&] { return exchange->slot_ended || !exchange->save; });
+        if (exchange->save && !exchange->saved) {
+            throw error(KVFOLD_ERROR_STATE, exchange->save_failure);
+        }
+        state.swap(exchange->saved);
+        lock.unlock();
+        if (state) {
+            request_host::use inside(*owner);
+            owner->save_state(files.save, *state);
+        }
+    });
+}
+
+void request::settle(server_http_res_ptr result, std::optional<error> caught) {
+    std::lock_guard<std::mutex> lock(mutex);
+    answer   = std::move(result);
+    failure  = std::move(caught);
+    answered = true;
+    changed.notify_all();
+}
+
+void request::on_tasks_waiting(const std::unordered_set<int> & ids) {
+    if (ids.size() > 1 && (!files.load.empty() || !files.save.empty())) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "a request with a KV state has one prompt and one answer, not " + std::to_string(ids.size()))
+            .compares((int64_t) ids.size(), 1);
+    }
+    owner->exchanges.add(ids, exchange);
+    bool late = false;
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        task_ids.insert(ids.begin(), ids.end());
+        all_task_ids.insert(ids.begin(), ids.end());
+        late = ended != 0;
+    }
+    if (late) {
+        stop_tasks();
+    }
+}
+
+void request::cancel() {
+    end(KVFOLD_ERROR_CANCELLED);
+    try {
+        request_host::use inside(*owner);
+        stop_tasks();
+    } catch (const error &) {
+        // a closing engine stops the tasks of all its requests
+    }
+}
+
+void request::end(kvfold_status why) {
+    int none = 0;
+    if (ended.compare_exchange_strong(none, why)) {
+        {
+            std::lock_guard<std::mutex> lock(exchange->mutex);
+            exchange->save = false;
+            exchange->changed.notify_all();
+        }
+        std::lock_guard<std::mutex> lock(mutex);
+        changed.notify_all();
+    }
+}
+
+void request::stop_tasks() {
+    std::unordered_set<int> ids;
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        ids.swap(task_ids);
+    }
+    owner->cancel_tasks(ids);
+}
+
+static error ended_error(int why) {
+    switch (why) {
+        case KVFOLD_ERROR_CANCELLED: return error(KVFOLD_ERROR_CANCELLED, "the request was cancelled");
+        case KVFOLD_ERROR_CLOSED:    return error(KVFOLD_ERROR_CLOSED, "the engine was closed");
+        default:                     return error(KVFOLD_ERROR_INTERNAL, "the worker thread failed; its last words are in the log");
+    }
+}
+
+std::optional<std::string> request::next() {
+    if (finished) {
+        return std::nullopt;
+    }
+    try {
+        while (true) {
+            if (ended != 0) {
+                throw ended_error(ended);
+            }
+            if (!chunks.empty()) {
+                std::string chunk = std::move(chunks.front());
+                chunks.pop_front();
+                return chunk;
+            }
+            if (exhausted) {
+                save_state();
+                finish();
+                return std::nullopt;
+            }
+            fetch();
+        }
+    } catch (...) {
+        finish();
+        throw;
+    }
+}
+
+// Returns without an answer if the request was ended.
+void request::await_answer() {
+    std::unique_lock<std::mutex> lock(mutex);
+    changed.wait(lock, [&] { return answered || ended != 0; });
+    if (ended == 0 && failure) {
+        throw *failure;
+    }
+}
+
+bool request::fetch_piece(std::string & text) {
+    request_host::use         inside(*owner);
+    const abort_guard   guard;
+    const current_scope scope(this);
+    if (note_waiting(*exchange)) {
+        owner->wake_worker();
+    }
+    const bool more = answer->next(text);
+    const bool part = !text.empty() && text.front() != ':'; // ':' begins a sign of life that no slot has sent
+    if (note_read(*exchange, part)) {
+        owner->wake_worker();
+    }
+    return more;
+}
+
+// The server core passes on the text of an error only.
+void request::throw_refusal() {
+    std::lock_guard<std::mutex> lock(exchange->mutex);
+    if (exchange->refusal) {
+        throw *exchange->refusal;
+    }
+}
+
+// Waits for the answer, or for more of it.
+void request::fetch() {
+    await_answer();
+    if (ended != 0) {
+        return;
+    }
+    throw_refusal();
+    request_host::use inside(*owner);
+    if (!answer->is_stream()) {
+        read_answer();
+        exhausted = true;
+        return;
+    }
+    std::string text;
+    exhausted = !fetch_piece(text);
+    if (ended == 0) {
+        read_events(text);
+    }
+}
+
+bool request::take_answer(server_http_res & into) {
+    {
+        // also of a request that was ended: until it returns, its handler looks at the client's connection
+        std::unique_lock<std::mutex> lock(mutex);
+        changed.wait(lock, [&] { return answered; });
+    }
+    await_answer();
+    if (ended != 0) {
+        throw ended_error(ended);
+    }
+    throw_refusal();
+    request_host::use inside(*owner);
+    into.status       = answer->status;
+    into.content_type = answer->content_type;
+    into.headers      = answer->headers;
+    if (answer->is_stream()) {
+        return true; // its data is the first piece
+    }
+    into.data = std::move(answer->data);
+    return false;
+}
+
+bool request::next_piece(std::string & out) {
+    if (ended != 0) {
+        throw ended_error(ended);
+    }
+    return fetch_piece(out);
+}
+
+static int64_t number_after(const std::string & text, const char * words) {
+    const size_t at = text.find(words);
+    return at == std::string::npos ? -1 : strtoll(text.c_str() + at + strlen(words), nullptr, 10);
+}
+
+// The error object of an answer or of a chunk, as format_error_response() makes it.
+static error to_error(const json & object) {
+    const std::string message = object.is_object() && object.contains("message") ? object.at("message").get<std::string>() : object.dump_safe();
+    const std::string type    = object.is_object() && object.contains("type") ? object.at("type").get<std::string>() : "";
+    if (type == "exceed_context_size_error") {
+        const int64_t value = object.at("n_prompt_tokens").get<int64_t>();
+        const int64_t limit = object.at("n_ctx").get<int64_t>();
+        return error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "the prompt has " + std::to_string(value) + " tokens but a slot holds " +
+                                                        std::to_string(limit) + ", one of which is for the answer")
+            .compares(value, limit);
+    }
+    // an embedding or rerank input must fit into one ubatch
+    const int64_t too_large = number_after(message, "input (");
+    if (too_large >= 0 && message.find("too large to process") != std::string::npos) {
+        const int64_t limit = number_after(message, "current batch size: ");
+        return error(KVFOLD_ERROR_CONTEXT_EXCEEDED,
+                     "the input has " + std::to_string(too_large) + " tokens but \"ubatch-size\" is " + std::to_string(limit))
+            .compares(too_large, limit)
+            .about_option("ubatch-size");
+    }
+    if (const auto refusal = memory_refusal::parse(message)) {
+        return out_of_memory(*refusal);
+    }
+    if (message.find("Context size has been exceeded") != std::string::npos) {
+        return error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "the KV cache is full: the requests that run together need more than \"ctx-size\" tokens")
+            .about_option("ctx-size");
+    }
+    if (type == "invalid_request_error" || type == "not_found_error") {
+        return error(KVFOLD_ERROR_INVALID_ARGUMENT, message);
+    }
+    if (type == "not_supported_error") {
+        return error(KVFOLD_ERROR_UNSUPPORTED, message);
+    }
+    return error(KVFOLD_ERROR_INTERNAL, message);
+}
+
+// An answer that does not stream: one JSON value, or the text of /metrics.
+void request::read_answer() {
+    const bool is_json = answer->content_type.find("json") != std::string::npos;
+    if (answer->status == 200) {
+        chunks.push_back(is_json ? std::move(answer->data) : json(answer->data).dump_safe());
+        return;
+    }
+    const json object = json::parse_no_throw(answer->data);
+    if (!object.is_discarded() && object.is_object() && object.contains("error")) {
+        throw to_error(object.at("error"));
+    }
+    throw error(KVFOLD_ERROR_INTERNAL, "status " + std::to_string(answer->status) + ": " + answer->data);
+}
+
+// Server-sent events: lines "data: JSON", the last one "data: [DONE]".
+void request::read_events(const std::string & text) {
+    static const std::string prefix = "data: ";
+    size_t                   start  = 0;
+    while (start < text.size()) {
+        const size_t end  = std::min(text.find('\n', start), text.size());
+        std::string  line = text.substr(start, end - start);
+        start             = end + 1;
+        if (line.rfind(prefix, 0) != 0) {
+            continue;
+        }
+        line.erase(0, prefix.size());
+        if (line == "[DONE]") {
+            continue;
+        }
+        if (line.rfind("{\"error\":", 0) == 0) {
+            throw to_error(json::parse(line).at("error"));
+        }
+        chunks.push_back(std::move(line));
+    }
+}
+
+void request::finish() {
+    finished = true;
+    try {
+        request_host::use inside(*owner);
+        std::unique_lock<std::mutex> lock(mutex);
+        if (answered) {
+            lock.unlock();
+            release(); // frees the place in the queue; otherwise the destructor does, which waits for the handler
+        }
+    } catch (const error &) {
+        // the closing engine releases the request
+    }
+}
+
+void request::release() {
+    if (retired) {
+        return;
+    }
+    retired = true;
+    answer.reset();
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        owner->exchanges.remove(all_task_ids);
+    }
+    owner->retire(this, needs_slot);
+}
+
+} // namespace kvfold
+
+void kvfold_tasks_waiting(const std::unordered_set<int> & ids) {
+    if (kvfold::current) {
+        kvfold::current->on_tasks_waiting(ids);
+    }
+}

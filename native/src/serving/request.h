@@ -1,0 +1,103 @@
+// One running request: the handler of a route, its answer cut into JSON chunks, and how it is ended from outside.
+#pragma once
+
+#include "process/deep_thread.h"
+#include "serving/request_host.h"
+
+#include <atomic>
+#include <deque>
+#include <unordered_set>
+
+namespace kvfold {
+
+// The `state` of kvfold_request_open_state().
+struct state_files {
+    std::string load; // empty: none
+    std::string save;
+    bool        strict = false;
+
+    static state_files parse(const std::string & text);
+};
+
+struct request : std::enable_shared_from_this<request> {
+    static std::shared_ptr<request> open(const std::shared_ptr<request_host> & owner, const std::string & route, const std::string & body,
+                                         const state_files & files = {});
+
+    // One that came over HTTP. `origin`.should_stop() is asked until take_answer() returns, and then by next_piece().
+    static std::shared_ptr<request> open(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler,
+                                         bool needs_slot, const server_http_req & origin);
+
+    ~request();
+
+    // Waits for the answer, for one that came over HTTP, and hands over all of it but the pieces of a stream. True if it is one.
+    bool take_answer(server_http_res & into);
+
+    // The next piece of a streamed answer as it is; false if it is the last one.
+    bool next_piece(std::string & out);
+
+    // The next chunk, or nothing after the last one.
+    std::optional<std::string> next();
+
+    // Ends the request on behalf of its owner.
+    void cancel();
+
+    // Makes next() fail with `why`, at once if it waits. The first caller wins.
+    void end(kvfold_status why);
+
+    // Wakes what waits for this request's tasks and frees their slots. Only while the engine cannot go away.
+    void stop_tasks();
+
+    // Drops the answer and everything of the server core that it holds. Only when no call is inside this request.
+    void release();
+
+    // Called by the hook in server_response_reader on the thread that posts.
+    void on_tasks_waiting(const std::unordered_set<int> & ids);
+
+  private:
+    request(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, bool needs_slot, const std::string & route,
+            const std::string & body, std::function<bool()> gone, const state_files & files);
+
+    void start();
+
+    void run_handler();
+    void load_state();
+    void save_state();
+    void keep_state_from(const std::function<void()> & work);
+    void call_handler();
+    void settle(server_http_res_ptr result, std::optional<error> caught);
+    void await_answer();
+    bool fetch_piece(std::string & text);
+    void fetch();
+    void throw_refusal();
+    void read_answer();
+    void read_events(const std::string & text);
+    void finish();
+
+    const std::shared_ptr<request_host>          owner;
+    const server_http_context::handler_t & handler;
+    const bool                             needs_slot; // decodes, so it counts against "max-queue"
+    const std::function<bool()>            gone; // whether a client has gone away; may be empty
+    const std::function<bool()>            should_stop;
+    server_http_req                        http_request;
+    const state_files                      files;
+    const std::shared_ptr<slot_exchange>   exchange = std::make_shared<slot_exchange>();
+
+    std::atomic<int> ended{ 0 }; // a kvfold_status, or 0
+
+    std::mutex              mutex;
+    std::condition_variable changed;
+    deep_thread             handler_thread;
+    bool                    answered = false; // guarded by `mutex`: the handler has returned
+    std::optional<error>    failure;          // guarded by `mutex` until `answered`
+    std::unordered_set<int> task_ids;         // guarded by `mutex`; those that may still have to be stopped
+    std::unordered_set<int> all_task_ids;     // guarded by `mutex`
+
+    // Used by one thread at a time: the one inside next(), or the one that closes the engine after the last next().
+    server_http_res_ptr     answer;
+    std::deque<std::string> chunks;
+    bool                    exhausted = false; // nothing more will be added to `chunks`
+    bool                    finished  = false; // next() has reported the end or a failure
+    bool                    retired   = false;
+};
+
+} // namespace kvfold

@@ -1,0 +1,65 @@
+// What requests and the HTTP server need of the engine that runs them. engine/engine.h implements it.
+#pragma once
+
+#include "process/error.h"
+#include "kv/state/state.h"
+#include "serving/slot_exchange.h"
+
+#include "server-context.h"
+
+#include <memory>
+#include <string>
+#include <unordered_set>
+
+namespace kvfold {
+
+struct request;
+
+struct request_host {
+    virtual ~request_host() = default;
+
+    // Keeps the host from being torn down while a call uses it; the constructor throws KVFOLD_ERROR_CLOSED.
+    struct use {
+        explicit use(request_host & host) : host(host) { host.enter(); }
+        ~use() { host.leave(); }
+        use(const use &)             = delete;
+        use & operator=(const use &) = delete;
+
+      private:
+        request_host & host;
+    };
+
+    // Counts a request that needs a slot; throws KVFOLD_ERROR_QUEUE_FULL.
+    virtual void admit(const std::shared_ptr<request> & added, bool needs_slot) = 0;
+    virtual void retire(request * gone, bool needs_slot)                        = 0;
+
+    // How the worker finds what belongs to a task.
+    slot_exchanges exchanges;
+
+    // Lets a slot that has paused go on.
+    virtual void wake_worker() = 0;
+
+    // Ends what waits for these tasks and frees their slots.
+    virtual void cancel_tasks(const std::unordered_set<int> & ids) = 0;
+
+    // KV states of conversations, see kv/state. The first throws KVFOLD_ERROR_UNSUPPORTED if there are none here.
+    virtual void                      require_states()                                         = 0;
+    virtual std::unique_ptr<kv_state> load_state(const std::string & path)                         = 0;
+    virtual void                      save_state(const std::string & path, const kv_state & state) = 0;
+
+    // Options of a server in front of this engine; the handlers of its routes.
+    virtual common_params                          server_params(const std::string & options)                                        = 0;
+    virtual const server_http_context::handler_t & handler_of(server_http_context::handler_t server_routes::* member) const = 0;
+
+    // The handler behind a route of kvfold_request_open(), or null.
+    virtual const server_http_context::handler_t * find_handler(const std::string & route) const = 0;
+
+    // Throws KVFOLD_ERROR_UNSUPPORTED if the file has token ids only, no texts for them.
+    virtual void require_tokenizer() const = 0;
+
+  protected:
+    virtual void enter() = 0;
+    virtual void leave() = 0;
+};
+
+} // namespace kvfold

@@ -1,0 +1,64 @@
+// What the threads of a request and the worker tell each other about the slot that runs it.
+#pragma once
+
+#include "kv/state/state.h"
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+
+struct server_task;
+
+namespace kvfold {
+
+// Owned by the request and by the table below; guarded by `mutex`.
+struct slot_exchange {
+    std::mutex              mutex;
+    std::condition_variable changed;
+
+    std::unique_ptr<kv_state> load; // to begin with
+
+    bool                    save = false; // whether the worker is to fill the next two
+    std::optional<kv_state> saved;
+    std::string             save_failure;
+    bool                    slot_ended = false;
+
+    std::optional<error> refusal; // why the worker did not begin the request
+
+    size_t unread = 0; // parts of a streamed answer that nobody has asked for yet
+    bool   paused = false;
+    bool   awaited = false; // somebody asks for the next one. Then the slot goes on whatever is unread: of some results the
+                            // server core makes no part, as while its parser holds back a tool call's arguments
+};
+
+// The exchanges of an engine by the ids of their tasks. Thread-safe.
+struct slot_exchanges {
+    void add(const std::unordered_set<int> & task_ids, const std::shared_ptr<slot_exchange> & exchange);
+    void remove(const std::unordered_set<int> & task_ids);
+
+    std::shared_ptr<slot_exchange> find(int task_id);
+
+  private:
+    std::mutex                                              mutex;
+    std::unordered_map<int, std::shared_ptr<slot_exchange>> by_task;
+};
+
+// While one lives, the hooks that run on this thread, a worker, look here.
+struct worker_scope {
+    explicit worker_scope(slot_exchanges & exchanges);
+    ~worker_scope();
+    worker_scope(const worker_scope &)             = delete;
+    worker_scope & operator=(const worker_scope &) = delete;
+};
+
+// Somebody asks for the next part. True if the slot has paused and is to be woken.
+bool note_waiting(slot_exchange & exchange);
+
+// It was answered, with a part or with something that no slot has sent. True if the slot has paused and is to be woken.
+bool note_read(slot_exchange & exchange, bool part);
+
+} // namespace kvfold
