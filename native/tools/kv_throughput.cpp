@@ -17,7 +17,6 @@
 #include "fill_cache.h"
 #include "hooks/kv-plan-prefill.h"
 #include "json.h"
-#include "kv/memory/caches.h"
 #include "kv/memory/layout.h"
 
 #include "ggml-alloc.h"
@@ -25,7 +24,6 @@
 #include "ggml-cpp.h"
 #include "llama-cparams.h"
 #include "llama-cpp.h"
-#include "llama-kv-cache.h"
 #include "llama-model.h"
 #include "llama.h"
 

@@ -349,7 +349,8 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
         if (!score.masses.empty() || !score.kept.empty()) {
             ggml_backend_sched_synchronize(sched);
         }
-        const std::vector<kv_query>     queries = scored_queries(ubatch);
+        const auto                      parts   = kvfold_ubatch_parts(ubatch);
+        const std::vector<kv_query>     queries = scored_queries(parts);
         std::vector<std::vector<float>> masses(queries.size(), std::vector<float>(hparams.kv_plan.n_layer));
         std::vector<float>              by_head;
         for (const score_inputs::mass & mass : score.masses) {
@@ -364,7 +365,7 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
             }
         }
         size_t next_row = 0;
-        for (const kv_ubatch_part & part : kvfold_ubatch_parts(ubatch)) {
+        for (const kv_ubatch_part & part : parts) {
             std::vector<std::vector<float>> own;
             const size_t n_own = retention->scored_queries(part, cparams.kv_prefill).size();
             for (size_t q = 0; q < queries.size() && own.size() < n_own; ++q) {
@@ -381,6 +382,9 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
     // Of `rows`, the first of which is kept row `first` of the graph.
     kv_kept_queries kept_queries(const llama_ubatch & ubatch, const std::vector<int32_t> & rows, size_t first) const {
         kv_kept_queries queries;
+        if (rows.empty()) {
+            return queries;
+        }
         queries.values.resize(hparams.kv_plan.n_layer);
         for (const int32_t row : rows) {
             queries.pos.push_back(ubatch.pos[row]);
@@ -425,10 +429,9 @@ private:
     }
 
     // The scored queries of all sequences; with streams, equally many of each sequence, where the last ones fill up.
-    std::vector<kv_query> scored_queries(const llama_ubatch & ubatch) const {
+    std::vector<kv_query> scored_queries(const std::vector<kv_ubatch_part> & parts) const {
         std::vector<std::vector<kv_query>> by_part;
         size_t                             longest = 0;
-        const auto                         parts   = kvfold_ubatch_parts(ubatch);
         for (const kv_ubatch_part & part : parts) {
             by_part.push_back(retention->scored_queries(part, cparams.kv_prefill));
             longest = std::max(longest, by_part.back().size());
@@ -436,7 +439,7 @@ private:
         std::vector<kv_query> queries;
         for (size_t p = 0; p < parts.size(); ++p) {
             auto & own = by_part[p];
-            if (n_streams(ubatch) > 1 && own.size() < longest) {
+            if (!cparams.kv_unified && own.size() < longest) {
                 own.resize(longest, { parts[p].seq_id, parts[p].pos.back(), parts[p].rows.back(), -1 });
             }
             queries.insert(queries.end(), own.begin(), own.end());
@@ -475,12 +478,13 @@ private:
             }
             return who;
         }
-        for (const kv_query & query : scored_queries(ubatch)) {
+        const auto parts = kvfold_ubatch_parts(ubatch);
+        for (const kv_query & query : scored_queries(parts)) {
             who.n_scored++;
             who.n_carried += query.row < 0;
         }
         std::vector<llama_seq_id> scored, kept;
-        for (const kv_ubatch_part & part : kvfold_ubatch_parts(ubatch)) {
+        for (const kv_ubatch_part & part : parts) {
             if (!retention->scored_queries(part, cparams.kv_prefill).empty()) {
                 scored.push_back(part.seq_id);
             }
@@ -545,7 +549,7 @@ private:
     void set_score_input(const llama_ubatch & ubatch) {
         const kvfold_plan &    plan    = hparams.kv_plan;
         const llama_kv_cache & kv      = *caches[0].mctx->get_kv();
-        const auto             queries = scored_queries(ubatch);
+        const auto             queries = scored_queries(kvfold_ubatch_parts(ubatch));
         const int64_t          n_kv    = score.mask->ne[0];
 
         std::vector<float>   mask(n_kv*queries.size(), -INFINITY);

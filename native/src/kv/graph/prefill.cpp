@@ -133,7 +133,8 @@ uint32_t kvfold_ubatch_tokens(
 
 uint32_t kvfold_graph_max_nodes(const llama_hparams & hparams, const llama_cparams & cparams, uint32_t n_tokens, uint32_t n_nodes) {
     if (hparams.kv_plan.is_automatic()) {
-        return 2*n_nodes + kvfold_score_max_nodes(hparams.kv_plan, cparams.kv_unified ? cparams.n_seq_max : 1); // two caches
+        // attention to two caches, and scores
+        return 2*n_nodes + kvfold_score_max_nodes(hparams.kv_plan, cparams.kv_unified ? cparams.n_seq_max : 1);
     }
     const uint32_t n_passes = kvfold_n_passes(hparams.kv_plan, cparams.kv_prefill, n_tokens);
     // a pass repeats at most every layer; the writes of zeros before the first one are a few nodes per layer
