@@ -2,8 +2,8 @@
 #pragma once
 
 #ifndef KVFOLD_UNPATCHED
-#    include "kv_caches.h"
-#    include "kv_layout.h"
+#    include "kv/memory/caches.h"
+#    include "kv/memory/layout.h"
 
 #    include "llama-kv-cache.h"
 #endif
