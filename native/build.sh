@@ -184,6 +184,13 @@ options=(
     # small, and listens to nothing unless asked to: layers on other hosts, and a second device for tests
     -DGGML_RPC=ON
 )
+# GCC 12 takes ldtilecfg for a read of 8 bytes and drops what is written to the rest of the tile configuration, so AMX kernels
+# end in SIGILL. They would also keep a repacked copy of the weights in place of the mapped file.
+without_amx='-mno-amx-tile;-mno-amx-int8;-mno-amx-bf16'
+# shellcheck disable=SC2086 # one word per flag
+if [ "$cpu" = native ] && "${CXX:-c++}" ${without_amx//;/ } -E -x c++ /dev/null > /dev/null 2>&1; then
+    options+=("-DARCH_FLAGS=$without_amx") # ggml-cpu adds its own to these
+fi
 case $cpu in
     native)    options+=(-DGGML_NATIVE=ON) ;;
     x86-64-v3) options+=(-DGGML_NATIVE=OFF -DGGML_SSE42=ON -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_BMI2=ON -DGGML_FMA=ON -DGGML_F16C=ON) ;;
