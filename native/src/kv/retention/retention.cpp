@@ -8,7 +8,7 @@
 
 #include "hooks/kv-lazy-layers.h"
 #include "kv/memory/memory.h"
-#include "kv/plan/model_plan.h"
+#include "kv/state/plan_hash.h"
 
 #include "llama-hparams.h"
 #include "llama-impl.h"
