@@ -1,7 +1,7 @@
 #include "kv/graph/attn_input.h"
 
 #include "hooks/kv-plan-attention.h"
-#include "kv/graph/prefill.h"
+#include "kv/graph/passes.h"
 
 #include "llama-cparams.h"
 #include "llama-hparams.h"
