@@ -15,7 +15,7 @@ static const std::string path = "hostile.kvstate";
 
 static const int rounds = 1500;
 
-// As head, fit and tokens lie in the file, see kv_state.cpp.
+// As head, fit and tokens lie in the file, see kv/state/file.cpp.
 static constexpr size_t head_bytes = 32;
 
 static uint32_t number_at(const std::string & file, size_t at) {

@@ -5,8 +5,9 @@
 // ubatch: prompts that wait together go side by side, a few tokens of each, exact and in one pass, while a lone prompt
 // goes in chunks with a bounded number of passes.
 
-#include "kv/graph/prefill.h"
-#include "kv/retention/retention.h"
+#include "hooks/kv-plan-prefill.h"
+
+#include "kv/graph/passes.h"
 
 #include "llama-batch.h"
 #include "llama-cparams.h"
@@ -16,47 +17,15 @@
 #include <algorithm>
 #include <map>
 
-// Exact chunks never get longer than this: each token is a pass more.
-static constexpr uint32_t EXACT_MAX_TOKENS = 16;
-
-// Under KVFOLD_PREFILL_AUTO; docs/prefill.md has the table of errors that this follows from.
-static constexpr uint32_t AUTO_MAX_PASSES = 5;
-
-static bool is_exact(const kvfold_plan & plan, int32_t prefill) {
-    return plan.n_passes == 0 || prefill == KVFOLD_PREFILL_EXACT;
-}
+using namespace kvfold;
 
 static bool is_fixed(int32_t prefill) {
     return prefill == KVFOLD_PREFILL_FIXED || prefill == KVFOLD_PREFILL_EVALUATION || prefill == KVFOLD_PREFILL_OBSERVATION;
 }
 
-static uint32_t max_passes(const kvfold_plan & plan, int32_t prefill) {
-    if (is_exact(plan, prefill)) {
-        return EXACT_MAX_TOKENS;
-    }
-    return prefill == KVFOLD_PREFILL_AUTO ? std::min(plan.n_passes, AUTO_MAX_PASSES) : plan.n_passes;
-}
-
-uint32_t kvfold_n_passes(const kvfold_plan & plan, int32_t prefill, uint32_t n_seq_tokens) {
-    if (!plan.upward()) {
-        return 1;
-    }
-    return std::min(n_seq_tokens, max_passes(plan, prefill));
-}
-
-float kvfold_iterated_share(const kvfold_plan & plan) {
-    uint32_t n = 0;
-    for (uint32_t il = 0; il < plan.n_layer; ++il) {
-        if (plan.reads_upward(il)) {
-            // the topmost layer of a group only refreshes its keys and values
-            n += plan.group_top(il) - il;
-            il = plan.group_top(il);
-        }
-    }
-    return (float) n/plan.n_layer;
-}
-
-uint32_t kvfold_choose_seq_tokens(
+// Tokens per sequence of the next ubatch, when n_seqs sequences each have at least n_left tokens left. With `verifies` no
+// more than are exact.
+static uint32_t choose_seq_tokens(
         const kvfold_split_policy & policy, uint32_t n_seqs, uint32_t n_left, uint32_t n_ubatch, bool verifies) {
     const kvfold_plan & plan = *policy.plan;
 
@@ -128,17 +97,7 @@ uint32_t kvfold_ubatch_tokens(
         verifies |= tokens.n_outputs > 1 && !is_fixed(policy.prefill);
     }
     const uint32_t n_seqs = (uint32_t) left.size();
-    return n_seqs == 0 ? n_ubatch : n_seqs*kvfold_choose_seq_tokens(policy, n_seqs, n_left, n_ubatch, verifies);
-}
-
-uint32_t kvfold_graph_max_nodes(const llama_hparams & hparams, const llama_cparams & cparams, uint32_t n_tokens, uint32_t n_nodes) {
-    if (hparams.kv_plan.is_automatic()) {
-        // attention to two caches, and scores
-        return 2*n_nodes + kvfold_score_max_nodes(hparams.kv_plan, cparams.kv_unified ? cparams.n_seq_max : 1);
-    }
-    const uint32_t n_passes = kvfold_n_passes(hparams.kv_plan, cparams.kv_prefill, n_tokens);
-    // a pass repeats at most every layer; the writes of zeros before the first one are a few nodes per layer
-    return n_passes <= 1 ? n_nodes : n_nodes*(n_passes + 1);
+    return n_seqs == 0 ? n_ubatch : n_seqs*choose_seq_tokens(policy, n_seqs, n_left, n_ubatch, verifies);
 }
 
 int32_t kvfold_prompt_share(const llama_model * model, int32_t n_batch, int32_t n_waiting) {

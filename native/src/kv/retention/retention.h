@@ -2,8 +2,7 @@
 #pragma once
 
 #include "hooks/kv-plan.h"
-
-#include "llama-batch.h"
+#include "kv/retention/ubatch_part.h"
 
 #include <mutex>
 #include <vector>
@@ -20,20 +19,6 @@ enum class kv_read : uint8_t {
 };
 
 kv_read kvfold_fixed_read(const kvfold_plan & plan, int il);
-
-// What one sequence has in a ubatch.
-struct kv_ubatch_part {
-    llama_seq_id           seq_id = -1;
-    std::vector<int32_t>   rows;        // its tokens
-    std::vector<llama_pos> pos;         // of each of them
-    uint32_t               n_outputs = 0;
-    bool                   ends_with_output = false;
-    bool                   shared    = false; // with another sequence
-
-    llama_pos n_tokens() const { return pos.back() + 1; } // of the sequence, with this ubatch
-};
-
-std::vector<kv_ubatch_part> kvfold_ubatch_parts(const llama_ubatch & ubatch);
 
 // A query whose attention is scored: a row of the ubatch, or one that was kept from an earlier ubatch of its prompt.
 struct kv_query {

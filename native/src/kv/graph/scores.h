@@ -1,0 +1,51 @@
+// What decides whether a layer is lazy, as a graph computes it: how the last queries of a prompt attend.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+struct ggml_context;
+struct ggml_tensor;
+struct kvfold_attn_input;
+struct llm_graph_context;
+
+namespace kvfold {
+
+// Inputs of the scores: the queries, the keys that they see, and those that a lazy layer would retain. Probabilities are as
+// long as the cache for each query and head, so they are computed for a few queries of each stream at once.
+struct score_inputs {
+    struct part {
+        int64_t       first;    // of the queries of each stream
+        int64_t       n;
+        ggml_tensor * mask;     // F32 [n_kv, n, 1, n_stream]
+        ggml_tensor * retained; // F32 [n_kv, 1, n, n_stream], 0 or 1
+    };
+
+    struct mass {
+        int           il;
+        int64_t       first;
+        ggml_tensor * tensor; // F32 [1, n_head, n, n_stream]
+    };
+
+    ggml_tensor * rows     = nullptr; // I32 [n_scored - n_carried], of the ubatch
+    ggml_tensor * order    = nullptr; // I32 [n_scored], in the carried queries and then those of the rows; null: none is carried
+    ggml_tensor * mask     = nullptr; // F32 [n_kv, n_scored], part by part
+    ggml_tensor * retained = nullptr; // as the mask
+    std::vector<part> parts;
+
+    std::vector<std::pair<int, ggml_tensor *>> carried; // by layer; F32 [n_embd_head*n_head, n_carried]
+    std::vector<mass> masses;
+
+    ggml_tensor * kept_rows = nullptr; // I32 [n_kept]
+    std::vector<std::pair<int, ggml_tensor *>> kept; // by layer; F32 [n_embd_head*n_head, n_kept]
+};
+
+// [n_embd_head, n_head, n_tokens] -> [n_embd_head*n_head, n_tokens]
+ggml_tensor * rows_of(ggml_context * ctx, ggml_tensor * q);
+
+// The attention of the scored queries as a whole, and how much of it falls on what a lazy layer retains.
+void build_score(
+        const llm_graph_context & graph, kvfold_attn_input & inp, ggml_tensor * q, ggml_tensor * k, ggml_tensor * sinks, float kq_scale, int il);
+
+} // namespace kvfold

@@ -1,0 +1,61 @@
+// A state out of a slot, and into one.
+
+#include "kv/state/check.h"
+#include "kv/state/fit.h"
+#include "kv/state/state.h"
+
+#include "kv/retention/retention.h"
+
+#include "server-task.h"
+
+#include "llama-context.h"
+#include "llama-kv-cache.h"
+
+#include <stdexcept>
+
+namespace kvfold {
+
+kv_state take_state(llama_context * context, int id_slot, const server_prompt & prompt) {
+    kv_state state;
+    state.tokens = prompt.tokens.get_tokens();
+    state.cells.resize(llama_state_seq_get_size_ext(context, id_slot, LLAMA_STATE_SEQ_FLAGS_NONE));
+    const size_t written =
+        llama_state_seq_get_data_ext(context, state.cells.data(), state.cells.size(), id_slot, LLAMA_STATE_SEQ_FLAGS_NONE);
+    const auto &    retention  = caches_of(context).front()->retention;
+    const llama_pos n_decisive = retention ? retention->n_decisive(id_slot) : 0;
+    for (const auto & each : prompt.checkpoints) {
+        if (each.pos_max + 1 == each.n_tokens && each.n_tokens >= n_decisive) {
+            state.checkpoints.push_back({ (int32_t) each.n_tokens, each.pos_min, each.data_tgt });
+        }
+    }
+    try {
+        if (written != state.cells.size()) {
+            throw std::runtime_error("llama.cpp could not copy it");
+        }
+        check_state(state, context);
+    } catch (const std::runtime_error & e) {
+        throw error(KVFOLD_ERROR_STATE, std::string("the KV state of the conversation cannot be kept: ") + e.what());
+    }
+    return state;
+}
+
+bool put_state(llama_context * context, int id_slot, server_prompt & prompt, const kv_state & state) {
+    llama_memory_t memory = llama_get_memory(context);
+    prompt.clear();
+    llama_memory_seq_rm(memory, id_slot, -1, -1);
+    const size_t read =
+        llama_state_seq_set_data_ext(context, state.cells.data(), state.cells.size(), id_slot, LLAMA_STATE_SEQ_FLAGS_NONE);
+    if (read != state.cells.size() || llama_memory_seq_pos_max(memory, id_slot) != (llama_pos) state.tokens.size() - 1) {
+        llama_memory_seq_rm(memory, id_slot, -1, -1);
+        return false;
+    }
+    prompt.tokens = server_tokens(state.tokens, prompt.tokens.has_mtmd);
+    for (const auto & each : state.checkpoints) {
+        common_prompt_checkpoint & restored = prompt.checkpoints.emplace_back();
+        restored.update_pos(each.n_tokens, each.pos_min, each.n_tokens - 1);
+        restored.data_tgt = each.cells;
+    }
+    return true;
+}
+
+} // namespace kvfold
