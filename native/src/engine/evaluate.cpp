@@ -2,7 +2,7 @@
 
 #include "process/at_exit.h"
 #include "engine/evaluation.h"
-#include "kv/memory/memory.h"
+#include "kv/memory/refusal.h"
 #include "process/kvfold_log.h"
 
 #include "common.h"
