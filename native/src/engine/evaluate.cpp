@@ -54,7 +54,8 @@ evaluation::evaluation(engine & owner, const llama_model * model, const common_p
     params.abort_callback_data  = &owner;
     adjust(params);
     {
-        const abort_guard guard;
+        const abort_guard  guard;
+        const ledger_scope charged(owner.memory());
         context.reset(llama_init_from_model(const_cast<llama_model *>(model), params));
     }
     if (!context) {

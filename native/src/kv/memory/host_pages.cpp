@@ -1,5 +1,7 @@
 #include "kv/memory/host_pages.h"
 
+#include "kv/memory/page_ledger.h"
+
 #include "ggml/src/ggml-backend-impl.h"
 #include "llama-impl.h"
 
@@ -25,8 +27,12 @@ struct system_pages : page_driver {
         return size;
     }
 
-    bool commit(void *, size_t) override {
-        return true; // by the first write
+    // By the first write, so that what is committed is there, and the next reading of the system's memory counts it.
+    bool commit(void * data, size_t size) override {
+        for (size_t at = 0; at < size; at += page_size()) {
+            ((volatile char *) data)[at] = 0;
+        }
+        return true;
     }
 
     bool release(void * data, size_t size) override {
@@ -88,7 +94,7 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buft, size_t size)
         return nullptr;
     }
     buffer->buft    = buft;
-    buffer->context = new paged_buffer{ data, { *driver, data, mapped } };
+    buffer->context = new paged_buffer{ data, { *driver, data, mapped, current_ledger() } };
     buffer->iface.free_buffer = free_buffer;
     buffer->iface.get_base    = get_base;
     buffer->iface.clear       = clear;
