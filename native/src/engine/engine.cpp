@@ -153,6 +153,10 @@ static error load_error(const error_lines & errors, const std::string & path) {
 
 void engine::load(kvfold_progress_callback progress, void * user) {
     check_memory(facts, options.params, requested_plan(facts, options.params));
+    ledger = std::make_shared<page_ledger>(options.kv_budget > 0 ? options.kv_budget : page_ledger::no_cap,
+                                           std::make_unique<gauge>(options.memory_reserve));
+    ledger->keep(facts.bytes);
+    const ledger_scope charged(ledger);
 
     static std::once_flag numa;
     if (options.params.numa != GGML_NUMA_STRATEGY_DISABLED) {
@@ -265,6 +269,7 @@ void engine::start() {
         const busy_scope     busy([this] { server->terminate(); });
         const worker_scope   hooks(exchanges);
         const budget_scope   memory(*budget);
+        const ledger_scope   charged(ledger);
         const c_locale_scope c_locale;
         try {
             server->start_loop();

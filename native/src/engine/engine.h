@@ -5,6 +5,7 @@
 #include "process/error.h"
 #include "serving/kv_budget.h"
 #include "kv/memory/layout.h"
+#include "kv/memory/page_ledger.h"
 #include "kvfold.h"
 #include "engine/model_check.h"
 #include "engine/options.h"
@@ -48,6 +49,9 @@ struct engine : request_host {
     const server_http_context::handler_t * find_handler(const std::string & route) const override;
     void                                   require_tokenizer() const override;
 
+    // Of every context of this engine.
+    const std::shared_ptr<page_ledger> & memory() const { return ledger; }
+
     json info();
     json kv_stats();
     json token_stats();
@@ -83,6 +87,7 @@ struct engine : request_host {
     std::unique_ptr<server_routes>  routes;
     deep_thread                     worker;
     kv_layout                       layout;
+    std::shared_ptr<page_ledger>    ledger; // what keys and values take, in all of its contexts
     std::unique_ptr<kv_budget>      budget; // after loading
     std::mutex                      fit_mutex;
     std::optional<state_fit>        fit; // guarded by `fit_mutex`

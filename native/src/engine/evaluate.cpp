@@ -2,7 +2,7 @@
 
 #include "process/at_exit.h"
 #include "engine/evaluation.h"
-#include "kv/memory/memory.h"
+#include "kv/memory/refusal.h"
 #include "process/kvfold_log.h"
 
 #include "common.h"
@@ -54,7 +54,8 @@ evaluation::evaluation(engine & owner, const llama_model * model, const common_p
     params.abort_callback_data  = &owner;
     adjust(params);
     {
-        const abort_guard guard;
+        const abort_guard  guard;
+        const ledger_scope charged(owner.memory());
         context.reset(llama_init_from_model(const_cast<llama_model *>(model), params));
     }
     if (!context) {

@@ -60,6 +60,7 @@ static const char * refused_because(const std::string & name) {
 
 static const char * const max_queue_name = "max-queue";
 static const char * const kv_budget_name = "kv-budget";
+static const char * const memory_reserve_name = "memory-reserve";
 
 struct option_name {
     const common_arg * option;
@@ -120,6 +121,7 @@ static error unknown_option(const std::string & given, const std::map<std::strin
     }
     consider(max_queue_name);
     consider(kv_budget_name);
+    consider(memory_reserve_name);
     std::sort(near.begin(), near.end());
     std::string message = "unknown option \"" + given + "\"";
     for (size_t i = 0; i < near.size() && i < 3; i++) {
@@ -263,6 +265,12 @@ engine_options parse_options(const std::string & text) {
             const int64_t bytes = to_int64(name, value);
             check_range(kv_budget_name, bytes, 1, std::numeric_limits<int64_t>::max());
             options.kv_budget = (uint64_t) bytes;
+            continue;
+        }
+        if (name == memory_reserve_name) {
+            const int64_t bytes = to_int64(name, value);
+            check_range(memory_reserve_name, bytes, 1, std::numeric_limits<int64_t>::max());
+            options.memory_reserve = (uint64_t) bytes;
             continue;
         }
         const auto found = names.find(name);
@@ -452,6 +460,7 @@ json describe_options() {
     };
     add_own(max_queue_name, "N", "requests that may wait for a slot or for memory (default: 256)");
     add_own(kv_budget_name, "BYTES", "memory that keys and values may take; requests wait for it (default: no limit)");
+    add_own(memory_reserve_name, "BYTES", "memory of the host that keys and values leave free (default: 256 MiB, or 3% of what there is)");
     return list;
 }
 

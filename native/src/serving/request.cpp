@@ -3,7 +3,7 @@
 #include "process/at_exit.h"
 #include "hooks/request-tasks.h"
 #include "process/json_text.h"
-#include "kv/memory/memory.h"
+#include "kv/memory/refusal.h"
 #include "process/kvfold_log.h"
 
 #include <cstdlib>

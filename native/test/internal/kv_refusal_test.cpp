@@ -3,7 +3,7 @@
 
 #include "../kvfold_test.h"
 
-#include "kv/memory/memory.h"
+#include "kv/memory/host_pages.h"
 #include "kv/memory/pages.h"
 
 #include <atomic>

@@ -4,6 +4,7 @@
 #include "kv_test_model.h"
 
 #include "kv/memory/caches.h"
+#include "kv/memory/host_pages.h"
 #include "kv/memory/memory.h"
 
 #include "llama-cpp.h"

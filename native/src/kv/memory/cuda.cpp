@@ -1,5 +1,7 @@
 #include "kv/memory/cuda.h"
 
+#include "kv/memory/page_ledger.h"
+
 #include "ggml/src/ggml-backend-impl.h"
 #include "llama-impl.h"
 
@@ -278,7 +280,7 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
         LLAMA_LOG_WARN("%s: keys and values on %s are allocated as a whole\n", __func__, ggml_backend_buft_name(own.base));
         return ggml_backend_buft_alloc_buffer(own.base, size);
     }
-    auto         pages  = std::make_unique<page_map>(*memory, memory->base(), memory->size());
+    auto         pages  = std::make_unique<page_map>(*memory, memory->base(), memory->size(), current_ledger());
     const size_t mapped = memory->size();
     return ggml_backend_buffer_init(type, buffer_interface, new device_buffer{ *own.device, std::move(memory), std::move(pages) }, mapped);
 }

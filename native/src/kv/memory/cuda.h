@@ -52,6 +52,7 @@ struct cuda_pages : page_driver {
     size_t size() const { return own.size()*granule; }
 
     size_t page_size() const override { return granule; }
+    bool   on_device() const override { return true; }
     bool   commit (void * data, size_t size) override;
     bool   release(void * data, size_t size) override;
 

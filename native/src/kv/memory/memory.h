@@ -1,24 +1,16 @@
 // What of a KV cache's memory is really there.
 #pragma once
 
-#include "process/error.h"
-
 #include <cstdint>
 #include <functional>
-#include <optional>
-#include <string>
-#include <vector>
 
 struct ggml_backend_buffer;
 struct ggml_backend_buffer_type;
 struct ggml_tensor;
-struct llama_memory_i;
 class  llama_kv_cache;
 class  llama_kv_cells;
 
 namespace kvfold {
-
-struct page_driver;
 
 // Whether memory of this type is committed as cells fill and goes back as they empty, or is there as a whole.
 bool committed_as_it_fills(const ggml_backend_buffer_type * type);
@@ -34,23 +26,6 @@ uint64_t committed_bytes(const ggml_tensor * tensor);
 // Cells that hold a token: of all sequences, or of one.
 uint64_t cells_in_use(const llama_kv_cache & cache);
 uint64_t cells_in_use(const llama_kv_cache & cache, int32_t seq_id);
-
-// The system had no memory for the cells of the last batch of a memory. Its text goes through the server core as an error
-// and is recognized behind it.
-struct memory_refusal {
-    uint64_t bytes;     // that were asked for
-    uint64_t committed; // that the caches take
-
-    std::string                          text() const;
-    static std::optional<memory_refusal> parse(const std::string & text);
-};
-
-error out_of_memory(const memory_refusal & refusal);
-
-std::optional<memory_refusal> refusal_of(const llama_memory_i * memory);
-
-// Stands in for the system in buffers that are made from now on, until null is given. For tests.
-void set_page_driver(page_driver * driver);
 
 // Gives the memory back in which layer il of a cache holds only cells that it does not need: anywhere, or among those that
 // were committed since settle_recent().

@@ -1,14 +1,33 @@
 #include "kv/memory/pages.h"
 
+#include "kv/memory/page_ledger.h"
+
 #include <algorithm>
 
 namespace kvfold {
 
-page_map::page_map(page_driver & driver, void * data, size_t size)
-    : driver(driver), data((char *) data), n_page(driver.page_size()), n_pages(size/n_page), bits((n_pages + 63)/64) {}
+page_map::page_map(page_driver & driver, void * data, size_t size, std::shared_ptr<page_ledger> ledger)
+    : driver(driver), data((char *) data), n_page(driver.page_size()), n_pages(size/n_page), ledger(std::move(ledger)),
+      bits((n_pages + 63)/64) {}
 
 page_map::~page_map() {
     release(0, size());
+}
+
+void page_map::abandon() {
+    give(committed());
+    mark(0, n_pages, false);
+    n_committed = 0;
+}
+
+bool page_map::take(uint64_t bytes) {
+    return !ledger || (driver.on_device() ? ledger->take_on_device(bytes) : ledger->take(charge::pages, bytes));
+}
+
+void page_map::give(uint64_t bytes) {
+    if (ledger) {
+        ledger->give(charge::pages, bytes);
+    }
 }
 
 bool page_map::test(size_t page) const {
@@ -44,19 +63,31 @@ size_t page_map::find(size_t first, size_t last, bool is_committed) const {
     return last;
 }
 
+bool page_map::commit_pages(size_t first, size_t last) {
+    const size_t size = (last - first)*n_page;
+    if (!take(size)) {
+        return false;
+    }
+    if (!driver.commit(data + first*n_page, size)) {
+        give(size);
+        return false;
+    }
+    mark(first, last, true);
+    return true;
+}
+
 bool page_map::commit(size_t offset, size_t size) {
     const size_t begin = offset/n_page;
     const size_t end   = std::min((offset + size + n_page - 1)/n_page, n_pages);
     std::vector<std::pair<size_t, size_t>> added;
     for (size_t first = find(begin, end, false); first < end;) {
         const size_t last = find(first, end, true);
-        if (!driver.commit(data + first*n_page, (last - first)*n_page)) {
+        if (!commit_pages(first, last)) {
             for (const auto & [from, to] : added) {
                 release(from*n_page, (to - from)*n_page);
             }
             return false;
         }
-        mark(first, last, true);
         added.emplace_back(first, last);
         first = find(last, end, false);
     }
@@ -71,6 +102,7 @@ bool page_map::release(size_t offset, size_t size) {
         const size_t last = find(first, end, false);
         if (driver.release(data + first*n_page, (last - first)*n_page)) {
             mark(first, last, false);
+            give((last - first)*n_page);
         } else {
             all = false;
         }

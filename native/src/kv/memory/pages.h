@@ -5,15 +5,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 namespace kvfold {
+
+class page_ledger;
 
 // How memory is put behind address space, and taken away again.
 struct page_driver {
     virtual ~page_driver() = default;
 
     virtual size_t page_size() const = 0;
+
+    // Whether the memory is a device's, which the host does not count.
+    virtual bool on_device() const { return false; }
 
     // Both take whole pages. False if the system refuses; then nothing has changed.
     virtual bool commit (void * data, size_t size) = 0;
@@ -26,21 +32,21 @@ struct page_driver {
 // The pages of one range. One thread changes it; any may ask how much is committed.
 class page_map {
 public:
-    // size: a number of whole pages, none of which is committed
-    page_map(page_driver & driver, void * data, size_t size);
+    // size: a number of whole pages, none of which is committed. What is committed is charged to the ledger, if there is one.
+    page_map(page_driver & driver, void * data, size_t size, std::shared_ptr<page_ledger> ledger = nullptr);
 
     // Releases what is committed.
     ~page_map();
 
     // The memory goes in another way; forgets what is committed.
-    void abandon() { mark(0, n_pages, false); n_committed = 0; }
+    void abandon();
 
     void synchronize_with(const std::function<void()> & wait) { driver.synchronize_with(wait); }
 
     page_map(const page_map &) = delete;
     page_map & operator=(const page_map &) = delete;
 
-    // Makes [offset, offset + size) usable. False if the system refuses; then no page is committed that was not.
+    // Makes [offset, offset + size) usable. False if the ledger or the system refuses; then no page is committed that was not.
     bool commit(size_t offset, size_t size);
 
     // Gives the committed pages that lie within [offset, offset + size) as a whole back. False if the system refuses some
@@ -58,6 +64,10 @@ public:
     uint64_t missing(size_t offset, size_t size) const;
 
 private:
+    bool commit_pages(size_t first, size_t last);
+    bool take(uint64_t bytes);
+    void give(uint64_t bytes);
+
     bool test(size_t page) const;
     void mark(size_t first, size_t last, bool is_committed);
 
@@ -68,6 +78,8 @@ private:
     char * const  data;
     const size_t  n_page;  // bytes of a page
     const size_t  n_pages;
+
+    const std::shared_ptr<page_ledger> ledger; // or null
 
     std::vector<std::atomic<uint64_t>> bits; // one per page
     std::atomic<uint64_t>              n_committed{ 0 };

@@ -1,0 +1,92 @@
+// Which pages the cells of a cache lie in: what is committed before they are written, and given back when they are empty.
+#pragma once
+
+#include "hooks/kv-memory.h"
+#include "kv/memory/pages.h"
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+struct ggml_backend_buffer;
+struct ggml_tensor;
+class  llama_kv_cache;
+class  llama_kv_cells;
+
+namespace kvfold {
+
+// Null where memory is not committed as it fills.
+page_map * pages_of(const ggml_backend_buffer * buffer);
+
+// Where the cells of a K or V tensor lie: [row, cells, streams], or [cells, row, streams] where values are transposed.
+struct cell_area {
+    uint32_t            il;
+    const ggml_tensor * tensor;
+    page_map *          pages;
+    size_t              offset;   // of the tensor, within its pages
+    size_t              n_cells;  // of a stream
+    size_t              n_rows;   // of which each cell has a piece: 1, or ne[0] if transposed
+    size_t              n_bytes;  // of a cell in a row
+    size_t              end;      // of what was allocated for the tensor, within its pages
+
+    size_t n_row()    const { return n_cells*n_bytes; }
+    size_t n_stream() const { return n_rows*n_row(); }
+
+    // Calls what(offset, size) for each range of bytes that cells [first, last) of a stream take.
+    template <typename F> void for_each(uint32_t stream, uint32_t first, uint32_t last, F && what) const {
+        const size_t start = offset + stream*n_stream();
+        if (first == 0 && last == n_cells) {
+            what(start, n_stream());
+            return;
+        }
+        for (size_t row = 0; row < n_rows; ++row) {
+            what(start + row*n_row() + first*n_bytes, (last - first)*n_bytes);
+        }
+    }
+
+    bool     commit (uint32_t stream, uint32_t first, uint32_t last) const;
+    uint64_t missing(uint32_t stream, uint32_t first, uint32_t last) const;
+};
+
+} // namespace kvfold
+
+struct kvfold_kv_memory {
+    std::vector<kvfold::cell_area> areas;
+
+    std::vector<kvfold_cell_range> fresh; // per stream, committed since settle_recent()
+
+    // what other threads may ask
+    std::atomic<uint64_t>              refused{ 0 }; // bytes that could not be had for the last batch, 0 if they could
+    std::atomic<uint64_t>              n_used{ 0 };
+    std::vector<std::atomic<uint32_t>> n_used_by_seq;
+
+    explicit kvfold_kv_memory(const llama_kv_cache & cache);
+
+    // False, and `refused` says how much, if there is no memory for these cells.
+    bool commit(uint32_t stream, const std::vector<uint32_t> & cells);
+
+    // Of the empty cells in these ranges, one for each stream.
+    void release(const llama_kv_cache & cache, std::vector<kvfold_cell_range> ranges);
+
+    // Of cells that hold tokens which the layer does not need. Empty ones are left: they may be committed for a ubatch to come.
+    void release_layer(
+            uint32_t il,
+            uint32_t stream,
+            const llama_kv_cells & cells,
+            const std::function<bool(const llama_kv_cells & cells, uint32_t cell)> & unneeded,
+            bool recent);
+
+    void release_erased(const llama_kv_cache & cache);
+
+    void count(const llama_kv_cache & cache);
+
+private:
+    uint32_t reach        = 0;     // cells that can share a page with a cell, on each side of it
+    bool     shares_pages = false; // some page holds cells of two tensors
+
+    void add(uint32_t il, const ggml_tensor * tensor, bool transposed, size_t n_cells);
+
+    // The empty cells in a range and those around it that can share pages with them.
+    std::vector<kvfold_cell_range> empty_runs(const llama_kv_cells & cells, kvfold_cell_range range) const;
+};
