@@ -48,6 +48,7 @@ kv_budget::kv_budget(const limits & limits, const kv_layout & layout, actions ac
             return;
         }
     }
+    bytes_limit = std::min(bytes_limit, layout.bytes_paged); // what the pool holds is all there is to promise
     if (layout.bytes_for(1) > bytes_limit) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"kv-budget\" is " + std::to_string(limits.bytes) + " bytes, but one token takes " +
                                                        std::to_string(layout.bytes_for(1)) + " bytes in whole pages")
