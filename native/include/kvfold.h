@@ -199,11 +199,13 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  *   {"cells": tokens the cache can hold, "cells_used": n, "layers": n, "layers_with_storage": n,
  *    "bytes_per_token": n, "bytes_allocated": n, "bytes_committed": n, "bytes_in_use": n,
  *    "bytes_budget": n or null, "bytes_promised": n, "slots": n, "slots_busy": n, "requests_waiting": n,
+ *    "requests_suspended": n, "preemptions": n, "tokens_recomputed": n,
  *    "by_layer": [{"layer": n, "bytes_allocated": n, "bytes_committed": n, "bytes_in_use": n}],
  *    "by_slot": [{"slot": n, "busy": bool, "tokens": n, "bytes_in_use": n, "bytes_promised": n}],
  *    "lazy_layers": [[layers of slot 0], ...]}
  *
- * lazy_layers is empty unless the plan leaves it to the engine which layers are lazy. bytes_per_token = sum over layers with
+ * requests_suspended have begun and gave their cells up for others, which preemptions counts since the engine was opened;
+ * their tokens are computed again when there is room, tokens_recomputed so far. lazy_layers is empty unless the plan leaves it to the engine which layers are lazy. bytes_per_token = sum over layers with
  * storage of the K row and the V row of one token, in bytes. bytes_allocated is the
  * sum of all K and V tensors, bytes_committed what of it takes memory now: pages that hold tokens, where memory is
  * committed as it fills (host memory on Linux, CUDA devices that can map memory), else all of it. bytes_in_use is what the cells that hold a token take, which

@@ -168,7 +168,7 @@ json engine::kv_stats() {
                                  { "busy", is_busy },
                                  { "tokens", n_tokens },
                                  { "bytes_in_use", bytes_in_use(layout, id) },
-                                 { "bytes_promised", budget->bytes_promised(id) } }));
+                                 { "bytes_promised", admits->bytes_promised(id) } }));
     }
     return json({
         { "cells",               layout.cells                                                        },
@@ -180,10 +180,13 @@ json engine::kv_stats() {
         { "bytes_committed",     bytes_committed(layout)                                             },
         { "bytes_in_use",        bytes_in_use(layout)                                                },
         { "bytes_budget",        options.kv_budget > 0 ? json(options.kv_budget) : json(nullptr)     },
-        { "bytes_promised",      budget->bytes_promised()                                            },
+        { "bytes_promised",      admits->bytes_promised()                                            },
         { "slots",               options.params.n_parallel                                           },
         { "slots_busy",          busy                                                                },
         { "requests_waiting",    requests_waiting()                                                  },
+        { "requests_suspended",  schedule->n_suspended.load()                                        },
+        { "preemptions",         schedule->n_preemptions.load()                                      },
+        { "tokens_recomputed",   schedule->n_recomputed.load()                                       },
         { "by_layer",            describe_layers(layout)                                             },
         { "by_slot",             by_slot                                                             },
         { "lazy_layers",         lazy_layers(server->get_llama_context(), options.params.n_parallel) },

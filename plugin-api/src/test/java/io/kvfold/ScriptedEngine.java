@@ -120,6 +120,7 @@ public final class ScriptedEngine {
             {"cells": 512, "cells_used": 12, "layers": 2, "layers_with_storage": 2, "bytes_per_token": 256,
              "bytes_allocated": 131072, "bytes_committed": 8192, "bytes_in_use": 3072, "bytes_budget": 65536,
              "bytes_promised": 4096, "slots": 4, "slots_busy": 1, "requests_waiting": 0,
+             "requests_suspended": 0, "preemptions": 0, "tokens_recomputed": 0,
              "by_layer": [{"layer": 1, "bytes_allocated": 131072, "bytes_committed": 8192, "bytes_in_use": 3072}],
              "by_slot": [{"slot": 2, "busy": true, "tokens": 12, "bytes_in_use": 3072, "bytes_promised": 4096}],
              "lazy_layers": []}""";
