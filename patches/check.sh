@@ -26,7 +26,7 @@ for name in $series; do
     [ -f "$patches_dir/$name" ] || complain "$name is in the series but not in the folder"
 done
 for path in "$patches_dir"/*.patch; do
-    printf '%s\n' "$series" | grep -qxF "$(basename "$path")" || complain "$(basename "$path") is not in the series"
+    grep -qxF "$(basename "$path")" <<< "$series" || complain "$(basename "$path") is not in the series"
 done
 [ $failures -eq 0 ] || exit 1
 
@@ -44,8 +44,8 @@ total_added=0 total_removed=0
 for name in $series; do
     path=$patches_dir/$name
     header=$(sed '/^diff --git /,$d' "$path")
-    printf '%s' "$header" | grep -q '^Why: ' || complain "$name does not say why it exists (Why: ...)"
-    printf '%s' "$header" | grep -q '^Can go when: ' || complain "$name does not say what would let it go (Can go when: ...)"
+    grep -q '^Why: ' <<< "$header" || complain "$name does not say why it exists (Why: ...)"
+    grep -q '^Can go when: ' <<< "$header" || complain "$name does not say what would let it go (Can go when: ...)"
     added=$(sed '1,/^diff --git /d' "$path" | grep -c '^+[^+]\|^+$' || true)
     removed=$(sed '1,/^diff --git /d' "$path" | grep -c '^-[^-]\|^-$' || true)
     total_added=$((total_added + added)) total_removed=$((total_removed + removed))

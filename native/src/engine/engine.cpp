@@ -152,7 +152,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     server->set_state_callback([](server_state, json) {});
     routes->update_meta(*server);
     layout = read_kv_layout(server->get_llama_context());
-    set_budget();
+    set_up_serving();
     if (!ledger->take_on_device(layout.bytes_whole)) { // the budget was an estimate, and this is there
         ledger->set_cap(layout.bytes_whole);
         ledger->take_on_device(layout.bytes_whole);
@@ -174,24 +174,36 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     };
 }
 
-void engine::set_budget() {
-    kv_budget::limits limits;
-    limits.bytes     = options.kv_budget_given ? options.kv_budget : 0; // requests wait for a budget that somebody set
-    limits.slots     = options.params.n_parallel;
-    limits.max_queue = options.max_queue;
-    limits.n_slot    = server->get_meta().slot_n_ctx;
-    limits.n_predict = options.params.n_predict;
+void engine::set_up_serving() {
     const auto & types = options.params.speculative.types;
     if (std::any_of(types.begin(), types.end(), [](auto type) { return type != COMMON_SPECULATIVE_TYPE_NONE; })) {
         layout.tokens_at_once = 1 + std::max(options.params.speculative.draft.n_max, 64); // drafts of n-grams have at most 64
     }
-    budget = std::make_unique<kv_budget>(limits, layout, kv_budget::actions{
+    llama_context * const context = server->get_llama_context();
+
+    slot_schedule::limits seats;
+    seats.slots          = options.params.n_parallel;
+    seats.n_slot         = server->get_meta().slot_n_ctx;
+    seats.n_batch        = llama_n_batch(context);
+    seats.tokens_at_once = (uint32_t) layout.tokens_at_once;
+    seats.bytes_per_token = layout.bytes_paged > 0 ? layout.bytes_per_token : 0;
+    schedule = std::make_unique<slot_schedule>(seats);
+
+    admission::limits limits;
+    limits.bytes     = options.kv_budget_given ? options.kv_budget : 0; // nothing is refused for what was only estimated
+    limits.reserve   = options.reserve;
+    limits.slots     = options.params.n_parallel;
+    limits.max_queue = options.max_queue;
+    limits.n_slot    = server->get_meta().slot_n_ctx;
+    limits.n_predict = options.params.n_predict;
+    admits = std::make_unique<admission>(limits, layout, admission::actions{
         [this](std::vector<server_task> && tasks) {
             std::reverse(tasks.begin(), tasks.end()); // each is put before the ones posted earlier
             server->get_response_reader().queue_tasks.post(std::move(tasks), true);
         },
         [this](int id_task, const error & why) { refuse_task(id_task, why); },
         [this](int id_task) -> const void * { return exchanges.find(id_task).get(); },
+        [this, context](uint64_t n_prompt, bool alone) { return schedule->has_room(context, n_prompt, alone); },
     });
 }
 
@@ -211,11 +223,17 @@ void engine::start() {
     worker.start([this] {
         const busy_scope     busy([this] { server->terminate(); });
         const worker_scope   hooks(exchanges);
-        const budget_scope   memory(*budget);
+        const schedule_scope scheduling(*admits, *schedule);
         const ledger_scope   charged(ledger);
         const c_locale_scope c_locale;
+        const abort_guard    guard;
         try {
             server->start_loop();
+        } catch (const aborted & e) {
+            // a graph may have been left half-way, its other threads waiting for this one
+            log_emit(KVFOLD_LOG_ERROR, "the worker thread gave up, and what the engine holds stays: " + e.message);
+            abandoned = true;
+            end_all(KVFOLD_ERROR_INTERNAL);
         } catch (...) {
             log_emit(KVFOLD_LOG_ERROR, "the worker thread failed: " + current_error().message);
             end_all(KVFOLD_ERROR_INTERNAL);
@@ -256,11 +274,11 @@ void engine::admit(const std::shared_ptr<request> & added, bool needs_slot) {
         throw error(KVFOLD_ERROR_INTERNAL, "the worker thread has failed; its last words are in the log");
     }
     // whoever comes while others wait for memory waits behind them, also when a slot is free
-    const bool   would_wait = budget->n_waiting() > 0 || needing_slot >= (size_t) options.params.n_parallel;
+    const bool   would_wait = admits->n_waiting() > 0 || needing_slot >= (size_t) options.params.n_parallel;
     const size_t waiting    = count_waiting();
     if (needs_slot && would_wait && waiting >= options.max_queue) {
         throw error(KVFOLD_ERROR_QUEUE_FULL, std::to_string(waiting) + " requests wait for a slot" +
-                                                 (budget->is_set() ? " or for memory" : "") + ", \"max-queue\" is " +
+                                                 " or for room in the KV cache" + ", \"max-queue\" is " +
                                                  std::to_string(options.max_queue))
             .compares((int64_t) waiting, (int64_t) options.max_queue)
             .about_option("max-queue");
@@ -388,6 +406,9 @@ void engine::close() {
     }
     handlers.clear();
     routes.reset();
+    if (abandoned) {
+        (void) server.release(); // its destructor would wait for threads that wait for the one that is gone
+    }
     server.reset();
 }
 
@@ -404,7 +425,7 @@ size_t engine::requests_waiting() {
 // Those that wait for memory hold no slot.
 size_t engine::count_waiting() const {
     const size_t slots      = options.params.n_parallel;
-    const size_t for_memory = std::min(budget->n_waiting(), needing_slot);
+    const size_t for_memory = std::min(admits->n_waiting(), needing_slot);
     const size_t for_slot   = needing_slot - for_memory;
     return for_memory + (for_slot > slots ? for_slot - slots : 0);
 }

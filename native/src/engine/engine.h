@@ -3,16 +3,18 @@
 
 #include "process/deep_thread.h"
 #include "process/error.h"
-#include "serving/kv_budget.h"
 #include "kv/memory/layout.h"
 #include "kv/memory/page_ledger.h"
 #include "kvfold.h"
 #include "engine/model_check.h"
 #include "engine/options.h"
+#include "serving/admission.h"
 #include "serving/request_host.h"
+#include "serving/slot_schedule.h"
 
 #include "server-context.h"
 
+#include <atomic>
 #include <condition_variable>
 #include <map>
 #include <memory>
@@ -69,7 +71,7 @@ struct engine : request_host {
     void plan_memory(std::unique_ptr<gauge> system);
     void load(kvfold_progress_callback progress, void * user);
     void start();
-    void set_budget();
+    void set_up_serving();
     void refuse_task(int id_task, const error & why);
     void end_all(kvfold_status why);
     json describe();
@@ -87,9 +89,11 @@ struct engine : request_host {
     std::unique_ptr<server_context> server;
     std::unique_ptr<server_routes>  routes;
     deep_thread                     worker;
+    std::atomic<bool>               abandoned{ false }; // the worker ended within llama.cpp
     kv_layout                       layout;
+    std::unique_ptr<admission>      admits;   // after loading, as the next one
+    std::unique_ptr<slot_schedule>  schedule;
     std::shared_ptr<page_ledger>    ledger; // what keys and values take, in all of its contexts
-    std::unique_ptr<kv_budget>      budget; // after loading
     std::mutex                      fit_mutex;
     std::optional<state_fit>        fit; // guarded by `fit_mutex`
     json                            fixed_info;

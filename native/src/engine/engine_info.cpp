@@ -168,7 +168,7 @@ json engine::kv_stats() {
                                  { "busy", is_busy },
                                  { "tokens", n_tokens },
                                  { "bytes_in_use", bytes_in_use(layout, id) },
-                                 { "bytes_promised", budget->bytes_promised(id) } }));
+                                 { "bytes_promised", admits->bytes_promised(id) } }));
     }
     return json({
         { "cells",               layout.cells                                                        },
@@ -184,10 +184,13 @@ json engine::kv_stats() {
                                    { "checkpoints", ledger->held(charge::checkpoints) },
                                    { "swapped", ledger->held(charge::swapped) },
                                    { "states", ledger->held(charge::states) } }                        },
-        { "bytes_promised",      budget->bytes_promised()                                            },
+        { "bytes_promised",      admits->bytes_promised()                                            },
         { "slots",               options.params.n_parallel                                           },
         { "slots_busy",          busy                                                                },
         { "requests_waiting",    requests_waiting()                                                  },
+        { "requests_suspended",  schedule->n_suspended.load()                                        },
+        { "preemptions",         schedule->n_preemptions.load()                                      },
+        { "tokens_recomputed",   schedule->n_recomputed.load()                                       },
         { "lazy_at_least",       layout.lazy_at_least()                                              },
         { "by_layer",            describe_layers(layout)                                             },
         { "by_slot",             by_slot                                                             },

@@ -60,6 +60,9 @@ static const char * refused_because(const std::string & name) {
 
 static const char * const max_queue_name = "max-queue";
 static const char * const kv_budget_name = "kv-budget";
+static const char * const admission_name = "admission";
+static const char * const kv_plan_name = "kv-plan";
+static const char * const kv_prefill_name = "kv-prefill";
 static const char * const memory_reserve_name = "memory-reserve";
 
 struct option_name {
@@ -121,6 +124,9 @@ static error unknown_option(const std::string & given, const std::map<std::strin
     }
     consider(max_queue_name);
     consider(kv_budget_name);
+    consider(admission_name);
+    consider(kv_plan_name);
+    consider(kv_prefill_name);
     consider(memory_reserve_name);
     std::sort(near.begin(), near.end());
     std::string message = "unknown option \"" + given + "\"";
@@ -267,6 +273,29 @@ engine_options parse_options(const std::string & text) {
             check_range(kv_budget_name, bytes, 1, std::numeric_limits<int64_t>::max());
             options.kv_budget       = (uint64_t) bytes;
             options.kv_budget_given = true;
+            continue;
+        }
+        if (name == admission_name) {
+            const std::string how = to_text(name, value);
+            if (how != "preempt" && how != "reserve") {
+                throw bad_value(name, value, "it takes preempt or reserve");
+            }
+            options.reserve = how == "reserve";
+            continue;
+        }
+        if (name == kv_plan_name) {
+            params.kv_plan = to_text(name, value);
+            continue;
+        }
+        if (name == kv_prefill_name) {
+            static const std::map<std::string, int32_t> ways = {
+                { "auto", KVFOLD_PREFILL_AUTO }, { "fixed", KVFOLD_PREFILL_FIXED }, { "exact", KVFOLD_PREFILL_EXACT }
+            };
+            const auto way = ways.find(to_text(name, value));
+            if (way == ways.end()) {
+                throw bad_value(name, value, "it takes auto, fixed or exact");
+            }
+            params.kv_prefill = way->second;
             continue;
         }
         if (name == memory_reserve_name) {
@@ -460,7 +489,17 @@ json describe_options() {
                               { "help", help } }));
     };
     add_own(max_queue_name, "N", "requests that may wait for a slot or for memory (default: 256)");
-    add_own(kv_budget_name, "BYTES", "memory that keys and values may take; requests wait for it (default: 60% of what is free beside weights, and then nothing waits)");
+    add_own(kv_plan_name, "PLAN",
+            "which layer reads whose keys and values: cla:2, lckv:2, sandwich-middle:3, yoco:1024 or a map such as 0_0_2_2;\n"
+            "and which keep the first and the recent tokens only: streaming:1024 for all, simlayerkv:0.9 for those whose score\n"
+            "on the prompt exceeds 0.9, lighttransfer:8 for all but the 8 with the lowest (default: as the model's metadata says)");
+    add_own(kv_prefill_name, "{auto,fixed,exact}",
+            "how prompts are cut under a plan with upward readers: auto = exact where a lone prompt takes at most twice as long, else by a cost model\n"
+            "with bounded error, fixed = whole ubatches with the plan's number of passes, exact (default: auto)");
+    add_own(admission_name, "{preempt,reserve}",
+            "preempt: a request begins when its prompt has room, and the youngest gives way when there is too little for all;\n"
+            "reserve: it waits until the memory of its longest answer is set aside from kv-budget (default: preempt)");
+    add_own(kv_budget_name, "BYTES", "memory that keys and values may take; a cap (default: 60% of what is free beside weights)");
     add_own(memory_reserve_name, "BYTES", "memory of the host that keys and values leave free (default: 256 MiB, or 3% of what there is)");
     return list;
 }

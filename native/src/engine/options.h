@@ -15,6 +15,7 @@ struct engine_options {
     size_t        max_queue = 256;
     uint64_t      kv_budget = 0; // bytes; 0: none
     bool          kv_budget_given = false;
+    bool          reserve   = false; // a request begins when the memory of its longest answer is set aside
     uint64_t      memory_reserve = 0; // bytes that stay free; 0: gauge::default_reserve()
     bool          batch_size_given = false;
     bool          ubatch_size_given = false;

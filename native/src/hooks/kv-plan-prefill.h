@@ -32,6 +32,9 @@ struct kvfold_split_policy {
     float   ridge   = 0.0f; // tokens in a ubatch at which computing takes as long as reading the weights
 };
 
+// What KVFOLD_PREFILL_AUTO means for a model: EXACT, where a lone prompt takes at most twice as long. The rest as it is.
+int32_t kvfold_choose_prefill(const llama_model & model, int32_t prefill, uint32_t n_ubatch);
+
 kvfold_split_policy kvfold_make_split_policy(const llama_model & model, const llama_cparams & cparams);
 
 // The size to give split_equal() for the next ubatch, at most n_ubatch; `used` says which tokens earlier ubatches took.

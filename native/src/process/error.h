@@ -52,8 +52,9 @@ struct aborted : std::exception {
     const char * what() const noexcept override { return message.c_str(); }
 };
 
-// While one lives, GGML_ABORT on this thread throws `aborted` instead of ending the process. Only for code that runs on one
-// thread and unwinds cleanly, i.e. reading files and requests; never around a graph that is being computed.
+// While one lives, GGML_ABORT on this thread throws `aborted` instead of ending the process. For code that runs on one thread
+// and unwinds cleanly, i.e. reading files and requests. Around a graph that is being computed it leaves the graph's other
+// threads waiting for this one, so that whoever catches it must not touch, nor free, what they compute with.
 struct abort_guard {
     abort_guard();
     ~abort_guard();

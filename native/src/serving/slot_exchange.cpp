@@ -3,9 +3,9 @@
 #include "hooks/kv-budget.h"
 #include "hooks/kv-lazy-layers.h"
 #include "hooks/slot-hooks.h"
-#include "serving/kv_budget.h"
 #include "kv/memory/caches.h"
 #include "kv/retention/retention.h"
+#include "serving/slot_schedule.h"
 #include "process/kvfold_log.h"
 
 #include "llama-kv-cache.h"
@@ -82,10 +82,10 @@ static size_t common_prefix(const std::vector<llama_token> & saved, const server
 
 using namespace kvfold;
 
-// Whether the slot may hold n_first tokens at first; as kv_budget::begins().
+// Whether the slot may hold n_first tokens at first; as admission::begins().
 static std::optional<bool> memory_for(int id_slot, const server_task & task, uint64_t n_first) {
-    kv_budget * const budget = budget_of_worker();
-    return budget ? budget->begins(id_slot, task.id, n_first) : true;
+    admission * const admits = admission_of_worker();
+    return admits ? admits->begins(id_slot, task.id, n_first) : true;
 }
 
 bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & prompt, const server_task & task) {

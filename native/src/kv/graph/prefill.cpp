@@ -23,6 +23,17 @@ static bool is_fixed(int32_t prefill) {
     return prefill == KVFOLD_PREFILL_FIXED || prefill == KVFOLD_PREFILL_EVALUATION || prefill == KVFOLD_PREFILL_OBSERVATION;
 }
 
+// How much longer a lone prompt may take if it is computed exactly: then it does not matter what else runs, and prompts that
+// wait together gain more than that.
+static constexpr float EXACT_MAX_COST = 2.0f;
+
+// Of a ubatch with k tokens of each sequence, in units of one token's computing: passes * (reading the weights + computing
+// its tokens).
+static float cost_per_token(const kvfold_split_policy & policy, uint32_t n_seqs, uint32_t k) {
+    const float passes = 1.0f + (kvfold_n_passes(*policy.plan, policy.prefill, k) - 1)*kvfold_iterated_share(*policy.plan);
+    return passes*(policy.ridge + n_seqs*k)/(n_seqs*k);
+}
+
 // Tokens per sequence of the next ubatch, when n_seqs sequences each have at least n_left tokens left. With `verifies` no
 // more than are exact.
 static uint32_t choose_seq_tokens(
@@ -37,20 +48,31 @@ static uint32_t choose_seq_tokens(
         return max;
     }
 
-    // time of a ubatch in units of one token's computing: passes * (reading the weights + computing its tokens)
-    const float share = kvfold_iterated_share(plan);
-    const auto cost_per_token = [&](uint32_t k) {
-        const float passes = 1.0f + (kvfold_n_passes(plan, policy.prefill, k) - 1)*share;
-        return passes*(policy.ridge + n_seqs*k)/(n_seqs*k);
-    };
     uint32_t best = 1;
     for (uint32_t k = 2; k <= max; ++k) {
         // a longer chunk is less exact, so it has to be faster by more than what the model can tell
-        if (cost_per_token(k) < 0.95f*cost_per_token(best)) {
+        if (cost_per_token(policy, n_seqs, k) < 0.95f*cost_per_token(policy, n_seqs, best)) {
             best = k;
         }
     }
     return best;
+}
+
+// Measured on 2 cores of a server processor, 1.1B in q4_0, and taken from data sheets for GPUs.
+static float ridge_of(const llama_model & model) {
+    return model.devices.empty() ? 4.0f : 256.0f;
+}
+
+int32_t kvfold_choose_prefill(const llama_model & model, int32_t prefill, uint32_t n_ubatch) {
+    const kvfold_plan & plan = model.hparams.kv_plan;
+    if (prefill != KVFOLD_PREFILL_AUTO || !plan.upward()) {
+        return prefill;
+    }
+    const auto cost = [&](int32_t how) {
+        const kvfold_split_policy policy = { &plan, how, ridge_of(model) };
+        return cost_per_token(policy, 1, choose_seq_tokens(policy, 1, n_ubatch, n_ubatch, false));
+    };
+    return cost(KVFOLD_PREFILL_EXACT) <= EXACT_MAX_COST*cost(KVFOLD_PREFILL_AUTO) ? KVFOLD_PREFILL_EXACT : prefill;
 }
 
 kvfold_split_policy kvfold_make_split_policy(const llama_model & model, const llama_cparams & cparams) {
@@ -58,8 +80,7 @@ kvfold_split_policy kvfold_make_split_policy(const llama_model & model, const ll
     if (model.hparams.kv_plan.upward()) {
         policy.plan    = &model.hparams.kv_plan;
         policy.prefill = cparams.kv_prefill;
-        // measured on 2 cores of a server processor, 1.1B in q4_0, and taken from data sheets for GPUs
-        policy.ridge   = model.devices.empty() ? 4.0f : 256.0f;
+        policy.ridge   = ridge_of(model);
     }
     return policy;
 }

@@ -1,5 +1,6 @@
 // Which queries of a prompt are scored, and which are kept for a later ubatch.
 
+#include "kv/retention/cuts.h"
 #include "kv/retention/retention.h"
 
 #include <algorithm>
@@ -48,8 +49,11 @@ std::vector<kv_query> kvfold_retention::scored_queries(const kv_ubatch_part & pa
     const size_t n_own     = std::min<size_t>(plan.n_queries, part.rows.size());
     const size_t n_carried = std::min<size_t>(plan.n_queries - n_own, n_kept);
     if (now == stage::PROMPT) {
-        const uint64_t retained = (uint64_t) plan.n_sinks + plan.n_swa;
-        if (plan.decide == KVFOLD_DECIDE_END || (uint64_t) n_tokens < 2*retained || n_tokens < seq.n_next || n_own + n_carried < plan.n_queries) {
+        // where each position has an output, nobody cuts the text for it
+        const bool is_time = prefill == KVFOLD_PREFILL_EVALUATION
+                                 ? (uint64_t) n_tokens >= 2*((uint64_t) plan.n_sinks + plan.n_swa) && n_tokens >= seq.n_next
+                                 : kvfold::is_judged_at(plan, n_tokens);
+        if (plan.decide == KVFOLD_DECIDE_END || !is_time || n_own + n_carried < plan.n_queries) {
             return {};
         }
     }

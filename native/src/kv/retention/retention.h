@@ -77,6 +77,9 @@ struct kvfold_retention {
     // No layer of this sequence reads through a window, now or later.
     bool keeps_all(llama_seq_id seq_id) const;
 
+    // Nothing is left to decide for the sequence.
+    bool is_final(llama_seq_id seq_id) const { return sequences[seq_id].final; }
+
     // The first tokens of a sequence that decided which of its layers are lazy; 0 if none is.
     llama_pos n_decisive(llama_seq_id seq_id) const { return sequences[seq_id].n_decisive; }
 

@@ -20,7 +20,11 @@ import org.jspecify.annotations.Nullable;
  * @param bytesPromised what of the budget is set aside for requests, running or about to; 0 if there is none
  * @param slots requests that can be decoded side by side
  * @param slotsBusy those that are
- * @param requestsWaiting requests that wait for a slot, or for memory of the budget
+ * @param requestsWaiting requests that wait to begin: for a slot, or for room in the cache
+ * @param requestsSuspended requests that have begun and gave their cells up for others; they compute their tokens again when
+ *     there is room, and go on where they were
+ * @param preemptions how often that has happened since the engine was opened
+ * @param tokensRecomputed tokens of answers that were computed again because of it
  * @param lazyAtLeast of the layers that may turn out lazy, how many do by the plan, whatever the prompt
  * @param byLayer the layers with storage, in their order
  * @param bySlot every slot, in their order
@@ -42,6 +46,9 @@ public record KvCacheStats(
         int slots,
         int slotsBusy,
         int requestsWaiting,
+        int requestsSuspended,
+        long preemptions,
+        long tokensRecomputed,
         int lazyAtLeast,
         List<Layer> byLayer,
         List<Slot> bySlot,

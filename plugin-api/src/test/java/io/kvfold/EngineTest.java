@@ -80,6 +80,9 @@ class EngineTest {
                             1,
                             0,
                             0,
+                            0,
+                            0,
+                            0,
                             List.of(new KvCacheStats.Layer(1, 256, 20L, false, 131072, 8192, 3072)),
                             List.of(new KvCacheStats.Slot(2, true, 12, 3072, 4096)),
                             List.of()));

@@ -111,6 +111,9 @@ final class Conversation {
         KvCacheStats kv = engine.kvCacheStats();
         List<String> lines = new ArrayList<>();
         lines.add(Values.format("KV cache %d of %d cells, %s", kv.cellsUsed(), kv.cells(), memory(kv)));
+        lines.add(Values.format(
+                "  %d requests run, %d wait, %d are suspended; %d preemptions, %d tokens computed again",
+                kv.slotsBusy(), kv.requestsWaiting(), kv.requestsSuspended(), kv.preemptions(), kv.tokensRecomputed()));
         for (KvCacheStats.Layer layer : kv.byLayer()) {
             lines.add(Values.format(
                     "  layer %-3d %s in use, %s committed of %s",

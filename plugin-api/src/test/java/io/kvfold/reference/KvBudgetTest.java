@@ -312,6 +312,7 @@ final class KvBudgetTest {
                 .threads(1)
                 .ubatchSize(32)
                 .flashAttention(FlashAttention.ON)
+                .option("admission", "reserve")
                 .kvPlan(parsed);
     }
 }

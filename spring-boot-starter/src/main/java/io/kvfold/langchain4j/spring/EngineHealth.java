@@ -53,5 +53,6 @@ record EngineHealth(
         details.put("slots", kv.slots());
         details.put("slotsBusy", kv.slotsBusy());
         details.put("requestsWaiting", kv.requestsWaiting());
+        details.put("requestsSuspended", kv.requestsSuspended());
     }
 }

@@ -27,7 +27,10 @@ import org.jspecify.annotations.Nullable;
  *   {@code checkpoints}, {@code swapped}, {@code states}</td></tr>
  *   <tr><td>{@code kvfold.kv.cells}, {@code kvfold.kv.cells.used}</td><td>the same in tokens</td></tr>
  *   <tr><td>{@code kvfold.slots}, {@code kvfold.slots.busy}</td><td>requests that can be and that are decoded</td></tr>
- *   <tr><td>{@code kvfold.requests.waiting}</td><td>requests that wait for a slot or for memory</td></tr>
+ *   <tr><td>{@code kvfold.requests.waiting}</td><td>requests that wait for a slot or for room in the cache</td></tr>
+ *   <tr><td>{@code kvfold.requests.suspended}</td><td>requests that gave their cells up and wait to go on</td></tr>
+ *   <tr><td>{@code kvfold.preemptions}, {@code kvfold.tokens.recomputed}</td><td>how often that happened, and the tokens that
+ *   were computed again because of it</td></tr>
  *   <tr><td>{@code kvfold.tokens}, tag {@code type}</td><td>{@code prompt}, {@code prompt.cached}, {@code generated}</td></tr>
  *   <tr><td>{@code kvfold.seconds}, tag {@code type}</td><td>time spent on {@code prompt} and {@code generated}</td></tr>
  *   <tr><td>{@code kvfold.tokens.per.second}, tag {@code type}</td><td>average since the engine was opened</td></tr>
@@ -85,6 +88,9 @@ public final class KvfoldMetrics implements MeterBinder {
         gauge(registry, "kvfold.slots", "requests", "Requests that can be decoded", KvCacheStats::slots);
         gauge(registry, "kvfold.slots.busy", "requests", "Requests being decoded", KvCacheStats::slotsBusy);
         gauge(registry, "kvfold.requests.waiting", "requests", "Requests waiting", KvCacheStats::requestsWaiting);
+        gauge(registry, "kvfold.requests.suspended", "requests", "Requests suspended", KvCacheStats::requestsSuspended);
+        count(registry, "kvfold.preemptions", "requests", KvCacheStats::preemptions);
+        count(registry, "kvfold.tokens.recomputed", "tokens", KvCacheStats::tokensRecomputed);
 
         counter(registry, "kvfold.tokens", PROMPT, "tokens", TokenStats::promptTokens);
         counter(registry, "kvfold.tokens", PROMPT_CACHED, "tokens", TokenStats::promptTokensCached);
@@ -121,6 +127,16 @@ public final class KvfoldMetrics implements MeterBinder {
                 .tag(TYPE, type)
                 .baseUnit("bytes")
                 .description("Memory that keys and values take")
+                .register(registry);
+    }
+
+    private void count(MeterRegistry registry, String name, String unit, ToDoubleFunction<KvCacheStats> value) {
+        FunctionCounter.builder(name, this, metrics -> {
+                    KvCacheStats kv = metrics.snapshot().kv();
+                    return kv == null ? 0 : value.applyAsDouble(kv);
+                })
+                .tag(ENGINE, this.name)
+                .baseUnit(unit)
                 .register(registry);
     }
 

@@ -335,6 +335,14 @@ class KvfoldAutoConfigurationTest {
             assertThat(registry.get("kvfold.slots").gauge().value()).isEqualTo(4);
             assertThat(registry.get("kvfold.slots.busy").gauge().value()).isEqualTo(1);
             assertThat(registry.get("kvfold.requests.waiting").gauge().value()).isZero();
+            assertThat(registry.get("kvfold.requests.suspended").gauge().value())
+                    .isZero();
+            assertThat(registry.get("kvfold.preemptions").functionCounter().count())
+                    .isZero();
+            assertThat(registry.get("kvfold.tokens.recomputed")
+                            .functionCounter()
+                            .count())
+                    .isZero();
             assertThat(registry.get("kvfold.tokens")
                             .tag("type", "prompt.cached")
                             .functionCounter()

@@ -1,6 +1,5 @@
-#include "serving/kv_budget.h"
+#include "serving/admission.h"
 
-#include "hooks/kv-budget.h"
 #include "kv/memory/memory.h"
 
 #include "llama-kv-cache.h"
@@ -10,23 +9,9 @@
 
 namespace kvfold {
 
-static thread_local kv_budget * of_worker = nullptr;
-
-budget_scope::budget_scope(kv_budget & budget) {
-    of_worker = budget.is_set() ? &budget : nullptr;
-}
-
-budget_scope::~budget_scope() {
-    of_worker = nullptr;
-}
-
-kv_budget * budget_of_worker() {
-    return of_worker;
-}
-
-kv_budget::kv_budget(const limits & limits, const kv_layout & layout, actions actions)
+admission::admission(const limits & limits, const kv_layout & layout, actions actions)
     : rules(limits), layout(layout), server(std::move(actions)), bytes_limit(limits.bytes), promised_to_slot(limits.slots) {
-    if (!is_set()) {
+    if (bytes_limit == 0) {
         return;
     }
     if (layout.caches.empty()) {
@@ -48,7 +33,7 @@ kv_budget::kv_budget(const limits & limits, const kv_layout & layout, actions ac
             return;
         }
     }
-    bytes_limit = std::min(bytes_limit, layout.bytes_paged); // what the pool holds is all there is to promise
+    bytes_limit = std::min(bytes_limit, layout.bytes_paged); // more is no room
     if (layout.bytes_for(1) > bytes_limit) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"kv-budget\" is " + std::to_string(limits.bytes) + " bytes, but one token takes " +
                                                        std::to_string(layout.bytes_for(1)) + " bytes in whole pages")
@@ -58,7 +43,7 @@ kv_budget::kv_budget(const limits & limits, const kv_layout & layout, actions ac
     share = (int32_t) std::clamp<uint64_t>(layout.tokens_for(bytes_limit/limits.slots), 1, limits.n_slot);
 }
 
-kv_budget::promise kv_budget::promise_for(const server_task & task) const {
+admission::promise admission::promise_for(const server_task & task) const {
     const int64_t n_prompt = task.n_tokens();
     int64_t       n_answer = 0;
     promise       what;
@@ -67,48 +52,80 @@ kv_budget::promise kv_budget::promise_for(const server_task & task) const {
         const int32_t asked = task.params.n_predict != -1 ? task.params.n_predict : rules.n_predict;
         what.grows = asked < 0;
         // one that could be computed must have room for one token at least; a longer answer is cut to what there is
-        n_answer = what.grows ? std::clamp<int64_t>((int64_t) layout.tokens_for(bytes_limit, what.n_prompt) - n_prompt, 1, share) : asked;
+        const int64_t most = !what.grows ? asked : bytes_limit == 0 ? rules.n_slot : (int64_t) layout.tokens_for(bytes_limit, what.n_prompt) - n_prompt;
+        n_answer = !what.grows ? asked : rules.reserve ? std::clamp<int64_t>(most, 1, share) : std::max<int64_t>(most, 1);
     }
     what.tokens = (int32_t) std::min<int64_t>(n_prompt + n_answer, rules.n_slot);
-    what.bytes  = layout.peak_for(what.n_prompt, what.tokens);
+    what.bytes  = bytes_limit == 0 ? 0 : layout.peak_for(what.n_prompt, what.tokens);
     return what;
 }
 
-void kv_budget::grant(int id_task, const promise & what) {
+void admission::grant(int id_task, const promise & what) {
     promises[id_task] = what;
-    promised += what.bytes;
+    if (reserves()) {
+        promised       += what.bytes;
+        cells_promised += what.tokens;
+    }
 }
 
-bool kv_budget::waits(server_task & task) {
+void admission::grant(const server_task & task) {
+    const promise own = promise_for(task);
+    grant(task.id, own);
+    for (const server_task & child : task.child_tasks) {
+        grant(child.id, own);
+    }
+}
+
+bool admission::can_begin(const server_task & task) const {
+    const size_t n_tasks = 1 + task.child_tasks.size();
+    if (reserves()) {
+        // layers that forget make a request's bytes fewer, not its cells
+        const promise own = promise_for(task);
+        return is_free(own.bytes*n_tasks) && cells_promised + own.tokens*n_tasks <= std::max<uint64_t>(layout.cells, own.tokens*n_tasks);
+    }
+    // one that takes more slots than there are is told so by the server core
+    return promises.size() + std::min(n_tasks, rules.slots) <= rules.slots && server.has_room(task.n_tokens(), promises.empty());
+}
+
+// What is set aside for several answers is set aside at once; otherwise each of them may run while the others are suspended.
+bool admission::refuse_impossible(const server_task & task) {
+    if (bytes_limit == 0) {
+        return false;
+    }
+    const promise  own     = promise_for(task);
+    const bool     several = rules.reserve && task.is_parent();
+    const uint64_t bytes   = own.bytes*(several ? 1 + task.child_tasks.size() : 1);
+    if (bytes <= bytes_limit) {
+        return false;
+    }
+    const std::string answers = several ? std::to_string(1 + task.child_tasks.size()) + " answers of which " : "";
+    server.refuse(task.id, error(KVFOLD_ERROR_BUDGET_EXCEEDED,
+                                 "the request may need " + std::to_string(bytes) + " bytes of keys and values (" + answers +
+                                     std::to_string(task.n_tokens()) + " tokens of prompt, " +
+                                     std::to_string(own.tokens - std::min(own.tokens, task.n_tokens())) +
+                                     " of answer), but \"kv-budget\" leaves " + std::to_string(bytes_limit))
+                               .compares((int64_t) bytes, (int64_t) bytes_limit)
+                               .about_option("kv-budget"));
+    return true;
+}
+
+bool admission::waits(server_task & task) {
     if (promises.count(task.id)) {
         return false;
     }
-    const promise  own   = promise_for(task);
-    const uint64_t bytes = own.bytes*(1 + task.child_tasks.size());
-    if (bytes > bytes_limit) {
-        const std::string answers = task.is_parent() ? std::to_string(1 + task.child_tasks.size()) + " answers of which " : "";
-        server.refuse(task.id, error(KVFOLD_ERROR_BUDGET_EXCEEDED,
-                                     "the request may need " + std::to_string(bytes) + " bytes of keys and values (" + answers +
-                                         std::to_string(task.n_tokens()) + " tokens of prompt, " +
-                                         std::to_string(own.tokens - std::min(own.tokens, task.n_tokens())) +
-                                         " of answer), but \"kv-budget\" leaves " + std::to_string(bytes_limit))
-                                   .compares((int64_t) bytes, (int64_t) bytes_limit)
-                                   .about_option("kv-budget"));
+    if (refuse_impossible(task)) {
         return true;
     }
-    if (waiting.empty() && is_free(bytes)) {
-        grant(task.id, own);
-        for (const server_task & child : task.child_tasks) {
-            grant(child.id, own);
-        }
+    if (waiting.empty() && can_begin(task)) {
+        grant(task);
         return false;
     }
     const void * const request = server.request_of(task.id);
-    const bool         counted = std::any_of(waiting.begin(), waiting.end(), [&](const server_task & other) {
-        return request && server.request_of(other.id) == request;
-    });
+    const auto         is_same = [&](int id_task) { return request && server.request_of(id_task) == request; };
+    const bool counted = std::any_of(waiting.begin(), waiting.end(), [&](const server_task & other) { return is_same(other.id); }) ||
+                         std::any_of(promises.begin(), promises.end(), [&](const auto & other) { return is_same(other.first); });
     if (!counted && n_waiting() >= rules.max_queue) {
-        server.refuse(task.id, error(KVFOLD_ERROR_QUEUE_FULL, std::to_string(n_waiting()) + " requests wait for memory of \"kv-budget\", \"max-queue\" is " +
+        server.refuse(task.id, error(KVFOLD_ERROR_QUEUE_FULL, std::to_string(n_waiting()) + " requests wait for room in the KV cache, \"max-queue\" is " +
                                                                   std::to_string(rules.max_queue))
                                    .compares((int64_t) n_waiting(), (int64_t) rules.max_queue)
                                    .about_option("max-queue"));
@@ -119,9 +136,12 @@ bool kv_budget::waits(server_task & task) {
     return true;
 }
 
-void kv_budget::gone(int id_task) {
+void admission::gone(int id_task) {
     if (const auto found = promises.find(id_task); found != promises.end()) {
-        promised -= found->second.bytes;
+        if (reserves()) {
+            promised       -= found->second.bytes;
+            cells_promised -= found->second.tokens;
+        }
         if (found->second.id_slot >= 0) {
             promised_to_slot[found->second.id_slot] = 0;
         }
@@ -132,19 +152,11 @@ void kv_budget::gone(int id_task) {
     admit_waiting();
 }
 
-void kv_budget::admit_waiting() {
+void admission::admit_waiting() {
     std::vector<server_task> ready;
-    while (!waiting.empty()) {
-        server_task & task = waiting.front();
-        const promise own  = promise_for(task);
-        if (!is_free(own.bytes*(1 + task.child_tasks.size()))) {
-            break;
-        }
-        grant(task.id, own);
-        for (const server_task & child : task.child_tasks) {
-            grant(child.id, own);
-        }
-        ready.push_back(std::move(task));
+    while (!waiting.empty() && can_begin(waiting.front())) {
+        grant(waiting.front());
+        ready.push_back(std::move(waiting.front()));
         waiting.pop_front();
     }
     count_waiting();
@@ -153,7 +165,7 @@ void kv_budget::admit_waiting() {
     }
 }
 
-void kv_budget::count_waiting() {
+void admission::count_waiting() {
     std::set<const void *> requests;
     for (const server_task & task : waiting) {
         const void * const request = server.request_of(task.id);
@@ -164,7 +176,7 @@ void kv_budget::count_waiting() {
 
 // Of tasks that have a slot: the others hold nothing yet. A slot can hold more than its task was promised, of earlier
 // ones, until the task's prompt is compared with that.
-uint64_t kv_budget::bytes_running(int except_task) const {
+uint64_t admission::bytes_running(int except_task) const {
     uint64_t bytes = 0;
     for (const auto & [id, each] : promises) {
         if (each.id_slot >= 0 && id != except_task) {
@@ -175,7 +187,7 @@ uint64_t kv_budget::bytes_running(int except_task) const {
 }
 
 // By cells that neither a task nor this slot shares.
-uint64_t kv_budget::bytes_held_by_idle(int id_slot) const {
+uint64_t admission::bytes_held_by_idle(int id_slot) const {
     std::set<llama_seq_id> busy = { id_slot };
     for (const auto & [_, each] : promises) {
         if (each.id_slot >= 0) {
@@ -211,9 +223,9 @@ uint64_t kv_budget::bytes_held_by_idle(int id_slot) const {
     return bytes;
 }
 
-std::optional<bool> kv_budget::begins(int id_slot, int id_task, uint64_t n_first) {
+std::optional<bool> admission::begins(int id_slot, int id_task, uint64_t n_first) {
     const auto found = promises.find(id_task);
-    if (found == promises.end()) {
+    if (found == promises.end() || !reserves()) {
         return true;
     }
     promise &      own    = found->second;
@@ -231,7 +243,7 @@ std::optional<bool> kv_budget::begins(int id_slot, int id_task, uint64_t n_first
     return true;
 }
 
-int32_t kv_budget::answer_limit(const server_task & task, int32_t limit, int64_t n_generated, const std::function<bool()> & make_room) {
+int32_t admission::answer_limit(const server_task & task, int32_t limit, int64_t n_generated, const std::function<bool()> & make_room) {
     const auto found = promises.find(task.id);
     if (found == promises.end() || !found->second.grows) {
         return limit;
@@ -241,11 +253,12 @@ int32_t kv_budget::answer_limit(const server_task & task, int32_t limit, int64_t
     if (own.tokens >= rules.n_slot) {
         return -1; // what a slot holds is the limit
     }
-    if (n_generated < allowed) {
+    if (n_generated < allowed || !reserves()) {
         return allowed;
     }
     const int64_t can_be = layout.tokens_for(bytes_limit - (promised - own.bytes), own.n_prompt);
-    const int64_t tokens = std::min<int64_t>({ (int64_t) own.tokens + share, can_be, rules.n_slot });
+    const int64_t n_cells = (int64_t) layout.cells - (int64_t) (cells_promised - own.tokens);
+    const int64_t tokens = std::min<int64_t>({ (int64_t) own.tokens + share, can_be, n_cells, rules.n_slot });
     if (tokens <= own.tokens) {
         return allowed; // all of the budget is promised: the answer ends here, for its length
     }
@@ -253,6 +266,7 @@ int32_t kv_budget::answer_limit(const server_task & task, int32_t limit, int64_t
     while (bytes_held_by_idle(own.id_slot) + bytes_running(task.id) + bytes > bytes_limit && make_room && make_room()) {}
     promised += bytes - own.bytes;
     own.bytes  = bytes;
+    cells_promised += tokens - own.tokens;
     own.tokens = (int32_t) tokens;
     if (own.id_slot >= 0) {
         promised_to_slot[own.id_slot] = bytes;
@@ -261,22 +275,3 @@ int32_t kv_budget::answer_limit(const server_task & task, int32_t limit, int64_t
 }
 
 } // namespace kvfold
-
-using namespace kvfold;
-
-bool kvfold_task_waits(llama_context *, server_task & task) {
-    kv_budget * const budget = budget_of_worker();
-    return budget && budget->waits(task);
-}
-
-void kvfold_task_gone(int id_task) {
-    if (kv_budget * const budget = budget_of_worker()) {
-        budget->gone(id_task);
-    }
-}
-
-int32_t kvfold_answer_limit(
-        llama_context *, const server_task & task, int32_t limit, int64_t n_generated, const std::function<bool()> & make_room) {
-    kv_budget * const budget = budget_of_worker();
-    return budget ? budget->answer_limit(task, limit, n_generated, make_room) : limit;
-}

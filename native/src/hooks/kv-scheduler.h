@@ -1,0 +1,243 @@
+// Which slots run in the next batch, which give their cells up and which get them back. The policy is serving/scheduler.cpp;
+// the templates here only show it what the server core's slots hold, and do to them what it says. Called on the worker
+// thread, between two decodes.
+#ifndef KVFOLD_KV_SCHEDULER_H
+#define KVFOLD_KV_SCHEDULER_H
+
+#include "slot-hooks.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+struct common_speculative;
+struct llama_context;
+struct server_tokens;
+
+// A slot that runs a request.
+struct kvfold_slot_view {
+    enum stage_t : uint8_t {
+        WAITING, // for the prompt of its parent; holds nothing
+        PROMPT,
+        ANSWER,
+    };
+
+    int     slot     = 0;
+    int     task     = 0;
+    int64_t arrival  = 0; // the smaller the older; that of its parent for one of several answers
+    stage_t stage    = PROMPT;
+    bool    paused   = false; // nobody reads what it has made so far
+    bool    replayable = true; // its cells can be computed again as they were
+    bool    whole    = false; // its prompt goes into one batch or into none
+    bool    drafts   = false;
+    int     group    = 0; // slots of different groups cannot share a batch
+    uint32_t n_tokens = 0; // of its prompt and answer that the slot lists as computed
+    uint32_t n_prompt = 0;
+};
+
+// What an idle slot keeps for a prompt that begins alike.
+struct kvfold_prefix_view {
+    int      slot      = 0;
+    int64_t  last_used = 0;
+    uint32_t n_tokens  = 0;
+};
+
+struct kvfold_slot_action {
+    enum what_t : uint8_t {
+        EVICT,   // the idle slot forgets its prefix
+        SUSPEND, // the slot gives its cells up, and nothing else
+        FAIL,    // the request ends with the error that was sent
+    } what;
+    int slot;
+};
+
+// Decides on everything but the actions it returns, which are to be done in this order.
+std::vector<kvfold_slot_action> kvfold_plan_slots(
+        llama_context * ctx,
+        llama_context * ctx_dft,
+        const std::vector<kvfold_slot_view> & slots,
+        const std::vector<kvfold_prefix_view> & prefixes);
+
+// After a batch for which there were no cells, or no memory: what makes room.
+std::vector<kvfold_slot_action> kvfold_give_way(
+        llama_context * ctx,
+        const std::vector<kvfold_slot_view> & slots,
+        const std::vector<kvfold_prefix_view> & prefixes);
+
+// The slot has no part in the next batch.
+bool kvfold_slot_rests(int id_slot);
+
+// Of `n_tokens` that are computed already, how many more tokens of its prompt a slot may put into the next batch: at most
+// `share`, and not beyond a position at which every prompt is cut whatever else runs.
+int32_t kvfold_prompt_tokens(llama_context * ctx, int id_slot, int32_t n_tokens, int32_t share);
+
+// The slot's cells are gone, and come back token by token; `n_tokens` of them are listed.
+void kvfold_slot_suspended(int id_slot, uint32_t n_tokens);
+
+// The slot whose turn it is to be computed again, or -1.
+int kvfold_slot_to_replay();
+
+// Computes the next of its tokens. As llama_decode(): 0, 1 for want of cells or memory, or an error.
+int kvfold_replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt);
+
+// Microseconds that the slot was without its cells, if it has all of them back since the last call; else 0.
+int64_t kvfold_slot_resumed(int id_slot);
+
+// The slot is released. True if it does not hold what it lists.
+bool kvfold_slot_forgets(int id_slot);
+
+// Of several answers to one prompt: cells of a window that no later token sees are given up, since the window-sized cache
+// reuses only those of a single sequence by itself.
+void kvfold_forget_window(llama_context * ctx, int id_slot, int32_t pos_next);
+
+// Ends the request with an error, given what llama_decode() returned: for want of room, 1, or because it could not compute.
+void kvfold_slot_fails(llama_context * ctx, int id_task, int ret);
+
+template <typename slots_t>
+std::vector<kvfold_slot_view> kvfold_view_slots(slots_t & slots) {
+    using state = decltype(slots_t::value_type::state);
+    std::vector<kvfold_slot_view> views;
+    for (auto & slot : slots) {
+        if (!slot.is_processing()) {
+            continue;
+        }
+        kvfold_slot_view view;
+        view.slot    = slot.id;
+        view.task    = slot.task->id;
+        view.arrival = slot.task->is_child() ? slot.task->id_parent : slot.task->id;
+        view.stage   = slot.state == state::SLOT_STATE_WAIT_OTHER ? kvfold_slot_view::WAITING
+                     : slot.state == state::SLOT_STATE_GENERATING ? kvfold_slot_view::ANSWER : kvfold_slot_view::PROMPT;
+        view.paused   = view.stage == kvfold_slot_view::ANSWER && kvfold_slot_pauses(*slot.task);
+        view.whole    = !slot.can_split();
+        view.drafts   = slot.can_speculate();
+        view.n_tokens = (uint32_t) slot.prompt.n_tokens();
+        view.n_prompt = (uint32_t) slot.task->n_tokens();
+        // a prompt is begun again by the server core itself
+        view.replayable = view.stage != kvfold_slot_view::ANSWER ||
+            (!slot.truncated && !slot.spec_is_replay && !slot.prompt.tokens.has_mtmd && slot.inp_embd.empty() &&
+             slot.alora_invocation_start < 0 && !slot.task->params.sampling.backend_sampling);
+        for (auto & other : slots) {
+            if (other.is_processing() && slot.can_batch_with(other)) {
+                view.group = other.id;
+                break;
+            }
+        }
+        views.push_back(view);
+    }
+    return views;
+}
+
+template <typename slots_t>
+std::vector<kvfold_prefix_view> kvfold_view_prefixes(const slots_t & slots) {
+    std::vector<kvfold_prefix_view> views;
+    for (const auto & slot : slots) {
+        if (!slot.is_processing() && slot.prompt.n_tokens() > 0) {
+            views.push_back({ slot.id, slot.t_last_used, (uint32_t) slot.prompt.n_tokens() });
+        }
+    }
+    return views;
+}
+
+// Everything but the slot's cells stays: its sampler, its text, its place.
+template <typename slot_t>
+void kvfold_suspend(slot_t & slot) {
+    const bool answers = slot.state == decltype(slot_t::state)::SLOT_STATE_GENERATING;
+    kvfold_slot_suspended(slot.id, answers ? (uint32_t) slot.prompt.n_tokens() : 0);
+    slot.mem.seq_rm(slot.id, -1, -1);
+    slot.prompt.checkpoints.clear();
+    slot.i_batch = -1;
+    slot.spec_draft.clear();
+    slot.spec_i_batch.clear();
+    slot.spec_ckpt.clear();
+    if (!answers) {
+        slot.prompt.tokens.clear();
+        slot.stats.n_prompt_processed = 0;
+    }
+}
+
+template <typename slot_t>
+void kvfold_fail(slot_t & slot, int ret) {
+    kvfold_slot_fails(slot.ctx_tgt, slot.task->id, ret);
+    slot.release();
+    slot.prompt_clear();
+}
+
+template <typename slots_t>
+void kvfold_apply(slots_t & slots, const std::vector<kvfold_slot_action> & actions) {
+    for (const auto & action : actions) {
+        auto & slot = slots[action.slot];
+        switch (action.what) {
+            case kvfold_slot_action::EVICT:
+                slot.prompt_clear();
+                break;
+            case kvfold_slot_action::SUSPEND:
+                kvfold_suspend(slot);
+                break;
+            case kvfold_slot_action::FAIL:
+                kvfold_fail(slot, 1);
+                break;
+        }
+    }
+}
+
+// Before the next batch is made.
+template <typename slots_t>
+void kvfold_plan_step(slots_t & slots, common_speculative * spec, const std::function<void(std::function<void()> &&)> & yield) {
+    using state = decltype(slots_t::value_type::state);
+    auto * const ctx = slots.front().ctx_tgt;
+    kvfold_apply(slots, kvfold_plan_slots(ctx, slots.front().ctx_dft, kvfold_view_slots(slots), kvfold_view_prefixes(slots)));
+    for (auto & slot : slots) {
+        if (slot.state == state::SLOT_STATE_GENERATING && !kvfold_slot_rests(slot.id) && (slot.task->is_parent() || slot.task->is_child())) {
+            kvfold_forget_window(ctx, slot.id, slot.prompt.tokens.pos_next());
+        }
+    }
+    const int id_slot = kvfold_slot_to_replay();
+    if (id_slot < 0) {
+        return;
+    }
+    auto & slot = slots[id_slot];
+    int    ret  = 0;
+    common_set_adapter_lora(ctx, slot.lora);
+    yield([&] { ret = kvfold_replay(ctx, spec, id_slot, slot.prompt.tokens, (uint32_t) slot.task->n_tokens()); });
+    if (ret == 1) {
+        kvfold_suspend(slot);
+        kvfold_apply(slots, kvfold_give_way(ctx, kvfold_view_slots(slots), kvfold_view_prefixes(slots)));
+    } else if (ret != 0) {
+        kvfold_fail(slot, ret);
+    } else if (const int64_t gone = kvfold_slot_resumed(id_slot)) {
+        slot.stats.t_start       += gone;
+        slot.stats.t_prompt_last += gone;
+    }
+}
+
+// What the failed part of a batch had taken from the slots is theirs again, and somebody makes room.
+template <typename slots_t, typename batch_t>
+void kvfold_step_back(slots_t & slots, batch_t & batch, int32_t off) {
+    using state = decltype(slots_t::value_type::state);
+    for (auto & slot : slots) {
+        size_t n_taken = 0;
+        for (size_t i = off; i < batch.tokens.size(); ++i) {
+            n_taken += batch.tokens[i].id_slot == slot.id;
+        }
+        if (n_taken == 0) {
+            continue;
+        }
+        slot.prompt.tokens.keep_first(slot.prompt.n_tokens() - n_taken);
+        slot.i_batch = -1;
+        slot.spec_i_batch.clear();
+        if (!slot.spec_is_replay) {
+            slot.spec_draft.clear();
+        }
+        if (slot.state == state::SLOT_STATE_DONE_PROMPT) {
+            slot.state = state::SLOT_STATE_PROCESSING_PROMPT;
+        }
+    }
+    batch.tokens.resize(off);
+    if (batch.has_embd) {
+        batch.embd.resize((size_t) off*batch.n_embd);
+    }
+    kvfold_apply(slots, kvfold_give_way(slots.front().ctx_tgt, kvfold_view_slots(slots), kvfold_view_prefixes(slots)));
+}
+
+#endif

@@ -1,0 +1,261 @@
+#include "serving/scheduler.h"
+
+#include <algorithm>
+#include <map>
+
+namespace kvfold {
+
+namespace {
+
+// Cells that a slot needs before it has made its next token.
+uint64_t cells_ahead(const slot_view & slot) {
+    const uint64_t n_listed = slot.stage == slot_view::ANSWER ? slot.n_tokens : slot.n_prompt;
+    return n_listed - std::min<uint64_t>(n_listed, slot.n_cells) + slot.n_step;
+}
+
+bool is_older(const slot_view & a, const slot_view & b) {
+    return a.arrival != b.arrival ? a.arrival < b.arrival : a.task < b.task;
+}
+
+class planner {
+public:
+    planner(const std::vector<slot_view> & slots, const std::vector<prefix_view> & prefixes, const cell_room & room)
+        : prefixes(prefixes), room(room), n_free(room.n_free) {
+        for (const slot_view & slot : slots) {
+            by_age.push_back({ slot });
+        }
+        std::sort(by_age.begin(), by_age.end(), [](const seat & a, const seat & b) { return is_older(a.slot, b.slot); });
+        std::sort(this->prefixes.begin(), this->prefixes.end(), [](const prefix_view & a, const prefix_view & b) {
+            return a.last_used != b.last_used ? a.last_used > b.last_used : a.slot > b.slot; // the next to go is the last
+        });
+    }
+
+    std::vector<slot_action> plan() {
+        run_answers();
+        run_prompts();
+        resume();
+        take_turns();
+        for (const seat & each : by_age) {
+            switch (each.state) {
+                case seat::RUNS:    actions.push_back({ slot_action::RUN,    each.slot.slot, each.n_tokens }); break;
+                case seat::RESUMES: actions.push_back({ slot_action::RESUME, each.slot.slot, each.n_tokens }); break;
+                case seat::HELD:    actions.push_back({ slot_action::HOLD,   each.slot.slot }); break;
+                case seat::GONE:    break;
+            }
+        }
+        return std::move(actions);
+    }
+
+    std::vector<slot_action> one_that_gives_way() {
+        seat * const first = oldest();
+        if (first && !make_room(first, true) && !fail_one_in_the_way(first)) {
+            fail(*first); // it has all there is
+        }
+        return std::move(actions);
+    }
+
+private:
+    struct seat {
+        enum state_t { HELD, RUNS, RESUMES, GONE };
+
+        slot_view slot;
+        state_t   state    = HELD;
+        uint32_t  n_tokens = 0;
+
+        bool competes() const { return state != GONE && !slot.paused && slot.stage != slot_view::WAITING; }
+        bool holds()    const { return state != GONE && slot.n_cells > 0; }
+        bool is_away()  const { return slot.suspended && !slot.resuming; }
+    };
+
+    // Of those that somebody reads; null if there is none.
+    seat * oldest() {
+        for (seat & each : by_age) {
+            if (each.competes()) {
+                return &each;
+            }
+        }
+        return nullptr;
+    }
+
+    // For `whom`, or anybody where that is null: frees some cells, if somebody is to give way.
+    bool make_room(const seat * whom, bool may_suspend) {
+        if (!prefixes.empty()) {
+            n_free += prefixes.back().n_cells;
+            actions.push_back({ slot_action::EVICT, prefixes.back().slot });
+            prefixes.pop_back();
+            return true;
+        }
+        seat * victim = may_suspend ? find_victim(whom) : nullptr;
+        if (!victim) {
+            return false;
+        }
+        n_free += victim->slot.n_cells;
+        if (victim->state == seat::RUNS || victim->state == seat::RESUMES) {
+            n_free += victim->n_tokens;
+        }
+        actions.push_back({ slot_action::SUSPEND, victim->slot.slot });
+        victim->state          = seat::GONE;
+        victim->slot.suspended = true;
+        victim->slot.n_cells   = 0;
+        return true;
+    }
+
+    seat * find_victim(const seat * whom) {
+        const seat * first = oldest();
+        for (const bool paused : { true, false }) {
+            for (auto each = by_age.rbegin(); each != by_age.rend(); ++each) {
+                const bool younger = !whom || is_older(whom->slot, each->slot);
+                if (each->slot.paused == paused && each->holds() && each->slot.replayable && &*each != whom && &*each != first && (paused || younger)) {
+                    return &*each;
+                }
+            }
+        }
+        return nullptr;
+    }
+
+    // Nobody can give way any more, so it is the turn of the youngest whose cells cannot be computed again. False if there is none.
+    bool fail_one_in_the_way(const seat * whom) {
+        for (auto each = by_age.rbegin(); each != by_age.rend(); ++each) {
+            if (each->holds() && &*each != whom) {
+                fail(*each);
+                return true;
+            }
+        }
+        return false;
+    }
+
+    void fail(seat & whom) {
+        n_free += whom.slot.n_cells;
+        actions.push_back({ slot_action::FAIL, whom.slot.slot });
+        whom.state        = seat::GONE;
+        whom.slot.n_cells = 0;
+    }
+
+    // Each answer has its next token, the oldest first; who finds no cells waits.
+    void run_answers() {
+        for (seat & each : by_age) {
+            if (each.slot.stage == slot_view::ANSWER && !each.slot.suspended && each.competes()) {
+                while (n_free < each.slot.n_step && make_room(&each, true)) {}
+                const bool first = &each == oldest();
+                while (first && n_free < each.slot.n_step && fail_one_in_the_way(&each)) {}
+                if (n_free >= each.slot.n_step) {
+                    run(each, seat::RUNS, each.slot.n_step);
+                } else if (first) {
+                    fail(each);
+                }
+            }
+        }
+    }
+
+    // What is left goes to prompts, and to what is being computed again, the oldest first.
+    void run_prompts() {
+        for (seat & each : by_age) {
+            const bool computes = each.slot.stage == slot_view::PROMPT ? !each.slot.suspended || each.slot.resuming : each.slot.resuming;
+            if (!computes || !each.competes()) {
+                continue;
+            }
+            const uint64_t left  = std::max<uint64_t>(1, cells_ahead(each.slot) - each.slot.n_step);
+            const uint64_t least = each.slot.whole ? left : 1;
+            const bool     first = &each == oldest();
+            while (n_free < (first ? std::min<uint64_t>(left, room.n_batch) : least) && make_room(&each, first)) {}
+            while (first && n_free < least && fail_one_in_the_way(&each)) {}
+            if (n_free >= least) {
+                const uint32_t n = (uint32_t) std::min<uint64_t>({ left, n_free, std::max<uint64_t>(room.n_batch, least) });
+                run(each, each.slot.resuming ? seat::RESUMES : seat::RUNS, n);
+            } else if (first) {
+                fail(each);
+            }
+        }
+    }
+
+    void run(seat & who, seat::state_t how, uint32_t n_tokens) {
+        who.state    = how;
+        who.n_tokens = n_tokens;
+        n_free      -= n_tokens;
+    }
+
+    // One at a time, the oldest first: when there is room for all of it and some to spare, or when nobody else runs.
+    void resume() {
+        uint64_t n_coming = 0; // that those who run have yet to take before they have made a token
+        bool     any_runs = false;
+        for (const seat & each : by_age) {
+            if (each.state == seat::RUNS || each.state == seat::RESUMES) {
+                any_runs = true;
+                n_coming += cells_ahead(each.slot) - std::min<uint64_t>(cells_ahead(each.slot), each.n_tokens);
+            }
+            if (each.state == seat::RESUMES) {
+                return;
+            }
+        }
+        for (seat & each : by_age) {
+            if (!each.is_away() || !each.competes()) {
+                continue;
+            }
+            const uint64_t needed = cells_ahead(each.slot);
+            if (any_runs) {
+                const uint64_t ample = needed + watermark(room) + n_coming;
+                uint64_t       n_idle = 0;
+                for (const prefix_view & prefix : prefixes) {
+                    n_idle += prefix.n_cells;
+                }
+                if (n_free + n_idle < ample || (room.n_affordable < UINT64_MAX && room.n_affordable + n_idle < ample)) {
+                    return;
+                }
+                while (n_free < ample || room.n_affordable < ample) {
+                    if (!make_room(&each, false)) {
+                        break;
+                    }
+                }
+            } else {
+                while (n_free < needed && make_room(&each, true)) {}
+                while (n_free < needed && fail_one_in_the_way(&each)) {}
+                if (n_free < needed) {
+                    fail(each);
+                    continue;
+                }
+            }
+            if (n_free >= needed) {
+                run(each, seat::RESUMES, (uint32_t) std::min<uint64_t>(needed, std::max(room.n_batch, 1u)));
+                return;
+            }
+        }
+    }
+
+    // Slots of different groups cannot share a batch: the group that has waited longest has this one.
+    void take_turns() {
+        const seat * next = nullptr;
+        for (const seat & each : by_age) {
+            if (each.state == seat::RUNS && (!next || each.slot.last_run < next->slot.last_run)) {
+                next = &each;
+            }
+        }
+        for (seat & each : by_age) {
+            if (next && each.state == seat::RUNS && each.slot.group != next->slot.group) {
+                each.state = seat::HELD;
+            }
+        }
+    }
+
+    std::vector<seat>        by_age;
+    std::vector<prefix_view> prefixes;
+    const cell_room &        room;
+    uint64_t                 n_free;
+    std::vector<slot_action> actions;
+};
+
+} // namespace
+
+uint64_t watermark(const cell_room & room) {
+    return std::min<uint64_t>(std::max<uint64_t>(room.n_batch, room.n_cells/20), room.n_cells/8);
+}
+
+std::vector<slot_action> plan_step(const std::vector<slot_view> & slots, const std::vector<prefix_view> & prefixes, const cell_room & room) {
+    return planner(slots, prefixes, room).plan();
+}
+
+std::vector<slot_action> give_way(const std::vector<slot_view> & slots, const std::vector<prefix_view> & prefixes) {
+    const cell_room none;
+    return planner(slots, prefixes, none).one_that_gives_way();
+}
+
+} // namespace kvfold

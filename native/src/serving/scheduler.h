@@ -1,0 +1,56 @@
+// Who runs, who gives way and who comes back, as a pure function of what the slots hold: no llama.cpp, no clock, no memory of
+// its own. The engine and the simulator of native/test/scheduler_test.cpp call the same function.
+//
+// When cells run short, what idle slots keep of earlier requests goes first (least recently used), then prompts get fewer
+// tokens at a time, then a request is suspended: one that nobody reads, else the youngest. The oldest that is read is never
+// suspended, so that there is progress; and it fails only if all cells together are too few for it.
+#pragma once
+
+#include "hooks/kv-scheduler.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace kvfold {
+
+struct slot_view : kvfold_slot_view {
+    bool     suspended = false; // its cells are to be computed again, or are being: `n_cells` of them are there
+    bool     resuming  = false;
+    uint32_t n_cells   = 0;     // that suspending it would free
+    uint32_t n_step    = 1;     // of an answer: its next token, and what may be drafted with it
+    uint64_t last_run  = 0;     // the step in which it ran last
+};
+
+struct prefix_view {
+    int      slot      = 0;
+    int64_t  last_used = 0;
+    uint32_t n_cells   = 0;
+};
+
+struct cell_room {
+    uint64_t n_cells = 0; // of the cache
+    uint64_t n_free  = 0;
+    uint64_t n_affordable = UINT64_MAX; // tokens for whose cells there is memory, by estimate; says who may come back
+    uint32_t n_batch = 0; // tokens of a batch
+};
+
+struct slot_action {
+    enum what_t : uint8_t { RUN, HOLD, EVICT, SUSPEND, RESUME, FAIL };
+
+    what_t   what;
+    int      slot;
+    uint32_t n_tokens = 0; // RUN: at most so many of a prompt
+};
+
+// Cells that stay free when a request begins or comes back, so that it is not the next to give way.
+uint64_t watermark(const cell_room & room);
+
+// Evictions, suspensions and failures come before what they make room for; each slot is run, held, resumed, suspended or
+// failed.
+std::vector<slot_action> plan_step(const std::vector<slot_view> & slots, const std::vector<prefix_view> & prefixes, const cell_room & room);
+
+// What makes room when there was no memory for a step that plan_step() had planned: one EVICT, SUSPEND or FAIL, or nothing
+// if nobody runs.
+std::vector<slot_action> give_way(const std::vector<slot_view> & slots, const std::vector<prefix_view> & prefixes);
+
+} // namespace kvfold

@@ -1,0 +1,369 @@
+#include "serving/slot_schedule.h"
+
+#include "hooks/kv-budget.h"
+#include "hooks/kv-plan-prefill.h"
+#include "kv/memory/caches.h"
+#include "kv/memory/page_ledger.h"
+#include "kv/memory/refusal.h"
+#include "kv/retention/cuts.h"
+#include "kv/retention/retention.h"
+#include "process/kvfold_log.h"
+
+#include "llama-context.h"
+#include "llama-kv-cache.h"
+#include "llama-model.h"
+#include "llama.h"
+#include "server-common.h"
+#include "speculative.h"
+
+#include <algorithm>
+#include <set>
+
+namespace kvfold {
+
+// Steps after one for which there was no memory until somebody may come back while others run.
+static constexpr uint64_t steps_of_caution = 32;
+
+static thread_local admission *     admission_here = nullptr;
+static thread_local slot_schedule * schedule_here  = nullptr;
+
+schedule_scope::schedule_scope(admission & admits, slot_schedule & schedule) {
+    admission_here = &admits;
+    schedule_here  = &schedule;
+}
+
+schedule_scope::~schedule_scope() {
+    admission_here = nullptr;
+    schedule_here  = nullptr;
+}
+
+admission * admission_of_worker() {
+    return admission_here;
+}
+
+slot_schedule * schedule_of_worker() {
+    return schedule_here;
+}
+
+// The cells that all sequences share, or null where each has its own, or none.
+static const llama_kv_cells * shared_cells(const llama_context * ctx) {
+    const auto caches = ctx ? kv_caches_of(llama_get_memory(ctx)) : std::vector<const llama_kv_cache *>();
+    return caches.empty() || caches.front()->get_n_stream() > 1 ? nullptr : &caches.front()->get_cells(0);
+}
+
+static uint32_t cells_of(const llama_kv_cells * cells, int seq_id, uint32_t n_listed) {
+    return cells ? cells->seq_cells(seq_id) : n_listed;
+}
+
+static void look(cell_room & room, const llama_kv_cells * cells) {
+    if (cells) {
+        room.n_cells = std::min<uint64_t>(room.n_cells, cells->size());
+        room.n_free  = std::min<uint64_t>(room.n_free, cells->size() - cells->get_used());
+    }
+}
+
+std::vector<slot_view> slot_schedule::view(const std::vector<kvfold_slot_view> & slots, llama_context * ctx) {
+    const llama_kv_cells * const cells = shared_cells(ctx);
+    std::vector<slot_view>       views;
+    for (const kvfold_slot_view & each : slots) {
+        entry & own = entries[each.slot];
+        if (own.task != each.task) {
+            own      = {};
+            own.task = each.task;
+        }
+        own.paused   = each.paused;
+        own.n_prompt = each.n_prompt;
+        slot_view view;
+        static_cast<kvfold_slot_view &>(view) = each;
+        view.suspended = own.suspended;
+        view.resuming  = own.resuming;
+        view.n_cells   = cells_of(cells, each.slot, own.suspended ? own.n_replayed : each.n_tokens);
+        view.n_step    = !each.drafts ? 1 : std::clamp<int64_t>((int64_t) rules.n_slot - each.n_tokens - 1, 1, rules.tokens_at_once);
+        view.last_run  = own.last_run;
+        views.push_back(view);
+    }
+    count_suspended();
+    return views;
+}
+
+std::vector<prefix_view> slot_schedule::view(const std::vector<kvfold_prefix_view> & prefixes, llama_context * ctx) const {
+    const llama_kv_cells * const cells = shared_cells(ctx);
+    std::vector<prefix_view>     views;
+    for (const kvfold_prefix_view & each : prefixes) {
+        views.push_back({ each.slot, each.last_used, cells_of(cells, each.slot, each.n_tokens) });
+    }
+    return views;
+}
+
+std::vector<kvfold_slot_action> slot_schedule::plan(
+        llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes) {
+    ++step;
+    cell_room room = { UINT32_MAX, UINT32_MAX };
+    room.n_batch   = rules.n_batch;
+    look(room, shared_cells(ctx));
+    look(room, shared_cells(ctx_dft));
+    if (refused_at > 0 && step - refused_at < steps_of_caution) {
+        room.n_affordable = 0;
+    } else if (const auto ledger = current_ledger(); ledger && rules.bytes_per_token > 0) {
+        room.n_affordable = ledger->grantable()/rules.bytes_per_token;
+    }
+    replayed_slot = -1;
+    std::vector<kvfold_slot_action> actions;
+    for (const slot_action & each : plan_step(view(slots, ctx), view(prefixes, ctx), room)) {
+        entry & own = entries[each.slot];
+        switch (each.what) {
+            case slot_action::EVICT:
+                actions.push_back({ kvfold_slot_action::EVICT, each.slot });
+                break;
+            case slot_action::SUSPEND:
+                actions.push_back({ kvfold_slot_action::SUSPEND, each.slot });
+                break;
+            case slot_action::FAIL:
+                actions.push_back({ kvfold_slot_action::FAIL, each.slot });
+                break;
+            case slot_action::RUN:
+                own.rests    = false;
+                own.last_run = step;
+                own.n_most   = (int32_t) std::min<uint32_t>(each.n_tokens, INT32_MAX);
+                break;
+            case slot_action::RESUME:
+                own.n_most = (int32_t) std::min<uint32_t>(each.n_tokens, INT32_MAX);
+                if (own.n_listed == 0) { // a prompt, which the server core computes again
+                    own.rests = own.suspended = false;
+                } else {
+                    own.rests = own.resuming = true;
+                    replayed_slot = each.slot;
+                }
+                break;
+            case slot_action::HOLD:
+                own.rests = true;
+                break;
+        }
+    }
+    count_suspended();
+    return actions;
+}
+
+std::vector<kvfold_slot_action> slot_schedule::give_way(
+        llama_context * ctx, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes) {
+    refused_at = step;
+    std::vector<kvfold_slot_action> actions;
+    const auto                      views = view(slots, ctx);
+    for (const slot_action & each : kvfold::give_way(views, view(prefixes, ctx))) {
+        const bool evicts = each.what == slot_action::EVICT;
+        const bool fails  = each.what == slot_action::FAIL && !gathers(views, each.slot);
+        actions.push_back({ evicts ? kvfold_slot_action::EVICT : fails ? kvfold_slot_action::FAIL : kvfold_slot_action::SUSPEND, each.slot });
+    }
+    return actions;
+}
+
+// A lone request may have its cells on pages with cells that others have left. Computed again it has them one after the other;
+// if that does not bring it further, it fails.
+bool slot_schedule::gathers(const std::vector<slot_view> & slots, int id_slot) {
+    const auto at  = std::find_if(slots.begin(), slots.end(), [&](const slot_view & each) { return each.slot == id_slot; });
+    entry &    own = entries[id_slot];
+    if (at == slots.end() || !at->replayable || at->n_tokens <= own.n_gathered) {
+        return false;
+    }
+    own.n_gathered = at->n_tokens;
+    return true;
+}
+
+bool slot_schedule::has_room(llama_context * ctx, uint64_t n_prompt, bool alone) const {
+    const llama_kv_cells * const cells = shared_cells(ctx);
+    if (alone || !cells) {
+        return true;
+    }
+    cell_room room;
+    room.n_cells = cells->size();
+    room.n_batch = rules.n_batch;
+    uint64_t taken = 0;
+    bool     any_runs = false;
+    for (size_t i = 0; i < entries.size(); ++i) {
+        const entry & each = entries[i];
+        if (each.suspended && !each.paused) {
+            return false; // it comes first
+        }
+        if (each.task >= 0 && !each.paused) {
+            any_runs = true;
+            taken   += std::max(cells->seq_cells((llama_seq_id) i), each.n_prompt);
+        }
+    }
+    return !any_runs || taken + n_prompt + 1 + watermark(room) <= room.n_cells;
+}
+
+void slot_schedule::suspended(int id_slot, uint32_t n_tokens) {
+    entry & own = entries[id_slot];
+    if (!own.suspended) {
+        own.since = ggml_time_us();
+        n_preemptions++;
+    }
+    own.suspended  = own.rests = true;
+    own.resuming   = false;
+    own.n_listed   = n_tokens;
+    own.n_replayed = 0;
+    count_suspended();
+    log_emit(KVFOLD_LOG_DEBUG, "slot " + std::to_string(id_slot) + " gives up the cells of " +
+                                   (n_tokens > 0 ? std::to_string(n_tokens) + " tokens" : "its prompt") + ", which will be computed again");
+}
+
+// Whether tokens of an answer are told from those of a prompt by their outputs, and computed differently.
+static bool needs_outputs(const llama_context * ctx, int id_slot) {
+    const auto & plan = llama_get_model(ctx)->hparams.kv_plan;
+    if (plan.is_automatic()) {
+        return !kv_caches_of(llama_get_memory(ctx)).front()->retention->is_final(id_slot);
+    }
+    return plan.upward() && ctx->get_cparams().kv_prefill != KVFOLD_PREFILL_EXACT;
+}
+
+int slot_schedule::replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt) {
+    entry &        own       = entries[id_slot];
+    const uint32_t at        = own.n_replayed;
+    const bool     in_prompt = at < n_prompt;
+    const auto &   plan      = llama_get_model(ctx)->hparams.kv_plan;
+    uint32_t       n         = std::min({ own.n_listed - at, rules.n_batch, (uint32_t) own.n_most });
+    bool           each_out  = false;
+    if (in_prompt) {
+        n = std::min({ n, n_prompt - at, tokens_to_cut(ctx, at) });
+    } else if (needs_outputs(ctx, id_slot)) {
+        // as they were computed: one after the other, the first of them perhaps deciding which layers are lazy
+        each_out = true;
+        n        = std::min(n, at == n_prompt ? 1 : std::min(ctx->get_cparams().n_outputs_max, ctx->get_cparams().n_outputs_max_per_seq));
+    }
+    struct owned_batch {
+        llama_batch batch;
+        explicit owned_batch(int32_t n) : batch(llama_batch_init(n, 0, 1)) {}
+        ~owned_batch() { llama_batch_free(batch); }
+    } owned((int32_t) n);
+    for (uint32_t i = 0; i < n; ++i) {
+        common_batch_add(owned.batch, tokens[at + i], (llama_pos) (at + i), { id_slot }, each_out);
+    }
+    if (in_prompt && plan.is_automatic() && at + n == n_prompt) {
+        owned.batch.logits[n - 1] = true; // what tells the end of a prompt
+    }
+    llama_set_embeddings(ctx, false);
+    const int ret = llama_decode(ctx, owned.batch);
+    if (ret != 0) {
+        return ret;
+    }
+    if (spec && !common_speculative_process(spec, owned.batch)) {
+        return -1;
+    }
+    own.n_replayed += n;
+    n_recomputed   += n;
+    return 0;
+}
+
+int64_t slot_schedule::resumed(int id_slot) {
+    entry & own = entries[id_slot];
+    if (!own.resuming || own.n_replayed < own.n_listed) {
+        return 0;
+    }
+    own.suspended = own.resuming = false;
+    own.n_listed  = own.n_replayed = 0;
+    count_suspended();
+    return std::max<int64_t>(1, ggml_time_us() - own.since);
+}
+
+bool slot_schedule::forgets(int id_slot) {
+    const bool gone = entries[id_slot].suspended;
+    entries[id_slot] = {};
+    count_suspended();
+    return gone;
+}
+
+void slot_schedule::count_suspended() {
+    n_suspended = std::count_if(entries.begin(), entries.end(), [](const entry & each) { return each.suspended; });
+}
+
+error slot_schedule::why_it_failed(llama_context * ctx) const {
+    if (const auto refusal = refusal_of(llama_get_memory(ctx))) {
+        return out_of_memory(*refusal);
+    }
+    const llama_kv_cells * const cells = shared_cells(ctx);
+    const int64_t                size  = cells ? cells->size() : 0;
+    return error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "the KV cache has " + std::to_string(size) + " cells, too few for this request alone")
+        .compares(size + 1, size)
+        .about_option("ctx-size");
+}
+
+} // namespace kvfold
+
+using namespace kvfold;
+
+std::vector<kvfold_slot_action> kvfold_plan_slots(
+        llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes) {
+    if (!schedule_here) {
+        return {};
+    }
+    auto actions = schedule_here->plan(ctx, ctx_dft, slots, prefixes);
+    admission_here->admit_waiting();
+    return actions;
+}
+
+std::vector<kvfold_slot_action> kvfold_give_way(
+        llama_context * ctx, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes) {
+    return schedule_here->give_way(ctx, slots, prefixes);
+}
+
+bool kvfold_slot_rests(int id_slot) {
+    return schedule_here && schedule_here->rests(id_slot);
+}
+
+int32_t kvfold_prompt_tokens(llama_context * ctx, int id_slot, int32_t n_tokens, int32_t share) {
+    const int32_t most = schedule_here ? schedule_here->most(id_slot) : INT32_MAX;
+    return (int32_t) std::min<int64_t>({ share, most, tokens_to_cut(ctx, n_tokens) });
+}
+
+void kvfold_slot_suspended(int id_slot, uint32_t n_tokens) {
+    schedule_here->suspended(id_slot, n_tokens);
+}
+
+int kvfold_slot_to_replay() {
+    return schedule_here ? schedule_here->to_replay() : -1;
+}
+
+int kvfold_replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt) {
+    return schedule_here->replay(ctx, spec, id_slot, tokens, n_prompt);
+}
+
+int64_t kvfold_slot_resumed(int id_slot) {
+    return schedule_here->resumed(id_slot);
+}
+
+bool kvfold_slot_forgets(int id_slot) {
+    if (!schedule_here) {
+        return false;
+    }
+    const bool forgets = schedule_here->forgets(id_slot);
+    admission_here->admit_waiting(); // its cells are nobody's now
+    return forgets;
+}
+
+void kvfold_forget_window(llama_context * ctx, int id_slot, int32_t pos_next) {
+    const auto  caches = kv_caches_of(llama_get_memory(ctx));
+    const auto & hparams = llama_get_model(ctx)->hparams;
+    if (caches.size() == 2 && hparams.n_swa > 0 && pos_next > (int32_t) hparams.n_swa) {
+        const_cast<llama_kv_cache *>(caches[1])->seq_rm(id_slot, (llama_pos) hparams.kv_plan.n_sinks, pos_next - (llama_pos) hparams.n_swa + 1);
+    }
+}
+
+void kvfold_slot_fails(llama_context * ctx, int id_task, int ret) {
+    admission_here->refuse(id_task, ret == 1 ? schedule_here->why_it_failed(ctx)
+                                             : error(KVFOLD_ERROR_INTERNAL, "llama_decode() returned " + std::to_string(ret)));
+}
+
+bool kvfold_task_waits(llama_context *, server_task & task) {
+    return admission_here && admission_here->waits(task);
+}
+
+void kvfold_task_gone(int id_task) {
+    if (admission_here) {
+        admission_here->gone(id_task);
+    }
+}
+
+int32_t kvfold_answer_limit(
+        llama_context *, const server_task & task, int32_t limit, int64_t n_generated, const std::function<bool()> & make_room) {
+    return admission_here ? admission_here->answer_limit(task, limit, n_generated, make_room) : limit;
+}

@@ -1,0 +1,93 @@
+// What the scheduler knows of each slot from step to step, and how a suspended one gets its cells back. Of one engine; on its
+// worker thread, but for the counts.
+#pragma once
+
+#include "serving/admission.h"
+#include "serving/scheduler.h"
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+struct llama_context;
+
+namespace kvfold {
+
+struct slot_schedule {
+    struct limits {
+        size_t   slots          = 1;
+        uint32_t n_slot         = 0; // tokens that a slot holds
+        uint32_t n_batch        = 0;
+        uint32_t tokens_at_once = 1; // of an answer: one, and those that are drafted
+        uint64_t bytes_per_token = 0; // of keys and values that are committed as they fill; 0: they are there as a whole
+    };
+
+    explicit slot_schedule(const limits & limits) : rules(limits), entries(limits.slots) {}
+
+    std::vector<kvfold_slot_action> plan(
+            llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes);
+
+    std::vector<kvfold_slot_action> give_way(
+            llama_context * ctx, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes);
+
+    // Whether a prompt of this length may begin beside those that run, or alone.
+    bool has_room(llama_context * ctx, uint64_t n_prompt, bool alone) const;
+
+    bool     rests(int id_slot) const { return entries[id_slot].rests; }
+    int32_t  most(int id_slot) const { return entries[id_slot].n_most; }
+    int      to_replay() const { return replayed_slot; }
+    void     suspended(int id_slot, uint32_t n_tokens);
+    int      replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt);
+    int64_t  resumed(int id_slot);
+    bool     forgets(int id_slot);
+
+    // Whether a request that fails for want of room was refused memory, not cells.
+    error why_it_failed(llama_context * ctx) const;
+
+    // ---- on any thread
+
+    std::atomic<uint64_t> n_preemptions{ 0 };
+    std::atomic<uint64_t> n_recomputed{ 0 }; // tokens
+    std::atomic<size_t>   n_suspended{ 0 };
+
+  private:
+    struct entry {
+        int      task       = -1;
+        bool     rests      = false;
+        bool     suspended  = false;
+        bool     resuming   = false;
+        bool     paused     = false;
+        uint32_t n_listed   = 0; // tokens of a suspended answer
+        uint32_t n_replayed = 0;
+        uint32_t n_gathered = 0; // tokens that it had when it was suspended although it ran alone
+        uint32_t n_prompt   = 0;
+        int32_t  n_most     = INT32_MAX; // tokens of its prompt in the next batch
+        uint64_t last_run   = 0;
+        int64_t  since      = 0; // ggml_time_us() of its suspension
+    };
+
+    std::vector<slot_view>   view(const std::vector<kvfold_slot_view> & slots, llama_context * ctx);
+    std::vector<prefix_view> view(const std::vector<kvfold_prefix_view> & prefixes, llama_context * ctx) const;
+    bool                     gathers(const std::vector<slot_view> & slots, int id_slot);
+    void                     count_suspended();
+
+    const limits       rules;
+    std::vector<entry> entries;
+    uint64_t           step          = 0;
+    uint64_t           refused_at    = 0; // the last step for which there was no memory
+    int                replayed_slot = -1;
+};
+
+// While one lives, the hooks that run on this thread, a worker, ask these.
+struct schedule_scope {
+    schedule_scope(admission & admits, slot_schedule & schedule);
+    ~schedule_scope();
+    schedule_scope(const schedule_scope &)             = delete;
+    schedule_scope & operator=(const schedule_scope &) = delete;
+};
+
+// Those of this thread, or null.
+admission *     admission_of_worker();
+slot_schedule * schedule_of_worker();
+
+} // namespace kvfold

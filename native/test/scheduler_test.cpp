@@ -1,0 +1,419 @@
+// The policy of serving/scheduler.h against a simulated cache: requests come, grow, pause, are cancelled and compute again
+// what they had, for as many steps as asked for. Prints the seed of the simulation that failed.
+//
+//   scheduler_test [steps [seed]]
+
+#include "serving/scheduler.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+using namespace kvfold;
+
+namespace {
+
+uint64_t seed_now = 0;
+uint64_t step_now = 0;
+
+[[noreturn]] void fail(const std::string & what) {
+    fprintf(stderr, "seed %llu, step %llu: %s\n", (unsigned long long) seed_now, (unsigned long long) step_now, what.c_str());
+    exit(1);
+}
+
+void expect(bool holds, const char * what) {
+    if (!holds) {
+        fail(what);
+    }
+}
+
+struct job {
+    int      task;
+    uint32_t n_prompt, n_answer; // tokens
+    bool     replayable, whole;
+    uint32_t n_draft;
+};
+
+struct seat {
+    bool     busy = false;
+    job      what = {};
+    bool     answers = false, paused = false, suspended = false, resuming = false;
+    uint32_t n_tokens = 0; // listed
+    uint32_t n_cells  = 0;
+    uint32_t n_made   = 0;
+    uint64_t last_run = 0, began = 0;
+    uint64_t last_used = 0; // of an idle one
+    uint32_t n_prefix  = 0; // that an idle one keeps
+};
+
+struct world {
+    std::mt19937_64   rng;
+    uint32_t          n_pool, n_batch, n_slot;
+    std::vector<seat> seats;
+    std::deque<job>   queue;
+    int               next_task = 0;
+    uint64_t          n_done = 0, n_failed = 0, n_suspensions = 0, n_recomputed = 0, n_computed = 0;
+    std::map<int, int> suspensions; // by task
+
+    uint64_t pick(uint64_t least, uint64_t most) { return std::uniform_int_distribution<uint64_t>(least, most)(rng); }
+    bool     chance(double p) { return std::uniform_real_distribution<double>()(rng) < p; }
+
+    explicit world(uint64_t seed) : rng(seed) {
+        n_pool  = (uint32_t) pick(32, 2000);
+        n_batch = (uint32_t) pick(1, 300);
+        n_slot  = (uint32_t) pick(n_pool/2, n_pool);
+        seats.resize(pick(1, 8));
+    }
+
+    uint32_t used() const {
+        uint32_t n = 0;
+        for (const seat & each : seats) {
+            n += each.busy ? each.n_cells : each.n_prefix;
+        }
+        return n;
+    }
+
+    void post() {
+        job next;
+        next.task       = next_task++;
+        next.n_prompt   = (uint32_t) pick(1, std::max(2u, n_slot - 2));
+        next.n_answer   = (uint32_t) pick(1, n_slot - next.n_prompt);
+        next.replayable = chance(0.95);
+        next.whole      = chance(0.05) && next.n_prompt <= n_batch;
+        next.n_draft    = chance(0.2) ? (uint32_t) pick(1, 16) : 0;
+        queue.push_back(next);
+    }
+
+    // As slot_schedule::has_room().
+    bool has_room(const job & what) const {
+        uint64_t taken = 0;
+        bool     any   = false;
+        for (const seat & each : seats) {
+            if (each.busy && each.suspended && !each.paused) {
+                return false;
+            }
+            if (each.busy && !each.paused) {
+                any    = true;
+                taken += std::max(each.n_cells, each.what.n_prompt);
+            }
+        }
+        return !any || taken + what.n_prompt + 1 + watermark(room()) <= n_pool;
+    }
+
+    cell_room room() const {
+        cell_room now;
+        now.n_cells = n_pool;
+        now.n_free  = n_pool - used();
+        now.n_batch = n_batch;
+        return now;
+    }
+
+    void launch() {
+        while (!queue.empty() && has_room(queue.front())) {
+            auto at = std::find_if(seats.begin(), seats.end(), [](const seat & each) { return !each.busy; });
+            if (at == seats.end()) {
+                return;
+            }
+            const uint32_t kept = std::min({ at->n_prefix, queue.front().n_prompt - 1, (uint32_t) pick(0, 50) });
+            *at          = {};
+            at->busy     = true;
+            at->what     = queue.front();
+            at->n_tokens = at->n_cells = kept;
+            at->began    = step_now;
+            queue.pop_front();
+        }
+    }
+
+    void release(seat & each, bool keep) {
+        const uint32_t n_prefix = keep && !each.suspended ? each.n_cells : 0;
+        suspensions.erase(each.what.task);
+        each           = {};
+        each.n_prefix  = n_prefix;
+        each.last_used = step_now;
+    }
+
+    std::vector<slot_view> view() const {
+        std::vector<slot_view> views;
+        for (size_t i = 0; i < seats.size(); ++i) {
+            const seat & each = seats[i];
+            if (!each.busy) {
+                continue;
+            }
+            slot_view v;
+            v.slot       = (int) i;
+            v.task       = each.what.task;
+            v.arrival    = each.what.task;
+            v.stage      = each.answers ? slot_view::ANSWER : slot_view::PROMPT;
+            v.paused     = each.paused;
+            v.replayable = !each.answers || each.what.replayable;
+            v.whole      = each.what.whole;
+            v.group      = each.what.whole ? -1 : 0;
+            v.n_tokens   = each.n_tokens;
+            v.n_prompt   = each.what.n_prompt;
+            v.suspended  = each.suspended;
+            v.resuming   = each.resuming;
+            v.n_cells    = each.n_cells;
+            v.n_step     = std::max<int64_t>(1, std::min<int64_t>(1 + each.what.n_draft, (int64_t) n_slot - each.n_tokens - 1));
+            v.last_run   = each.last_run;
+            views.push_back(v);
+        }
+        return views;
+    }
+
+    std::vector<prefix_view> prefixes() const {
+        std::vector<prefix_view> views;
+        for (size_t i = 0; i < seats.size(); ++i) {
+            if (!seats[i].busy && seats[i].n_prefix > 0) {
+                views.push_back({ (int) i, (int64_t) seats[i].last_used, seats[i].n_prefix });
+            }
+        }
+        return views;
+    }
+
+    int oldest_read() const {
+        int oldest = -1;
+        for (size_t i = 0; i < seats.size(); ++i) {
+            if (seats[i].busy && !seats[i].paused && (oldest < 0 || seats[i].what.task < seats[oldest].what.task)) {
+                oldest = (int) i;
+            }
+        }
+        return oldest;
+    }
+
+    void apply(const slot_action & action, int oldest) {
+        seat & each = seats[action.slot];
+        switch (action.what) {
+            case slot_action::EVICT:
+                expect(!each.busy && each.n_prefix > 0, "what an idle slot keeps is evicted");
+                each.n_prefix = 0;
+                break;
+            case slot_action::SUSPEND:
+                expect(each.busy && each.n_cells > 0, "who is suspended had cells");
+                expect(action.slot != oldest, "the oldest that is read is not suspended");
+                expect(!each.answers || each.what.replayable, "what cannot be computed again is not suspended");
+                expect(prefixes().empty(), "prefixes go before anybody is suspended");
+                each.suspended = true;
+                each.resuming  = false;
+                each.n_cells   = 0;
+                if (!each.answers) {
+                    each.n_tokens = 0;
+                }
+                n_suspensions++;
+                suspensions[each.what.task]++;
+                break;
+            case slot_action::FAIL:
+                expect(each.busy, "who fails was busy");
+                if (action.slot == oldest) {
+                    for (const seat & other : seats) {
+                        expect(&other == &each || !other.busy || other.n_cells == 0, "the oldest fails only alone");
+                    }
+                } else {
+                    expect(!each.what.replayable && each.answers, "a younger one fails only if it cannot give way");
+                }
+                n_failed++;
+                release(each, false);
+                break;
+            default:
+                break;
+        }
+    }
+
+    void step() {
+        ++step_now;
+        if (queue.size() < 30 && chance(0.05)) {
+            post();
+        }
+        launch();
+        bool any = false;
+        for (seat & each : seats) {
+            if (!each.busy) {
+                continue;
+            }
+            any = true;
+            if (chance(0.001)) {
+                release(each, each.n_tokens == each.n_cells); // cancelled
+            } else if (each.answers && chance(0.002)) {
+                each.paused = true;
+            } else if (each.paused && chance(0.02)) {
+                each.paused = false;
+            }
+        }
+        if (!any) {
+            return;
+        }
+        const int  oldest = oldest_read();
+        const auto views  = view();
+        std::vector<slot_action> actions = plan_step(views, prefixes(), room());
+        std::map<int, int> seen;
+        uint64_t n_taken = 0;
+        bool     oldest_runs = false;
+        int      group = INT32_MAX;
+        std::vector<slot_action> runs;
+        for (const slot_action & action : actions) {
+            apply(action, oldest);
+            if (action.what != slot_action::EVICT) {
+                seen[action.slot]++;
+            }
+            if (action.what == slot_action::RUN || action.what == slot_action::RESUME) {
+                expect(action.n_tokens > 0, "who runs has tokens");
+                n_taken += action.n_tokens;
+                runs.push_back(action);
+                oldest_runs |= action.slot == oldest;
+                if (action.what == slot_action::RUN) {
+                    const int own = seats[action.slot].what.whole ? -1 : 0;
+                    expect(group == INT32_MAX || group == own, "only slots of one group share a batch");
+                    group = own;
+                }
+            }
+            oldest_runs |= action.what == slot_action::FAIL;
+        }
+        for (const slot_view & each : views) {
+            expect(seen[each.slot] == 1, "each slot is told once");
+        }
+        expect(used() + n_taken <= n_pool, "no more cells are given out than there are");
+        expect(oldest < 0 || !runs.empty() || oldest_runs, "somebody makes progress");
+        // the batch holds answers first, then prompts as far as it goes
+        uint32_t in_batch = 0;
+        for (const bool answers : { true, false }) {
+            for (const slot_action & action : runs) {
+                seat & each = seats[action.slot];
+                if (!each.busy || action.what == slot_action::RESUME || each.answers != answers) {
+                    continue;
+                }
+                expect(!each.suspended, "who is suspended does not run");
+                each.last_run = step_now;
+                if (answers) {
+                    const uint32_t n_accepted = (uint32_t) pick(1, std::min<uint64_t>(action.n_tokens, each.what.n_answer - each.n_made));
+                    n_computed += n_accepted;
+                    each.n_tokens += n_accepted;
+                    each.n_cells  += n_accepted;
+                    each.n_made   += n_accepted;
+                    in_batch += action.n_tokens;
+                    if (each.n_made >= each.what.n_answer || each.n_tokens + 1 >= n_slot) {
+                        n_done++;
+                        release(each, true);
+                    }
+                    continue;
+                }
+                const uint32_t left = each.what.n_prompt - each.n_tokens;
+                const uint32_t n    = std::min({ action.n_tokens, left, n_batch - std::min(n_batch, in_batch) });
+                if (n == 0 || (each.what.whole && n < left)) {
+                    continue;
+                }
+                in_batch += n;
+                n_computed += n;
+                each.n_tokens += n;
+                each.n_cells  += n;
+                if (each.n_tokens == each.what.n_prompt) {
+                    if (each.what.whole) {
+                        n_done++;
+                        release(each, false);
+                    } else {
+                        each.answers = true;
+                        each.n_made  = 1;
+                        if (each.n_made >= each.what.n_answer) {
+                            n_done++;
+                            release(each, true);
+                        }
+                    }
+                }
+            }
+        }
+        for (const slot_action & action : runs) {
+            seat & each = seats[action.slot];
+            if (action.what != slot_action::RESUME || !each.busy) {
+                continue;
+            }
+            if (!each.answers) {
+                each.suspended = false;
+                continue;
+            }
+            each.resuming = true;
+            const uint32_t n = std::min({ action.n_tokens, each.n_tokens - each.n_cells, n_batch });
+            each.n_cells += n;
+            n_recomputed += n;
+            if (each.n_cells == each.n_tokens) {
+                each.suspended = each.resuming = false;
+            }
+        }
+        expect(used() <= n_pool, "cells in use fit the pool");
+        if (oldest >= 0 && seats[oldest].busy) {
+            // bounded: nobody stays the oldest for longer than its own tokens take, whatever the others do
+            expect(step_now - seats[oldest].began < 400000, "the oldest ends");
+        }
+        // sometimes the system gives no memory for what was planned
+        if (!runs.empty() && chance(0.01)) {
+            const auto now = view();
+            if (!now.empty()) {
+                const int first = oldest_read();
+                const auto ways = give_way(now, prefixes());
+                expect(first < 0 || ways.size() == 1, "one gives way at a time");
+                for (const slot_action & action : ways) {
+                    apply(action, first);
+                }
+            }
+        }
+    }
+};
+
+void fixed_cases() {
+    cell_room room;
+    room.n_cells = 100;
+    room.n_free  = 0;
+    room.n_batch = 32;
+    slot_view old, young;
+    old.slot = 0, old.task = 1, old.arrival = 1, old.stage = slot_view::ANSWER, old.n_tokens = old.n_cells = 60;
+    young.slot = 1, young.task = 2, young.arrival = 2, young.stage = slot_view::ANSWER, young.n_tokens = young.n_cells = 40;
+    auto actions = plan_step({ young, old }, {}, room);
+    expect(actions.size() == 2 && actions[0].what == slot_action::SUSPEND && actions[0].slot == 1 && actions[1].what == slot_action::RUN && actions[1].slot == 0,
+           "the younger of two gives way");
+    old.paused = true;
+    actions    = plan_step({ young, old }, {}, room);
+    expect(actions[0].what == slot_action::SUSPEND && actions[0].slot == 0, "who is not read gives way although it is older");
+    old.paused = false;
+    actions    = plan_step({ young, old }, { { 2, 7, 5 }, { 3, 3, 5 } }, room);
+    expect(actions[0].what == slot_action::EVICT && actions[0].slot == 3, "the prefix that was used least recently goes first");
+    actions = plan_step({ old }, {}, { 60, 0, UINT64_MAX, 32 });
+    expect(actions.size() == 1 && actions[0].what == slot_action::FAIL, "what does not fit alone fails");
+    young.suspended = true, young.n_cells = 0;
+    room.n_free = 45;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions.size() == 2 && actions[1].what == slot_action::HOLD, "nobody comes back without room to spare");
+    room.n_free = 60;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions[1].what == slot_action::RESUME && actions[1].slot == 1, "who was suspended comes back");
+    room.n_affordable = 0;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions[1].what == slot_action::HOLD, "nobody comes back while memory is short");
+    expect(give_way({}, {}).empty(), "nobody gives way where nobody runs");
+}
+
+} // namespace
+
+int main(int argc, char ** argv) {
+    const uint64_t n_steps = argc > 1 ? strtoull(argv[1], nullptr, 10) : 2000000;
+    fixed_cases();
+    uint64_t n = 0, n_done = 0, n_failed = 0, n_suspensions = 0, n_recomputed = 0, n_computed = 0;
+    for (uint64_t seed = argc > 2 ? strtoull(argv[2], nullptr, 10) : 1; n < n_steps; ++seed) {
+        seed_now = seed;
+        step_now = 0;
+        world sim(seed);
+        for (int i = 0; i < 20000 && n < n_steps; ++i, ++n) {
+            sim.step();
+        }
+        n_done += sim.n_done, n_failed += sim.n_failed, n_suspensions += sim.n_suspensions, n_recomputed += sim.n_recomputed, n_computed += sim.n_computed;
+        if (argc > 2) {
+            break;
+        }
+    }
+    expect(n_done > 0 && n_suspensions > 0, "the simulation does something");
+    printf("%llu steps: %llu requests done, %llu failed, %llu suspensions, %llu tokens computed, %llu computed again\n", (unsigned long long) n,
+           (unsigned long long) n_done, (unsigned long long) n_failed, (unsigned long long) n_suspensions, (unsigned long long) n_computed,
+           (unsigned long long) n_recomputed);
+    return 0;
+}
