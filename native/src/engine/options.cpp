@@ -61,6 +61,7 @@ static const char * refused_because(const std::string & name) {
 static const char * const max_queue_name = "max-queue";
 static const char * const kv_budget_name = "kv-budget";
 static const char * const admission_name = "admission";
+static const char * const cpu_attention_name = "cpu-attention";
 static const char * const kv_plan_name = "kv-plan";
 static const char * const kv_prefill_name = "kv-prefill";
 static const char * const memory_reserve_name = "memory-reserve";
@@ -125,6 +126,7 @@ static error unknown_option(const std::string & given, const std::map<std::strin
     consider(max_queue_name);
     consider(kv_budget_name);
     consider(admission_name);
+    consider(cpu_attention_name);
     consider(kv_plan_name);
     consider(kv_prefill_name);
     consider(memory_reserve_name);
@@ -294,6 +296,14 @@ engine_options parse_options(const std::string & text) {
                 throw bad_value(name, value, "it takes auto, fixed or exact");
             }
             params.kv_prefill = way->second;
+            continue;
+        }
+        if (name == cpu_attention_name) {
+            const std::string whose = to_text(name, value);
+            if (whose != "fused" && whose != "upstream") {
+                throw bad_value(name, value, "it takes fused or upstream");
+            }
+            params.cpu_attention = whose == "fused" ? KVFOLD_CPU_ATTENTION_FUSED : KVFOLD_CPU_ATTENTION_UPSTREAM;
             continue;
         }
         if (name == memory_reserve_name) {
@@ -498,6 +508,9 @@ json describe_options() {
     add_own(admission_name, "{preempt,reserve}",
             "preempt: a request begins when its prompt has room, and the youngest gives way when there is too little for all;\n"
             "reserve: it waits until the memory of its longest answer is set aside from kv-budget (default: preempt)");
+    add_own(cpu_attention_name, "{fused,upstream}",
+            "whose kernel computes flash attention on a CPU: fused = the one that reads each key and value once for all query heads\n"
+            "that share it, upstream = llama.cpp's (default: fused)");
     add_own(kv_budget_name, "BYTES", "memory that keys and values may take; requests wait for it (default: no limit)");
     add_own(memory_reserve_name, "BYTES", "memory of the host that keys and values leave free (default: 256 MiB, or 3% of what there is)");
     return list;
