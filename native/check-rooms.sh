@@ -22,6 +22,7 @@ below() {
         engine)  echo "serving kv process" ;;
         serving) echo "kv process" ;;
         kv)      echo "process" ;;
+        attention) echo "" ;;
         process) echo "" ;;
         *)       return 1 ;;
     esac

@@ -15,11 +15,14 @@ kvfold_package() {
         mvn) echo "maven maven maven" ;;
         cmake) echo "cmake cmake cmake" ;;
         c++) echo "g++ gcc-c++ xcode" ;;
+        aarch64-linux-gnu-g++) echo "g++-aarch64-linux-gnu gcc-c++-aarch64-linux-gnu none" ;;
+        qemu-aarch64) echo "qemu-user qemu-user none" ;;
         cc) echo "gcc gcc xcode" ;;
         ninja) echo "ninja-build ninja-build ninja" ;;
         ccache) echo "ccache ccache ccache" ;;
         npm) echo "npm nodejs-npm node" ;;
         git) echo "git git git" ;;
+        python3) echo "python3-venv python3 python3" ;;
         openssl) echo "openssl openssl openssl" ;;
         nvcc) echo "nvidia-cuda-toolkit cuda-toolkit none" ;;
         glslc) echo "glslc glslc shaderc" ;;
@@ -59,6 +62,7 @@ kvfold_tool_fault() {
         c++) command -v "${CXX:-c++}" >/dev/null || echo "is missing" ;;
         cc) command -v "${CC:-cc}" >/dev/null || echo "is missing" ;;
         git) command -v git >/dev/null || command -v patch >/dev/null || echo "is missing" ;;
+        python3) python3 -c 'import ensurepip, venv' 2>/dev/null || echo "is missing, or has no venv" ;;
         ninja) command -v ninja >/dev/null || command -v make >/dev/null || echo "is missing" ;;
         *) command -v "$1" >/dev/null || echo "is missing" ;;
     esac
@@ -68,11 +72,14 @@ kvfold_describe_tool() {
     case $1 in
         java) echo "a Java development kit" ;;
         c++) echo "a C++ compiler" ;;
+        aarch64-linux-gnu-g++) echo "g++-aarch64-linux-gnu gcc-c++-aarch64-linux-gnu none" ;;
+        qemu-aarch64) echo "qemu-user qemu-user none" ;;
         cc) echo "a C compiler" ;;
         nvcc) echo "the CUDA compiler (nvcc)" ;;
         glslc) echo "the Vulkan shader compiler (glslc)" ;;
         ninja) echo "ninja or make" ;;
         mvn) echo "Maven (mvn)" ;;
+        python3) echo "Python (python3)" ;;
         *) echo "$1" ;;
     esac
 }

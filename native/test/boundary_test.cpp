@@ -40,7 +40,8 @@ static void lists_options_that_it_accepts() {
             names.insert(name.get<std::string>());
         }
     }
-    for (const char * known : { "model", "ctx-size", "parallel", "ubatch-size", "cache-type-k", "flash-attn", "max-queue", "kv-plan" }) {
+    for (const char * known : { "model", "ctx-size", "parallel", "ubatch-size", "cache-type-k", "flash-attn", "max-queue", "kv-plan",
+                               "memory-reserve", "admission", "cpu-attention" }) {
         CHECK(names.count(known) == 1);
     }
     for (const char * refused : { "help", "version", "port", "hf-repo", "log-file" }) {
@@ -97,14 +98,16 @@ static void refuses_options_that_print_exit_listen_or_download() {
 static void rejects_values_out_of_range() {
     const std::pair<const char *, json> bad[] = {
         { "ctx-size", -1 },        { "ctx-size", "many" },       { "ctx-size", 1.5 },  { "ctx-size", 5000000000 }, { "ctx-size", true },
-        { "ubatch-size", 0 },      { "batch-size", -5 },         { "parallel", 0 },    { "parallel", 100000 },     { "max-queue", -1 },
+        { "ubatch-size", 0 },      { "memory-reserve", 0 },      { "batch-size", -5 },         { "parallel", 0 },    { "parallel", 100000 },     { "max-queue", -1 },
         { "threads", 100000 },     { "cache-type-k", "q9" },  { "flash-attn", "perhaps" },  { "warmup", "maybe" },
+        { "cpu-attention", "fast" },
     };
     for (const auto & [name, value] : bad) {
         const answer a = engine(with(small(), name, value)).opened;
         CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
         CHECK_EQUAL(a.object().value("option", ""), std::string(name));
     }
+    CHECK(engine(with(small(), "cpu-attention", "fast")).opened.mentions("it takes fused or upstream"));
     const answer slots = engine(with(small(), "parallel", 100000)).opened;
     CHECK_EQUAL(slots.object().value("value", 0), 100000);
     CHECK(slots.object().value("limit", 0) >= 1);
@@ -173,7 +176,7 @@ static void reports_facts_of_the_model() {
     CHECK_EQUAL(model.at("chat_template").get<bool>(), true);
     CHECK_EQUAL(model.at("tokens").at("eos").get<int>(), 2);
     const json context = info.at("context");
-    CHECK_EQUAL(context.at("size").get<int>(), 512);
+    CHECK_EQUAL(context.at("size").get<int>(), 256);
     CHECK_EQUAL(context.at("slots").get<int>(), 2);
     CHECK_EQUAL(context.at("batch_size").get<int>(), context.at("ubatch_size").get<int>());
     CHECK_EQUAL(info.at("offload").at("layers").get<int>(), 2);

@@ -63,6 +63,7 @@ static const char * const kv_budget_name = "kv-budget";
 static const char * const admission_name = "admission";
 static const char * const kv_plan_name = "kv-plan";
 static const char * const kv_prefill_name = "kv-prefill";
+static const char * const cpu_attention_name = "cpu-attention";
 static const char * const memory_reserve_name = "memory-reserve";
 
 struct option_name {
@@ -127,6 +128,7 @@ static error unknown_option(const std::string & given, const std::map<std::strin
     consider(admission_name);
     consider(kv_plan_name);
     consider(kv_prefill_name);
+    consider(cpu_attention_name);
     consider(memory_reserve_name);
     std::sort(near.begin(), near.end());
     std::string message = "unknown option \"" + given + "\"";
@@ -194,6 +196,18 @@ static std::string to_text(const std::string & name, const json & value) {
     throw bad_value(name, value, "it takes a string or a number");
 }
 
+static int32_t to_choice(const std::string & name, const json & value, const std::vector<std::pair<const char *, int32_t>> & choices) {
+    const std::string text = to_text(name, value);
+    std::string       known;
+    for (const auto & [choice, meaning] : choices) {
+        if (text == choice) {
+            return meaning;
+        }
+        known += (known.empty() ? "" : " or ") + std::string(choice);
+    }
+    throw bad_value(name, value, "it takes " + known);
+}
+
 static void apply(const std::string & name, const option_name & target, const json & value, common_params & params) {
     const common_arg & option = *target.option;
     if (value.is_array() && !option.handler_str_str) {
@@ -251,6 +265,7 @@ engine_options parse_options(const std::string & text) {
     params.fit_params       = false;
     params.warmup           = false;
     params.cache_ram_mib    = 0;
+    params.n_ctx_checkpoints = 2;
     params.endpoint_metrics = true;
     params.endpoint_slots   = true;
     params.sse_ping_interval = -1;
@@ -270,15 +285,12 @@ engine_options parse_options(const std::string & text) {
         if (name == kv_budget_name) {
             const int64_t bytes = to_int64(name, value);
             check_range(kv_budget_name, bytes, 1, std::numeric_limits<int64_t>::max());
-            options.kv_budget = (uint64_t) bytes;
+            options.kv_budget       = (uint64_t) bytes;
+            options.kv_budget_given = true;
             continue;
         }
         if (name == admission_name) {
-            const std::string how = to_text(name, value);
-            if (how != "preempt" && how != "reserve") {
-                throw bad_value(name, value, "it takes preempt or reserve");
-            }
-            options.reserve = how == "reserve";
+            options.reserve = to_choice(name, value, { { "preempt", 0 }, { "reserve", 1 } }) == 1;
             continue;
         }
         if (name == kv_plan_name) {
@@ -286,14 +298,11 @@ engine_options parse_options(const std::string & text) {
             continue;
         }
         if (name == kv_prefill_name) {
-            static const std::map<std::string, int32_t> ways = {
-                { "auto", KVFOLD_PREFILL_AUTO }, { "fixed", KVFOLD_PREFILL_FIXED }, { "exact", KVFOLD_PREFILL_EXACT }
-            };
-            const auto way = ways.find(to_text(name, value));
-            if (way == ways.end()) {
-                throw bad_value(name, value, "it takes auto, fixed or exact");
-            }
-            params.kv_prefill = way->second;
+            params.kv_prefill = to_choice(name, value, { { "auto", KVFOLD_PREFILL_AUTO }, { "fixed", KVFOLD_PREFILL_FIXED }, { "exact", KVFOLD_PREFILL_EXACT } });
+            continue;
+        }
+        if (name == cpu_attention_name) {
+            params.cpu_attention = to_choice(name, value, { { "fused", KVFOLD_CPU_ATTENTION_FUSED }, { "upstream", KVFOLD_CPU_ATTENTION_UPSTREAM } });
             continue;
         }
         if (name == memory_reserve_name) {
@@ -320,7 +329,10 @@ engine_options parse_options(const std::string & text) {
                 }
             }
         }
-        options.batch_size_given = options.batch_size_given || name == "batch-size";
+        const auto given = [&](const char * option) { return found->second.option == names.at(option).option; };
+        options.batch_size_given  = options.batch_size_given || given("batch-size");
+        options.ubatch_size_given = options.ubatch_size_given || given("ubatch-size");
+        options.kv_unified_given  = options.kv_unified_given || given("kv-unified");
     }
 
     choose_devices(params, rpc_servers);
@@ -393,7 +405,7 @@ static void make_room_for_drafts(engine_options & options) {
     params.n_batch = (int32_t) needed;
 }
 
-void complete_options(engine_options & options, uint64_t context_length_train) {
+void complete_options(engine_options & options, const std::function<void()> & fit) {
     common_params & params = options.params;
 
     postprocess_cpu_params(params.cpuparams, nullptr);
@@ -431,24 +443,20 @@ void complete_options(engine_options & options, uint64_t context_length_train) {
     params.lr.init();
     params.cache_idle_slots = params.cache_idle_slots && params.cache_ram_mib != 0;
 
+    if (params.n_parallel < 0) {
+        params.n_parallel = 4;
+    }
+    if (!options.kv_unified_given) {
+        params.kv_unified = true;
+    }
+    fit();
     if (!options.batch_size_given) {
         params.n_batch = std::max(params.n_ubatch, min_batch_size);
     }
     if (params.embedding && params.n_batch > params.n_ubatch) {
         params.n_batch = params.n_ubatch; // embeddings need all tokens of an input in one ubatch
     }
-    if (params.n_parallel < 0) {
-        params.n_parallel = 4;
-        params.kv_unified = true;
-    }
     make_room_for_drafts(options);
-    if (params.n_ctx == 0 && params.kv_unified_per_slot > 0) {
-        params.n_ctx = params.n_parallel * params.kv_unified_per_slot;
-    }
-    if (params.n_ctx == 0) {
-        const uint64_t size = context_length_train * params.n_parallel;
-        params.n_ctx        = (int32_t) std::min<uint64_t>(size, std::numeric_limits<int32_t>::max());
-    }
     if (params.model_alias.empty()) {
         params.model_alias.insert(std::filesystem::u8path(params.model.path).stem().u8string());
     }
@@ -495,10 +503,13 @@ json describe_options() {
     add_own(kv_prefill_name, "{auto,fixed,exact}",
             "how prompts are cut under a plan with upward readers: auto = exact where a lone prompt takes at most twice as long, else by a cost model\n"
             "with bounded error, fixed = whole ubatches with the plan's number of passes, exact (default: auto)");
+    add_own(cpu_attention_name, "{fused,upstream}",
+            "whose kernel computes flash attention on a CPU: fused = the one that reads each key and value once for all query\n"
+            "heads that share it, upstream = llama.cpp's (default: fused)");
     add_own(admission_name, "{preempt,reserve}",
             "preempt: a request begins when its prompt has room, and the youngest gives way when there is too little for all;\n"
             "reserve: it waits until the memory of its longest answer is set aside from kv-budget (default: preempt)");
-    add_own(kv_budget_name, "BYTES", "memory that keys and values may take; requests wait for it (default: no limit)");
+    add_own(kv_budget_name, "BYTES", "memory that keys and values may take (default: 60% of what is free beside weights)");
     add_own(memory_reserve_name, "BYTES", "memory of the host that keys and values leave free (default: 256 MiB, or 3% of what there is)");
     return list;
 }

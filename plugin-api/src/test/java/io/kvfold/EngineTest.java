@@ -74,6 +74,7 @@ class EngineTest {
                             8192,
                             3072,
                             65536L,
+                            new KvCacheStats.Ledger(8192, 512, 256, 128),
                             4096,
                             4,
                             1,
@@ -81,7 +82,8 @@ class EngineTest {
                             0,
                             0,
                             0,
-                            List.of(new KvCacheStats.Layer(1, 131072, 8192, 3072)),
+                            0,
+                            List.of(new KvCacheStats.Layer(1, 256, 20L, false, 131072, 8192, 3072)),
                             List.of(new KvCacheStats.Slot(2, true, 12, 3072, 4096)),
                             List.of()));
         }
@@ -108,6 +110,19 @@ class EngineTest {
                 .hasMessageContaining("EngineInfo")
                 .hasMessageContaining("context");
         assertThat(scripted.closes()).isEqualTo(1);
+    }
+
+    @Test
+    void evaluatesInMemoryThatIsNoLongerNeeded() {
+        try (Engine engine = ScriptedEngine.answering().open()) {
+            Logits first = engine.evaluate(1, 2, 3);
+            Logits second = engine.evaluate(first, 4, 5);
+            assertThat(second.tokens()).isEqualTo(2);
+            assertThat(second.get(1, 7)).isEqualTo(107);
+            assertThat(second.memory(2 * second.vocabularySize())).isPresent();
+            assertThat(engine.evaluate(second, 1, 2, 3, 4).get(3, 1)).isEqualTo(301);
+            assertThat(second.memory(4 * second.vocabularySize())).isEmpty();
+        }
     }
 
     @Test

@@ -159,7 +159,7 @@ class SessionTest {
 
     /** Slots of 1024 tokens each. */
     private static Engine.Builder small(int slots) {
-        return builder().contextSize(1024 * slots).slots(slots);
+        return builder().contextSize(1024).slots(slots);
     }
 
     @Test
@@ -218,8 +218,11 @@ class SessionTest {
     void makesRoomInASharedPool() {
         Session session = Session.of(store, "a");
         String document = document(600, 1);
-        try (Engine engine =
-                builder().contextSize(1024).slots(2).option("kv-unified", true).open()) {
+        try (Engine engine = builder()
+                .contextSize(1024)
+                .option("kv-unified-per-slot", 1024)
+                .slots(2)
+                .open()) {
             ask(engine, session, body(document));
             ask(engine, null, body(document(700, 2))); // takes the cells of the idle slot
             Answer again = ask(engine, session, body(document + " why"));
@@ -326,7 +329,7 @@ class SessionTest {
         refuses(small(1).model(other), session, "saved with model '");
         refuses(small(1).kvPlan(KvPlan.parse("0_0_2", 3)), session, "kv-plan 'standard', this engine has '0_0_2");
         refuses(small(1).kvCacheTypes(KvType.Q8_0, KvType.F16), session, "cache-type-k 'f16', this engine has 'q8_0'");
-        refuses(small(2), session, "streams '1', this engine has '2'");
+        refuses(small(2).option("kv-unified", false), session, "streams '1', this engine has '2'");
         refuses(small(1).option("rope-freq-base", 5000), session, "rope-freq-base '");
         refuses(small(1).contextSize(256), session, " tokens but a slot holds 256");
         try (Engine engine = small(1).open()) {

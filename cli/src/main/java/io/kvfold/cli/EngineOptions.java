@@ -18,8 +18,9 @@ import picocli.CommandLine.Spec;
 /** The options of every command that loads a model. */
 final class EngineOptions {
 
-    static final String MODEL = "The model: a GGUF file, or demo:folded or demo:standard, tiny ones that come along."
-            + " Default: demo:folded.";
+    static final String MODEL = "The model: a GGUF file, hf:owner/name[:quant|/file][@revision] on a hub, which is"
+            + " fetched unless it is cached, or demo:folded or demo:standard, tiny ones that come along. Default:"
+            + " demo:folded.";
 
     private final Supplier<Engine.Builder> builders;
 
@@ -37,8 +38,8 @@ final class EngineOptions {
     @Option(
             names = {"-c", "--ctx-size", "--ctx"},
             paramLabel = "N",
-            description = "Tokens that the KV cache holds, for all slots together. Default: what the model was trained"
-                    + " with, for each slot.")
+            description = "Tokens that one request may use, prompt and answer together. Default: what the model was"
+                    + " trained with.")
     private @Nullable Integer contextSize;
 
     @Mixin
@@ -52,7 +53,7 @@ final class EngineOptions {
             paramLabel = "SIZE",
             converter = Values.SizeConverter.class,
             description = "Memory that keys and values may take, such as 512MiB or 8GiB. Requests wait until theirs is"
-                    + " free. Default: no limit.")
+                    + " free. Default: 60%% of what is free, for which nothing waits.")
     private @Nullable Long kvBudget;
 
     @Mixin
@@ -80,9 +81,23 @@ final class EngineOptions {
         return open(contextSize);
     }
 
+    /** Whether the command line names a model. */
+    boolean hasModel() {
+        return model != null;
+    }
+
+    /** Takes a model that was not named on the command line. */
+    void choose(ModelFile chosen) {
+        model = chosen;
+    }
+
     /** The model, whose header need not be right. */
     Path model() {
-        return (model == null ? ModelFile.DEMO_FOLDED : model).path();
+        return modelFile().path();
+    }
+
+    private ModelFile modelFile() {
+        return model == null ? ModelFile.DEMO_FOLDED : model;
     }
 
     /** The plan that was asked for, else the file's own, else every layer its own. */
@@ -105,12 +120,22 @@ final class EngineOptions {
         return open(contextSize, kvOptions.hasPlan() ? kvOptions.plan(GgufFile.open(model())) : null);
     }
 
+    /** The same with the whole KV cache in f16: without the KV plan and the types asked for. */
+    Engine openFull(int contextSize) {
+        return open(contextSize, null, false);
+    }
+
     /** The same with another context size and KV plan than those asked for. */
     Engine open(@Nullable Integer contextSize, @Nullable KvPlan plan) {
+        return open(contextSize, plan, kvOptions.hasTypes());
+    }
+
+    private Engine open(@Nullable Integer contextSize, @Nullable KvPlan plan, boolean withTypes) {
         if (model == null) {
             ModelFile.introduceDefault(command, kvOptions, contextSize, slots);
         }
-        Engine.Builder builder = builders.get().model(model()).slots(slots);
+        Engine.Builder builder = builders.get().slots(slots);
+        modelFile().addTo(builder);
         if (contextSize != null) {
             builder.contextSize(contextSize);
         }
@@ -118,14 +143,13 @@ final class EngineOptions {
             builder.kvBudget(kvBudget);
         }
         computeOptions.apply(builder);
-        if (kvOptions.hasTypes()) {
+        if (withTypes) {
             builder.kvCacheTypes(kvOptions.keys(), kvOptions.values());
         }
         if (plan != null) {
             builder.kvPlan(plan);
         }
-        options.forEach((name, value) -> builder.option(
-                name, value.equals("true") || value.equals("false") ? (Object) Boolean.valueOf(value) : value));
+        options.forEach((name, value) -> builder.option(name, Values.option(value)));
         try (Progress progress = new Progress("loading", 100, "%")) {
             builder.loadProgress(fraction -> {
                 progress.stepTo((long) (fraction * 100));

@@ -94,8 +94,10 @@ class OpenAiClientTest {
 
     @AfterAll
     void stopServer() {
-        server.close();
-        engine.close();
+        if (server != null) { // there was no model to serve
+            server.close();
+            engine.close();
+        }
     }
 
     private URI address() {

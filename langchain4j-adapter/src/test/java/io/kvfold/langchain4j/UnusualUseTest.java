@@ -131,7 +131,7 @@ class UnusualUseTest {
     void namesBothNumbersForAPromptOfMillionsOfCharacters() {
         assertThatThrownBy(() -> answer(UserMessage.from("word ".repeat(400_000))))
                 .isInstanceOf(InvalidRequestException.class)
-                .hasMessageContaining("2048")
+                .hasMessageContaining("4096")
                 .hasMessageMatching("(?s).*\\d{7}.*");
     }
 

@@ -133,9 +133,8 @@ final class FoldedSlotsTest {
         KvPlan plan = KvPlan.parse(text);
         ComparedModel model = ComparedModel.forPlan(Shape.tiny(Architecture.LLAMA), plan, text.hashCode());
         Path file = model.writeForText(folder.resolve("long.gguf"), plan);
-        try (Engine engine = builder(file, 3, FlashAttention.OFF, unified)
-                .contextSize(3 * 768)
-                .open()) {
+        try (Engine engine =
+                builder(file, 3, FlashAttention.OFF, unified).contextSize(768).open()) {
             List<int[]> prompts =
                     List.of(model.tokens(600, 1), model.tokens(3, 2), model.tokens(350, 3), model.tokens(280, 4));
             compare(engine, model, plan, prompts, FlashAttention.OFF);
@@ -218,7 +217,7 @@ final class FoldedSlotsTest {
         return Engine.builder()
                 .model(file)
                 .slots(slots)
-                .contextSize(256 * slots)
+                .contextSize(256)
                 .threads(1)
                 .ubatchSize(16)
                 .flashAttention(flash)

@@ -76,9 +76,6 @@ final class PreemptionTest {
         "yoco:32, F16, ON",
         "streaming:24, F16, ON",
         "streaming:24, Q8_0, ON",
-        "lighttransfer:2;window=8;sinks=2;queries=4, F16, ON",
-        "lighttransfer:2;window=8;sinks=2;queries=4;decide=decode, F16, ON",
-        "simlayerkv:0.6;window=8;sinks=2;queries=4, F16, ON",
     })
     void everyAnswerIsThatOfTheRequestAlone(String plan, KvType type, FlashAttention attention) throws IOException {
         compare(
@@ -120,7 +117,7 @@ final class PreemptionTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"standard", "streaming:24", "lighttransfer:2;window=8;sinks=2;queries=4"})
+    @ValueSource(strings = {"standard", "streaming:24"})
     void severalAnswersToAPromptOfManyWindows(String plan) throws IOException {
         try (Engine engine = open(plan, 4, builder -> builder)) {
             List<Generation> running = new ArrayList<>();
@@ -319,14 +316,12 @@ final class PreemptionTest {
 
     private static Engine.Builder builder(String plan, int slots) throws IOException {
         KvPlan parsed = KvPlan.parse(plan, LAYERS);
-        // which layers are lazy is told at run time, and no property of a file
-        KvPlan written = parsed.automaticRetention().isPresent() ? KvPlan.parse("standard", LAYERS) : parsed;
-        Path file = MODEL.writeForText(folder.resolve(plan.hashCode() + ".gguf"), written);
+        Path file = MODEL.writeForText(folder.resolve(plan.hashCode() + ".gguf"), parsed);
         return Engine.builder()
                 .model(file)
                 .contextSize(POOL)
                 .slots(slots)
-                .option("kv-unified", true)
+                .option("kv-unified-per-slot", POOL) // so that all slots together have no more
                 .threads(1)
                 .ubatchSize(32)
                 .flashAttention(FlashAttention.ON)

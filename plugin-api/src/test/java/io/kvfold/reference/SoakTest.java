@@ -194,7 +194,7 @@ final class SoakTest {
                 .model(MODEL.writeForText(folder.resolve("soak.gguf"), plan))
                 .contextSize(256)
                 .slots(6)
-                .option("kv-unified", true)
+                .option("kv-unified-per-slot", 256) // so that all slots together have no more
                 .threads(1)
                 .ubatchSize(64)
                 .maxQueue(1000)
