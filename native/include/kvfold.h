@@ -121,10 +121,17 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  * without its dashes, "ctx-size" or "ctx_size", with the same meaning and default unless listed here:
  *
  *   "model"         path of the GGUF file; required
- *   "ctx-size"      tokens in all slots together; 0 = what the model was trained with, times "parallel". Each slot gets
- *                   an equal part, rounded up to a multiple of 256, unless the slots share one pool ("kv-unified", the
- *                   default as long as "parallel" is not given)
+ *   "ctx-size"      tokens that one request may use, prompt and answer together; 0 = what the model was trained with, or
+ *                   what the default of "kv-budget" holds if that is less. The pool of cells is as large as "kv-budget"
+ *                   holds, from "ctx-size" up to "ctx-size" times "parallel", and exactly "ctx-size" where it is allocated
+ *                   as a whole. With "kv-unified-per-slot", which is llama-server's name of the same, it is the pool
+ *   "kv-unified"    defaults to true: the slots share the pool. With false each has cells of its own, "ctx-size" rounded up
+ *                   to a multiple of 256
  *   "parallel"      slots, i.e. requests decoded side by side (default 4)
+ *   "ubatch-size"   defaults to 512, or less where masks and scores over the pool would take more than a twentieth of
+ *                   "kv-budget"
+ *   "ctx-checkpoints"  defaults to 2: copies of what the windows of a slot hold, where the cache has any; they count against
+ *                   "kv-budget", and are dropped before cells lack memory
  *   "batch-size"    defaults to "ubatch-size", so that a cancelled prefill stops after one ubatch; at least 2
  *   "fit"           defaults to off: nothing is resized behind the caller's back
  *   "warmup"        defaults to false
@@ -135,8 +142,10 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *   "max-queue"     requests that may wait for a slot before KVFOLD_ERROR_QUEUE_FULL (default 256). A request counts
  *                   from kvfold_request_open() until its last chunk was handed over or it was closed. The bound of those
  *                   that wait for memory of "kv-budget" as well
- *   "kv-budget"     bytes that keys and values may take, from the size of one token on (default: no limit). Before a
- *                   request gets a slot, the memory of its prompt and of the longest answer it asks for ("max_tokens",
+ *   "kv-budget"     bytes that keys and values may take, from the size of one token on: pages of cells, checkpoints and
+ *                   copies of states, in all contexts of the engine, those of a draft model, kvfold_evaluate() and
+ *                   kvfold_observe() included. Default: 60% of what is free when the engine opens, less weights and compute
+ *                   buffers; nothing waits for that. With a budget that is given, before a request gets a slot, the memory of its prompt and of the longest answer it asks for ("max_tokens",
  *                   "n_predict") is set aside for it, in whole pages, by the KV plan: a layer that keeps a window costs
  *                   the window; one that may turn out lazy costs both until the end of the prompt and, after it, what it
  *                   can cost at most. Until that much is free the request waits, in order of arrival. What runs is
@@ -144,11 +153,12 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   the way. A
  *                   request that cannot fit even alone is KVFOLD_ERROR_BUDGET_EXCEEDED at once. An answer without a limit
  *                   has room for as many tokens as fit in the budget divided by "parallel", and for more as long as
- *                   nobody else was promised it; then it ends with finish reason "length". What commits whole tensors for
- *                   a moment is not counted: a shift of the context, the copies of "n" answers to one prompt without
- *                   "kv-unified"; nor a draft model's cache, kvfold_evaluate() and kvfold_observe(). Where the cache is
+ *                   nobody else was promised it; then it ends with finish reason "length". Where the cache is
  *                   allocated as a whole (see kvfold_build_info(), kv_memory), a budget smaller than that is
  *                   KVFOLD_ERROR_UNSUPPORTED; so is "cache-ram" beside a budget
+ *   "memory-reserve"  bytes of the host's memory that keys and values leave free (default: 256 MiB, or 3% of what there is if
+ *                   that is more). What is free is the least that MemAvailable and the control groups around the process
+ *                   say; pages are refused beyond it
  *   "kv-plan"       which layer reads whose keys and values, and which retain only sinks and recent tokens; default: the
  *                   model's own metadata. "simlayerkv:0.9", "lighttransfer:8" and the attributes "lazy" and "full" leave
  *                   the latter to the engine, which decides for each sequence: SimLayerKV, LightTransfer (arXiv
@@ -167,10 +177,12 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  * option. Options that concern HTTP, downloads, or that print and exit are refused by name. Environment variables and
  * configuration files are not read.
  *
- * A model file is checked before llama.cpp sees it: a truncated or damaged one is KVFOLD_ERROR_MODEL_INVALID. Weights and KV
- * cache that together exceed the memory of all devices are KVFOLD_ERROR_OUT_OF_MEMORY before anything is allocated, with
- * both numbers of bytes. While it runs, requests for whose keys and values the system has no memory end with the same error:
- * `limit` is what the cache takes, `value` what it would have taken. The engine goes on.
+ * A model file is checked before llama.cpp sees it: a truncated or damaged one is KVFOLD_ERROR_MODEL_INVALID. Weights and a
+ * context that need more memory than is free are KVFOLD_ERROR_OUT_OF_MEMORY before anything is allocated, with both numbers
+ * of bytes; of the context counts what attention takes at its length, and keys and values only where they are allocated as a
+ * whole. While it runs, requests for whose keys and values the system has no memory end with the same error: `limit` is what
+ * the cache takes, `value` what it would have taken; where "kv-budget" is the limit, with KVFOLD_ERROR_BUDGET_EXCEEDED. The
+ * engine goes on.
  *
  * "context-shift" is KVFOLD_ERROR_UNSUPPORTED where a plan keeps first tokens or a window: positions of cached keys stay.
  *
@@ -198,19 +210,27 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  *
  *   {"cells": tokens the cache can hold, "cells_used": n, "layers": n, "layers_with_storage": n,
  *    "bytes_per_token": n, "bytes_allocated": n, "bytes_committed": n, "bytes_in_use": n,
- *    "bytes_budget": n or null, "bytes_promised": n, "slots": n, "slots_busy": n, "requests_waiting": n,
- *    "requests_suspended": n, "preemptions": n, "tokens_recomputed": n,
- *    "by_layer": [{"layer": n, "bytes_allocated": n, "bytes_committed": n, "bytes_in_use": n}],
+ *    "bytes_budget": n or null, "ledger": {"pages": n, "checkpoints": n, "swapped": n, "states": n},
+ *    "bytes_promised": n, "slots": n, "slots_busy": n,
+ *    "requests_waiting": n, "requests_suspended": n, "preemptions": n, "tokens_recomputed": n, "lazy_at_least": n,
+ *    "by_layer": [{"layer": n, "bytes_per_token": n, "window": n or null, "may_be_lazy": bool,
+ *                  "bytes_allocated": n, "bytes_committed": n, "bytes_in_use": n}],
  *    "by_slot": [{"slot": n, "busy": bool, "tokens": n, "bytes_in_use": n, "bytes_promised": n}],
  *    "lazy_layers": [[layers of slot 0], ...]}
  *
  * requests_suspended have begun and gave their cells up for others, which preemptions counts since the engine was opened;
- * their tokens are computed again when there is room, tokens_recomputed so far. lazy_layers is empty unless the plan leaves it to the engine which layers are lazy. bytes_per_token = sum over layers with
+ * their tokens are computed again when there is room, tokens_recomputed so far.
+ *
+ * by_layer tells of each layer with storage what one token takes and how many tokens of a sequence it keeps, null for all;
+ * may_be_lazy: all or that many, by sequence, and of such layers lazy_at_least keep no more whatever the prompt.
+ * lazy_layers is empty unless the plan leaves it to the engine which layers are lazy. bytes_per_token = sum over layers with
  * storage of the K row and the V row of one token, in bytes. bytes_allocated is the
  * sum of all K and V tensors, bytes_committed what of it takes memory now: pages that hold tokens, where memory is
  * committed as it fills (host memory on Linux, CUDA devices that can map memory), else all of it. bytes_in_use is what the cells that hold a token take, which
  * fill the last of their pages in part; by_layer has the layers with storage, by_slot every slot, where several answers to
- * one prompt count what they share once each. bytes_promised is what "kv-budget" has set aside for requests, running or about
+ * one prompt count what they share once each. bytes_budget is "kv-budget" or its default, ledger what counts
+ * against it, in bytes: pages of cells in all contexts, context checkpoints, sequences that gave their cells up, buffers of
+ * states. bytes_promised is what a given "kv-budget" has set aside for requests, running or about
  * to. cells_used includes what is kept of finished requests for
  * the next prompt that begins alike; a request with "cache_prompt": false leaves nothing and gives its pages back.
  */

@@ -40,7 +40,7 @@ static void lists_options_that_it_accepts() {
             names.insert(name.get<std::string>());
         }
     }
-    for (const char * known : { "model", "ctx-size", "parallel", "ubatch-size", "cache-type-k", "flash-attn", "max-queue", "kv-plan" }) {
+    for (const char * known : { "model", "ctx-size", "parallel", "ubatch-size", "cache-type-k", "flash-attn", "max-queue", "kv-plan", "memory-reserve" }) {
         CHECK(names.count(known) == 1);
     }
     for (const char * refused : { "help", "version", "port", "hf-repo", "log-file" }) {
@@ -97,7 +97,7 @@ static void refuses_options_that_print_exit_listen_or_download() {
 static void rejects_values_out_of_range() {
     const std::pair<const char *, json> bad[] = {
         { "ctx-size", -1 },        { "ctx-size", "many" },       { "ctx-size", 1.5 },  { "ctx-size", 5000000000 }, { "ctx-size", true },
-        { "ubatch-size", 0 },      { "batch-size", -5 },         { "parallel", 0 },    { "parallel", 100000 },     { "max-queue", -1 },
+        { "ubatch-size", 0 },      { "memory-reserve", 0 },      { "batch-size", -5 },         { "parallel", 0 },    { "parallel", 100000 },     { "max-queue", -1 },
         { "threads", 100000 },     { "cache-type-k", "q9" },  { "flash-attn", "perhaps" },  { "warmup", "maybe" },
     };
     for (const auto & [name, value] : bad) {

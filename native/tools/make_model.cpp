@@ -2,8 +2,9 @@
 // that need a shape and not a meaning. Quantised weights are made as random blocks, so a large model takes seconds.
 //
 //   make_model --out model.gguf [--layers 2] [--embd 64] [--heads 4] [--heads-kv 2] [--ff 128] [--vocab 320] [--ctx 512]
-//              [--type f32|f16|q4_0|q8_0] [--seed 1] [--kv-plan PLAN]
+//              [--head-dim N] [--type f32|f16|q4_0|q8_0] [--seed 1] [--kv-plan PLAN]
 //
+// --head-dim is --embd divided by --heads unless it is given: a wide cache behind narrow weights.
 // --kv-plan writes the plan as metadata and leaves out the key and value weights of layers that nobody reads.
 
 #include "hooks/kv-plan.h"
@@ -25,7 +26,7 @@
 namespace {
 
 struct shape {
-    int64_t     layers = 2, embd = 64, heads = 4, heads_kv = 2, ff = 128, vocab = 320, ctx = 512;
+    int64_t     layers = 2, embd = 64, heads = 4, heads_kv = 2, ff = 128, vocab = 320, ctx = 512, head_dim = 0;
     ggml_type   type = GGML_TYPE_F32;
     uint64_t    seed = 1;
     std::string out, kv_plan;
@@ -49,7 +50,7 @@ shape parse(int argc, char ** argv) {
     shape                            s;
     std::map<std::string, int64_t *> numbers = {
         { "--layers", &s.layers }, { "--embd", &s.embd },   { "--heads", &s.heads }, { "--heads-kv", &s.heads_kv },
-        { "--ff", &s.ff },         { "--vocab", &s.vocab }, { "--ctx", &s.ctx },
+        { "--ff", &s.ff },         { "--vocab", &s.vocab }, { "--ctx", &s.ctx },   { "--head-dim", &s.head_dim },
     };
     for (int i = 1; i + 1 < argc; i += 2) {
         const std::string name = argv[i], value = argv[i + 1];
@@ -79,6 +80,7 @@ shape parse(int argc, char ** argv) {
     if (s.vocab < 300 || s.heads < 1 || s.heads_kv < 1 || s.embd % s.heads != 0 || s.heads % s.heads_kv != 0) {
         throw std::invalid_argument("--vocab is at least 300, --heads divides --embd, --heads-kv divides --heads");
     }
+    s.head_dim = s.head_dim > 0 ? s.head_dim : s.embd / s.heads;
     return s;
 }
 
@@ -158,7 +160,11 @@ void add_hyperparameters(gguf_context * file, const shape & s) {
     gguf_set_val_u32(file, "llama.feed_forward_length", (uint32_t) s.ff);
     gguf_set_val_u32(file, "llama.attention.head_count", (uint32_t) s.heads);
     gguf_set_val_u32(file, "llama.attention.head_count_kv", (uint32_t) s.heads_kv);
-    gguf_set_val_u32(file, "llama.rope.dimension_count", (uint32_t) (s.embd / s.heads));
+    gguf_set_val_u32(file, "llama.rope.dimension_count", (uint32_t) s.head_dim);
+    if (s.head_dim != s.embd / s.heads) {
+        gguf_set_val_u32(file, "llama.attention.key_length", (uint32_t) s.head_dim);
+        gguf_set_val_u32(file, "llama.attention.value_length", (uint32_t) s.head_dim);
+    }
     gguf_set_val_u32(file, "llama.vocab_size", (uint32_t) s.vocab);
     gguf_set_val_f32(file, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
     gguf_set_val_f32(file, "llama.rope.freq_base", 10000.0f);
@@ -182,17 +188,16 @@ struct tensor_list {
 };
 
 void add_tensors(tensor_list & list, const shape & s, const kvfold_plan & plan) {
-    const int64_t head = s.embd / s.heads;
     list.add("token_embd.weight", s.embd, s.vocab);
     for (int64_t il = 0; il < s.layers; il++) {
         const std::string layer = "blk." + std::to_string(il) + ".";
         list.add(layer + "attn_norm.weight", s.embd, 0);
-        list.add(layer + "attn_q.weight", s.embd, s.embd);
+        list.add(layer + "attn_q.weight", s.embd, s.head_dim * s.heads);
         if (plan.is_producer(il)) {
-            list.add(layer + "attn_k.weight", s.embd, head * s.heads_kv);
-            list.add(layer + "attn_v.weight", s.embd, head * s.heads_kv);
+            list.add(layer + "attn_k.weight", s.embd, s.head_dim * s.heads_kv);
+            list.add(layer + "attn_v.weight", s.embd, s.head_dim * s.heads_kv);
         }
-        list.add(layer + "attn_output.weight", s.embd, s.embd);
+        list.add(layer + "attn_output.weight", s.head_dim * s.heads, s.embd);
         list.add(layer + "ffn_norm.weight", s.embd, 0);
         list.add(layer + "ffn_gate.weight", s.embd, s.ff);
         list.add(layer + "ffn_up.weight", s.embd, s.ff);

@@ -3,6 +3,7 @@
 #include "kv/plan/model_plan.h"
 #include "process/at_exit.h"
 #include "process/kvfold_log.h"
+#include "engine/fit.h"
 #include "engine/progress_relay.h"
 #include "serving/request.h"
 
@@ -10,8 +11,6 @@
 #include "llama.h"
 
 #include <algorithm>
-#include <fstream>
-#include <limits>
 
 namespace kvfold {
 
@@ -48,7 +47,7 @@ std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_c
         opened->options = parse_options(text);
         opened->facts   = check_model(opened->options.params.model.path);
         check_companions(opened->options.params);
-        complete_options(opened->options, opened->facts.context_length);
+        complete_options(opened->options, [&] { opened->plan_memory(std::make_unique<gauge>(opened->options.memory_reserve)); });
         opened->load(progress ? progress_relay::report : nullptr, &relay);
         opened->start();
     });
@@ -63,45 +62,6 @@ engine::~engine() {
 
 // ---- loading ----------------------------------------------------------------------------------------------------------
 
-static uint64_t host_memory() {
-    uint64_t total = 0;
-    for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
-        ggml_backend_dev_t device = ggml_backend_dev_get(i);
-        if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU) {
-            size_t free_bytes = 0, total_bytes = 0;
-            ggml_backend_dev_memory(device, &free_bytes, &total_bytes);
-            total = std::max<uint64_t>(total, total_bytes);
-        }
-    }
-    // a container may be allowed less than the machine has; the file holds a number or "max"
-    for (const char * path : { "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes" }) {
-        uint64_t      limit = 0;
-        std::ifstream file(path);
-        if (file >> limit && limit > 0 && total > 0) {
-            total = std::min(total, limit);
-        }
-    }
-    return total;
-}
-
-static uint64_t device_memory(const common_params & params) {
-    std::vector<ggml_backend_dev_t> devices = params.devices; // ends with null; empty for llama.cpp's own choice
-    if (devices.empty()) {
-        for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
-            devices.push_back(ggml_backend_dev_get(i));
-        }
-    }
-    uint64_t total = 0;
-    for (ggml_backend_dev_t device : devices) {
-        if (device && ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_GPU) {
-            size_t free_bytes = 0, total_bytes = 0;
-            ggml_backend_dev_memory(device, &free_bytes, &total_bytes);
-            total += total_bytes;
-        }
-    }
-    return total;
-}
-
 static kvfold_plan requested_plan(const model_facts & facts, const common_params & params) {
     if (params.kv_plan.empty()) {
         return facts.kv_plan;
@@ -113,31 +73,14 @@ static kvfold_plan requested_plan(const model_facts & facts, const common_params
     }
 }
 
-// Linux hands out more memory than there is and kills the process later, so a size that cannot fit is refused here.
-static void check_memory(const model_facts & facts, const common_params & params, const kvfold_plan & plan) {
-    const uint64_t limit = host_memory() + device_memory(params);
-    if (limit == 0) {
-        return;
-    }
-    auto bytes_of = [](uint64_t elements, ggml_type type) {
-        return (double) elements * (double) ggml_type_size(type) / (double) ggml_blck_size(type);
-    };
-    double per_token = 0.0;
-    for (size_t il = 0; il < facts.k_elements.size(); il++) {
-        if (plan.is_producer(il) && !plan.in_swa[il]) { // a window-sized cache does not grow with the context
-            per_token += bytes_of(facts.k_elements[il], params.cache_type_k) + bytes_of(facts.v_elements[il], params.cache_type_v);
-        }
-    }
-    const double kv_bytes  = per_token * params.n_ctx;
-    const double needed    = kv_bytes + (double) facts.bytes;
-    if (needed > (double) limit) {
-        const int64_t value = (int64_t) std::min(needed, (double) std::numeric_limits<int64_t>::max() / 2);
-        throw error(KVFOLD_ERROR_OUT_OF_MEMORY, "weights (" + std::to_string(facts.bytes) + " bytes) and KV cache (" +
-                                                    std::to_string((int64_t) kv_bytes) + " bytes for " + std::to_string(params.n_ctx) +
-                                                    " tokens) need " + std::to_string(value) + " bytes but there are " +
-                                                    std::to_string(limit))
-            .compares(value, (int64_t) limit);
-    }
+// Linux hands out more memory than there is and kills the process later, so sizes that cannot fit are refused here.
+void engine::plan_memory(std::unique_ptr<gauge> system) {
+    const kvfold_plan   plan   = requested_plan(facts, options.params);
+    const memory_places places = memory_places_for(facts, options.params, *system);
+    fit_to_memory(options, facts, plan, places);
+    log_emit(KVFOLD_LOG_INFO, describe_fit_to_memory(options, facts, plan));
+    ledger = std::make_shared<page_ledger>(options.kv_budget > 0 ? options.kv_budget : page_ledger::no_cap, std::move(system));
+    ledger->keep(weights_on_host(facts, places));
 }
 
 static error load_error(const error_lines & errors, const std::string & path) {
@@ -152,10 +95,6 @@ static error load_error(const error_lines & errors, const std::string & path) {
 }
 
 void engine::load(kvfold_progress_callback progress, void * user) {
-    check_memory(facts, options.params, requested_plan(facts, options.params));
-    ledger = std::make_shared<page_ledger>(options.kv_budget > 0 ? options.kv_budget : page_ledger::no_cap,
-                                           std::make_unique<gauge>(options.memory_reserve));
-    ledger->keep(facts.bytes);
     const ledger_scope charged(ledger);
 
     static std::once_flag numa;
@@ -214,6 +153,10 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     routes->update_meta(*server);
     layout = read_kv_layout(server->get_llama_context());
     set_up_serving();
+    if (!ledger->take_on_device(layout.bytes_whole)) { // the budget was an estimate, and this is there
+        ledger->set_cap(layout.bytes_whole);
+        ledger->take_on_device(layout.bytes_whole);
+    }
     handlers = {
         { "/v1/chat/completions",              &routes->post_chat_completions     },
         { "/completion",                       &routes->post_completions          },
@@ -229,6 +172,11 @@ void engine::load(kvfold_progress_callback progress, void * user) {
         { "/slots",                            &routes->get_slots                 },
         { "/metrics",                          &routes->get_metrics               },
     };
+}
+
+// Whether all of the cache's memory follows its use, so that a budget nobody gave says what a request can have.
+static bool committed_as_it_fills(const kv_layout & layout) {
+    return !layout.caches.empty() && layout.bytes_paged > 0 && layout.bytes_whole == 0;
 }
 
 void engine::set_up_serving() {
@@ -247,7 +195,7 @@ void engine::set_up_serving() {
     schedule = std::make_unique<slot_schedule>(seats);
 
     admission::limits limits;
-    limits.bytes     = options.kv_budget;
+    limits.bytes     = options.kv_budget_given ? options.kv_budget : committed_as_it_fills(layout) ? ledger->cap() : 0;
     limits.reserve   = options.reserve;
     limits.slots     = options.params.n_parallel;
     limits.max_queue = options.max_queue;
@@ -425,7 +373,8 @@ const state_fit & engine::own_fit() {
 }
 
 std::unique_ptr<kv_state> engine::load_state(const std::string & path) {
-    const uint32_t slot_tokens = server->get_meta().slot_n_ctx;
+    const ledger_scope charged(ledger);
+    const uint32_t     slot_tokens = server->get_meta().slot_n_ctx;
     return std::make_unique<kv_state>(read_state(path, own_fit(), server->get_llama_context(), slot_tokens));
 }
 

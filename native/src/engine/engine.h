@@ -68,6 +68,7 @@ struct engine : request_host {
   private:
     engine() = default;
 
+    void plan_memory(std::unique_ptr<gauge> system);
     void load(kvfold_progress_callback progress, void * user);
     void start();
     void set_up_serving();

@@ -207,6 +207,9 @@ model_facts check_model(const std::string & path) {
     facts.embedding          = read_unsigned(file.get(), prefix + "embedding_length").value_or(0);
     facts.context_length     = read_unsigned(file.get(), prefix + "context_length").value_or(0);
     check_shape(facts, file.get(), path);
+    if (const ggml_tensor * embedding = ggml_get_tensor(opened.tensors.get(), "token_embd.weight")) {
+        facts.vocabulary = (uint64_t) embedding->ne[1];
+    }
     try {
         check_template(read_string(file.get(), "tokenizer.chat_template"));
     } catch (const error & e) {

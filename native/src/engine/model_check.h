@@ -18,6 +18,7 @@ struct model_facts {
     uint64_t    layers         = 0;
     uint64_t    embedding      = 0;
     uint64_t    heads          = 0;
+    uint64_t    vocabulary     = 0; // rows of the token embedding; 0 = not here
     // Elements of one token's K row and V row per layer; 0 where the model has no plain KV cache.
     std::vector<uint64_t> k_elements;
     std::vector<uint64_t> v_elements;

@@ -251,6 +251,7 @@ engine_options parse_options(const std::string & text) {
     params.fit_params       = false;
     params.warmup           = false;
     params.cache_ram_mib    = 0;
+    params.n_ctx_checkpoints = 2;
     params.endpoint_metrics = true;
     params.endpoint_slots   = true;
     params.sse_ping_interval = -1;
@@ -270,7 +271,8 @@ engine_options parse_options(const std::string & text) {
         if (name == kv_budget_name) {
             const int64_t bytes = to_int64(name, value);
             check_range(kv_budget_name, bytes, 1, std::numeric_limits<int64_t>::max());
-            options.kv_budget = (uint64_t) bytes;
+            options.kv_budget       = (uint64_t) bytes;
+            options.kv_budget_given = true;
             continue;
         }
         if (name == admission_name) {
@@ -320,7 +322,10 @@ engine_options parse_options(const std::string & text) {
                 }
             }
         }
-        options.batch_size_given = options.batch_size_given || name == "batch-size";
+        const auto given = [&](const char * option) { return found->second.option == names.at(option).option; };
+        options.batch_size_given  = options.batch_size_given || given("batch-size");
+        options.ubatch_size_given = options.ubatch_size_given || given("ubatch-size");
+        options.kv_unified_given  = options.kv_unified_given || given("kv-unified");
     }
 
     choose_devices(params, rpc_servers);
@@ -393,7 +398,7 @@ static void make_room_for_drafts(engine_options & options) {
     params.n_batch = (int32_t) needed;
 }
 
-void complete_options(engine_options & options, uint64_t context_length_train) {
+void complete_options(engine_options & options, const std::function<void()> & fit) {
     common_params & params = options.params;
 
     postprocess_cpu_params(params.cpuparams, nullptr);
@@ -431,24 +436,20 @@ void complete_options(engine_options & options, uint64_t context_length_train) {
     params.lr.init();
     params.cache_idle_slots = params.cache_idle_slots && params.cache_ram_mib != 0;
 
+    if (params.n_parallel < 0) {
+        params.n_parallel = 4;
+    }
+    if (!options.kv_unified_given) {
+        params.kv_unified = true;
+    }
+    fit();
     if (!options.batch_size_given) {
         params.n_batch = std::max(params.n_ubatch, min_batch_size);
     }
     if (params.embedding && params.n_batch > params.n_ubatch) {
         params.n_batch = params.n_ubatch; // embeddings need all tokens of an input in one ubatch
     }
-    if (params.n_parallel < 0) {
-        params.n_parallel = 4;
-        params.kv_unified = true;
-    }
     make_room_for_drafts(options);
-    if (params.n_ctx == 0 && params.kv_unified_per_slot > 0) {
-        params.n_ctx = params.n_parallel * params.kv_unified_per_slot;
-    }
-    if (params.n_ctx == 0) {
-        const uint64_t size = context_length_train * params.n_parallel;
-        params.n_ctx        = (int32_t) std::min<uint64_t>(size, std::numeric_limits<int32_t>::max());
-    }
     if (params.model_alias.empty()) {
         params.model_alias.insert(std::filesystem::u8path(params.model.path).stem().u8string());
     }
@@ -498,7 +499,7 @@ json describe_options() {
     add_own(admission_name, "{preempt,reserve}",
             "preempt: a request begins when its prompt has room, and the youngest gives way when there is too little for all;\n"
             "reserve: it waits until the memory of its longest answer is set aside from kv-budget (default: preempt)");
-    add_own(kv_budget_name, "BYTES", "memory that keys and values may take; requests wait for it (default: no limit)");
+    add_own(kv_budget_name, "BYTES", "memory that keys and values may take (default: 60% of what is free beside weights)");
     add_own(memory_reserve_name, "BYTES", "memory of the host that keys and values leave free (default: 256 MiB, or 3% of what there is)");
     return list;
 }

@@ -5,6 +5,7 @@
 
 #include "common.h"
 
+#include <functional>
 #include <string>
 
 namespace kvfold {
@@ -14,8 +15,11 @@ struct engine_options {
     size_t        max_queue = 256;
     uint64_t      kv_budget = 0; // bytes; 0: none
     bool          reserve   = false; // a request begins when the memory of its longest answer is set aside
+    bool          kv_budget_given = false;
     uint64_t      memory_reserve = 0; // bytes that stay free; 0: gauge::default_reserve()
     bool          batch_size_given = false;
+    bool          ubatch_size_given = false;
+    bool          kv_unified_given = false;
 };
 
 // Throws KVFOLD_ERROR_UNKNOWN_OPTION, KVFOLD_ERROR_UNSUPPORTED or KVFOLD_ERROR_INVALID_ARGUMENT.
@@ -24,8 +28,9 @@ engine_options parse_options(const std::string & text);
 // The JSON object of kvfold_serve() on top of an engine's parameters. Throws as parse_options().
 common_params parse_server_options(const common_params & engine, const std::string & text);
 
-// What llama-server does between reading its options and loading the model, with this library's defaults.
-void complete_options(engine_options & options, uint64_t context_length_train);
+// What llama-server does between reading its options and loading the model, with this library's defaults. `fit` sets what
+// depends on the model and on memory: contexts, n_ubatch and kv_budget.
+void complete_options(engine_options & options, const std::function<void()> & fit);
 
 // The answer of kvfold_options().
 json describe_options();

@@ -3,6 +3,7 @@
 #include "kv/memory/caches.h"
 #include "kv/memory/cuda.h"
 #include "kv/memory/host_pages.h"
+#include "kv/memory/page_ledger.h"
 
 #include "ggml/src/ggml-backend-impl.h"
 #include "llama-impl.h"
@@ -115,19 +116,27 @@ bool kvfold_kv_memory::commit(uint32_t stream, const std::vector<uint32_t> & cel
         while (i + n < cells.size() && cells[i + n] == cells[i] + n) {
             ++n;
         }
-        const uint32_t first = cells[i];
-        const uint32_t last  = first + (uint32_t) n;
-        uint64_t       bytes = 0;
-        for (const cell_area & area : areas) {
-            bytes += area.missing(stream, first, last);
-        }
-        for (const cell_area & area : areas) {
-            if (!area.commit(stream, first, last)) {
-                refused = std::max<uint64_t>(bytes, 1);
-                return false;
-            }
+        if (!commit(stream, cells[i], cells[i] + (uint32_t) n)) {
+            return false;
         }
         i += n;
+    }
+    return true;
+}
+
+bool kvfold_kv_memory::commit(uint32_t stream, uint32_t first, uint32_t last) {
+    uint64_t bytes = 0;
+    for (const cell_area & area : areas) {
+        bytes += area.missing(stream, first, last);
+    }
+    for (const cell_area & area : areas) {
+        if (!area.commit(stream, first, last)) {
+            const page_ledger * const ledger = area.pages->account();
+            held    = ledger ? ledger->total() : 0;
+            cap     = ledger && bytes > ledger->cap() - std::min<uint64_t>(ledger->cap(), held) ? ledger->cap() : 0;
+            refused = std::max<uint64_t>(bytes, 1);
+            return false;
+        }
     }
     return true;
 }

@@ -58,6 +58,8 @@ struct kvfold_kv_memory {
 
     // what other threads may ask
     std::atomic<uint64_t>              refused{ 0 }; // bytes that could not be had for the last batch, 0 if they could
+    std::atomic<uint64_t>              cap{ 0 };     // of the ledger, if that has refused them
+    std::atomic<uint64_t>              held{ 0 };    // by it then
     std::atomic<uint64_t>              n_used{ 0 };
     std::vector<std::atomic<uint32_t>> n_used_by_seq;
 
@@ -65,6 +67,7 @@ struct kvfold_kv_memory {
 
     // False, and `refused` says how much, if there is no memory for these cells.
     bool commit(uint32_t stream, const std::vector<uint32_t> & cells);
+    bool commit(uint32_t stream, uint32_t first, uint32_t last);
 
     // Of the empty cells in these ranges, one for each stream.
     void release(const llama_kv_cache & cache, std::vector<kvfold_cell_range> ranges);

@@ -8,7 +8,6 @@
 
 #if defined(__APPLE__)
 #    include <mach/mach.h>
-#    include <sys/resource.h>
 #    include <sys/sysctl.h>
 #elif defined(_WIN32)
 #    ifndef NOMINMAX

@@ -5,6 +5,7 @@
 
 #include "llama-ext.h"
 #include "llama-kv-cache.h"
+#include "llama-model.h"
 #include "llama.h"
 
 #include <algorithm>
@@ -47,6 +48,10 @@ kv_layout read_kv_layout(const llama_context * context) {
         }
         layout.caches.push_back(std::move(cache));
     }
+    if (caches.size() > 1) {
+        const llama_hparams & hparams = llama_get_model(context)->hparams;
+        layout.window = (uint64_t) hparams.n_swa + hparams.kv_plan.n_sinks;
+    }
     if (memory && caches.empty()) {
         // another kind of state: only its total size is known
         for (const auto & [_, bytes] : llama_get_memory_breakdown(context)) {
@@ -82,6 +87,16 @@ static uint64_t layer_bytes_for(const kv_layout::cache & each, const kv_tensors 
 
 static const kvfold_retention * retention_of(const kv_layout & layout) {
     return layout.caches.empty() ? nullptr : layout.caches.front().cells->retention.get();
+}
+
+uint64_t kv_layout::lazy_at_least() const {
+    const kvfold_retention * const retention = retention_of(*this);
+    if (!retention || retention->plan.automatic != KVFOLD_BY_NUMBER) {
+        return 0;
+    }
+    const auto &   in_both = retention->plan.in_both;
+    const uint64_t n       = (uint64_t) std::count(in_both.begin(), in_both.end(), 1);
+    return n - std::min<uint64_t>(n, retention->plan.n_full);
 }
 
 uint64_t kv_layout::bytes_for(uint64_t n_tokens) const {
@@ -196,7 +211,7 @@ uint64_t bytes_in_use(const kv_layout & layout, int32_t seq_id) {
 }
 
 json describe_layers(const kv_layout & layout) {
-    struct sums { uint64_t allocated = 0, committed = 0, in_use = 0; };
+    struct sums { uint64_t row = 0, window = 0, n_caches = 0, allocated = 0, committed = 0, in_use = 0; };
     std::map<uint32_t, sums> layers; // one that may be lazy is in both caches
     for (const auto & cache : layout.caches) {
         for (const kv_tensors & layer : cache.layers) {
@@ -209,6 +224,9 @@ json describe_layers(const kv_layout & layout) {
                 }
             }
             sums & layer_sums = layers[layer.il];
+            layer_sums.row    = per_cell;
+            layer_sums.window = &cache == &layout.caches.front() ? 0 : layout.window;
+            layer_sums.n_caches++;
             layer_sums.allocated += allocated;
             layer_sums.committed += committed;
             layer_sums.in_use    += std::min(committed, cells_in_use(*cache.cells)*per_cell);
@@ -217,6 +235,9 @@ json describe_layers(const kv_layout & layout) {
     json list = json::array();
     for (const auto & [il, layer] : layers) {
         list.push_back(json({ { "layer", il },
+                              { "bytes_per_token", layer.row },
+                              { "window", layer.window > 0 ? json(layer.window) : json(nullptr) },
+                              { "may_be_lazy", layer.n_caches > 1 },
                               { "bytes_allocated", layer.allocated },
                               { "bytes_committed", layer.committed },
                               { "bytes_in_use", layer.in_use } }));

@@ -29,10 +29,15 @@ struct kv_layout {
     uint64_t bytes_whole         = 0; // of these, what is not committed as it fills
     uint64_t bytes_paged         = 0; // what can be committed at all: whole buffers
 
+    uint64_t window          = 0; // tokens of a sequence that the layers of the second cache keep, sinks included
+
     uint64_t tokens_at_once      = 1; // of a sequence in a batch after its prompt: more than one where some are drafted
 
     std::vector<cache>                       caches;  // none where only the total size is known
     std::vector<const ggml_backend_buffer *> buffers; // that hold these tensors
+
+    // How many of the layers in both caches turn out lazy whatever the prompt.
+    uint64_t lazy_at_least() const;
 
     // What n_tokens of one sequence commit at most, in whole pages. Layers with cells for a window only count these; a layer
     // that is in both caches, since it may turn out lazy, counts in both.

@@ -3,6 +3,7 @@
 
 #include "kv/memory/memory.h"
 
+#include "hooks/k-shift.h"
 #include "hooks/kv-memory.h"
 #include "kv/memory/caches.h"
 #include "kv/memory/cell_pages.h"
@@ -13,6 +14,7 @@
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 using namespace kvfold;
@@ -30,6 +32,11 @@ bool kvfold_commit_cells(const llama_kv_cache & cache, const std::vector<int32_t
     for (size_t s = 0; s < strm.size(); ++s) {
         if (!cache.kv_memory->commit(strm[s], idxs[s])) {
             LLAMA_LOG_ERROR("%s: there is no memory for the keys and values of %zu tokens\n", __func__, idxs[s].size());
+            // what was committed of them before
+            std::vector<kvfold_cell_range> ranges(cache.get_n_stream());
+            const auto [least, most] = std::minmax_element(idxs[s].begin(), idxs[s].end());
+            ranges[strm[s]] = { *least, *most + 1 };
+            cache.kv_memory->release(cache, ranges);
             return false;
         }
     }
@@ -41,14 +48,15 @@ void kvfold_cells_assigned(const llama_kv_cache & cache) {
     cache.kv_memory->count(cache);
 }
 
+uint32_t kvfold_shifted_cells(const llama_kv_cache & cache) {
+    return cache.get_n_stream() > 1 ? cache.get_size() : std::max<uint32_t>(1, cache.get_cells(0).used_max_p1());
+}
+
 void kvfold_commit_whole_cache(const llama_kv_cache & cache) {
+    const uint32_t n_cells = kvfold_shifted_cells(cache);
     for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
-        for (const cell_area & area : cache.kv_memory->areas) {
-            const uint64_t bytes = area.missing(s, 0, cache.get_size());
-            if (!area.commit(s, 0, cache.get_size())) {
-                cache.kv_memory->refused = std::max<uint64_t>(bytes, 1);
-                throw std::runtime_error("there is no memory to rewrite all keys and values");
-            }
+        if (!cache.kv_memory->commit(s, 0, n_cells)) {
+            throw std::runtime_error("there is no memory to rewrite all keys and values");
         }
     }
 }

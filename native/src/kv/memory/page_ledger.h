@@ -7,7 +7,12 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
+#include <list>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
 
 namespace kvfold {
 
@@ -33,7 +38,7 @@ public:
     // the system can give.
     bool take(charge what, uint64_t bytes);
 
-    // Memory of a device, which the host's gauge does not know: pages, within the cap.
+    // Pages that the host's gauge is not asked for, within the cap: of a device, or allocated as a whole.
     bool take_on_device(uint64_t bytes);
 
     void give(charge what, uint64_t bytes);
@@ -50,6 +55,24 @@ public:
     // Bytes of mapped files that have to stay in memory.
     void keep(uint64_t bytes) { if (system) { system->keep(bytes); } }
 
+    // What can be dropped for the sake of cells, by the thread that made it: while one lives, drop() may call it.
+    struct droppable_scope {
+        droppable_scope(std::shared_ptr<page_ledger> ledger, std::function<void()> drop);
+        ~droppable_scope();
+        droppable_scope(const droppable_scope &)             = delete;
+        droppable_scope & operator=(const droppable_scope &) = delete;
+
+    private:
+        friend class page_ledger;
+
+        const std::shared_ptr<page_ledger> ledger;
+        const std::function<void()>        drop;
+        const std::thread::id              owner = std::this_thread::get_id();
+    };
+
+    // Drops what this thread can. Whether bytes came back.
+    bool drop();
+
 private:
     bool reserve(charge what, uint64_t bytes);
 
@@ -57,6 +80,27 @@ private:
     std::atomic<uint64_t>                sum{ 0 };
     std::array<std::atomic<uint64_t>, 4> by_kind{};
     const std::unique_ptr<gauge>         system;
+
+    std::mutex                             mutex;
+    std::list<const droppable_scope *>     droppable; // guarded by `mutex`
+};
+
+// Bytes that a ledger gets back at the end.
+class ledger_charge {
+public:
+    // Nothing if the ledger refuses. One without a ledger counts nowhere.
+    static std::optional<ledger_charge> take(std::shared_ptr<page_ledger> ledger, charge what, uint64_t bytes);
+
+    ledger_charge(ledger_charge && other) noexcept;
+    ledger_charge & operator=(ledger_charge && other) noexcept;
+    ~ledger_charge();
+
+private:
+    ledger_charge(std::shared_ptr<page_ledger> ledger, charge what, uint64_t bytes) : ledger(std::move(ledger)), what(what), bytes(bytes) {}
+
+    std::shared_ptr<page_ledger> ledger; // null: moved away, or none
+    charge                       what;
+    uint64_t                     bytes;
 };
 
 // While one lives, caches that are made on this thread charge this ledger, and so does what hooks on it copy. They nest.

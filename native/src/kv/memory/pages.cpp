@@ -21,7 +21,8 @@ void page_map::abandon() {
 }
 
 bool page_map::take(uint64_t bytes) {
-    return !ledger || (driver.on_device() ? ledger->take_on_device(bytes) : ledger->take(charge::pages, bytes));
+    const auto taken = [&] { return driver.on_device() ? ledger->take_on_device(bytes) : ledger->take(charge::pages, bytes); };
+    return !ledger || taken() || (ledger->drop() && taken());
 }
 
 void page_map::give(uint64_t bytes) {

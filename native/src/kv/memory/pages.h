@@ -53,6 +53,9 @@ public:
     // of them; these stay committed and keep what they hold.
     bool release(size_t offset, size_t size);
 
+    // What is committed counts there; null if nowhere.
+    const page_ledger * account() const { return ledger.get(); }
+
     size_t page_size() const { return n_page; }
     size_t size()      const { return n_pages*n_page; }
 

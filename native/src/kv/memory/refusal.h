@@ -15,7 +15,8 @@ namespace kvfold {
 // recognized behind it.
 struct memory_refusal {
     uint64_t bytes;     // that were asked for
-    uint64_t committed; // that the caches take
+    uint64_t committed; // that the caches take, and with a cap all that counts against it
+    uint64_t cap;       // of the ledger, if that is what refused; else 0
 
     std::string                          text() const;
     static std::optional<memory_refusal> parse(const std::string & text);

@@ -25,15 +25,25 @@ kv_read kvfold_fixed_read(const kvfold_plan & plan, int il) {
 }
 
 kvfold_retention::kvfold_retention(const kvfold_plan & plan, llama_kv_cache & full, llama_kv_cache & window) :
-    plan(plan), full(full), window(window), sequences(LLAMA_MAX_SEQ) {
-    for (sequence & seq : sequences) {
-        reset(seq);
+    plan(plan), full(full), window(window), sequences(LLAMA_MAX_SEQ), need_full(plan.n_layer), need_window(plan.n_layer) {
+    for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
+        reset(seq_id);
     }
 }
 
-void kvfold_retention::reset(sequence & seq) {
-    seq = {};
-    seq.lazy.resize(plan.n_layer);
+void kvfold_retention::reset(llama_seq_id seq_id) {
+    sequences[seq_id] = {};
+    sequences[seq_id].lazy.resize(plan.n_layer);
+    note_needs(seq_id);
+}
+
+void kvfold_retention::note_needs(llama_seq_id seq_id) {
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        if (plan.in_both[il]) {
+            need_full[il][seq_id]   = needs_full(seq_id, (int) il);
+            need_window[il][seq_id] = needs_window(seq_id, (int) il);
+        }
+    }
 }
 
 bool kvfold_retention::is_undecided(llama_seq_id seq_id, int il) const {
@@ -133,6 +143,7 @@ bool kvfold_retention::decide(sequence & seq, const std::vector<std::vector<floa
 }
 
 void kvfold_retention::settle(llama_seq_id seq_id, const char * when) {
+    note_needs(seq_id);
     const auto  lazy = lazy_layers(seq_id + 1).back();
     std::string list;
     for (const int il : lazy) {
@@ -146,19 +157,15 @@ void kvfold_retention::settle(llama_seq_id seq_id, const char * when) {
 void kvfold_retention::release(bool recent) {
     recent   = recent && !refilled;
     refilled = false;
-    const auto release_from = [&](llama_kv_cache & cache, uint32_t il, bool (kvfold_retention::*needs)(llama_seq_id, int) const) {
-        llama_kv_cells::seq_set_t needed;
-        for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
-            needed[seq_id] = (this->*needs)(seq_id, (int) il);
-        }
+    const auto release_from = [&](llama_kv_cache & cache, uint32_t il, const llama_kv_cells::seq_set_t & needed) {
         kvfold::release_layer(cache, il, [&](const llama_kv_cells & cells, uint32_t cell) {
             return cells.is_empty(cell) || (cells.seq_get_all(cell) & needed).none();
         }, recent);
     };
     for (uint32_t il = 0; il < plan.n_layer; ++il) {
         if (plan.in_both[il]) {
-            release_from(full,   il, &kvfold_retention::needs_full);
-            release_from(window, il, &kvfold_retention::needs_window);
+            release_from(full,   il, need_full[il]);
+            release_from(window, il, need_window[il]);
         }
     }
     kvfold::settle_recent(full);
@@ -170,7 +177,7 @@ void kvfold_retention::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     for (llama_seq_id id = seq_id < 0 ? 0 : seq_id; id <= (seq_id < 0 ? LLAMA_MAX_SEQ - 1 : seq_id); ++id) {
         sequence & seq = sequences[id];
         if (seq_id < 0 && p0 <= 0 && p1 < 0) {
-            reset(seq);
+            reset(id);
             continue;
         }
         if (full.get_n_stream() > 1 && (uint32_t) id >= full.get_n_stream()) {
@@ -178,7 +185,7 @@ void kvfold_retention::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
         }
         const llama_pos pos_max = full.seq_pos_max(id);
         if (p0 <= 0 && (p1 < 0 || p1 > pos_max)) {
-            reset(seq);
+            reset(id);
         } else if (p0 <= pos_max) {
             seq.kept      = {};
             seq.n_next    = 0;
@@ -191,6 +198,7 @@ void kvfold_retention::copy(llama_seq_id from, llama_seq_id to) {
     const std::lock_guard<std::mutex> lock(mutex);
     if (from != to) {
         sequences[to] = sequences[from];
+        note_needs(to);
     }
 }
 
@@ -198,7 +206,7 @@ void kvfold_retention::keep(llama_seq_id seq_id) {
     const std::lock_guard<std::mutex> lock(mutex);
     for (llama_seq_id id = 0; id < LLAMA_MAX_SEQ; ++id) {
         if (id != seq_id) {
-            reset(sequences[id]);
+            reset(id);
         }
     }
 }

@@ -34,7 +34,7 @@ void kvfold_retention::read(llama_io_read_i & io, llama_seq_id seq_id) {
     }
     for (uint32_t i = 0; i < n; ++i) {
         sequence seq;
-        reset(seq);
+        seq.lazy.resize(plan.n_layer);
         uint32_t final = 0;
         io.read(&final, sizeof(final));
         io.read(&seq.n_decisive, sizeof(seq.n_decisive));
@@ -46,7 +46,9 @@ void kvfold_retention::read(llama_io_read_i & io, llama_seq_id seq_id) {
         }
         seq.final = final != 0;
         const std::lock_guard<std::mutex> lock(mutex);
-        sequences[seq_id < 0 ? (llama_seq_id) i : seq_id] = std::move(seq);
+        const llama_seq_id to = seq_id < 0 ? (llama_seq_id) i : seq_id;
+        sequences[to] = std::move(seq);
+        note_needs(to);
     }
 }
 

@@ -4,6 +4,8 @@
 #include "hooks/kv-plan.h"
 #include "kv/retention/ubatch_part.h"
 
+#include "llama-kv-cells.h"
+
 #include <mutex>
 #include <vector>
 
@@ -107,12 +109,20 @@ private:
     bool decide(sequence & seq, const std::vector<std::vector<float>> & masses, llama_pos n_tokens, bool last);
     void keep_queries(sequence & seq, const kv_kept_queries & more);
     void settle(llama_seq_id seq_id, const char * when);
-    void reset(sequence & seq);
+    void reset(llama_seq_id seq_id);
+
+    // After a change of what a sequence needs.
+    void note_needs(llama_seq_id seq_id);
 
     llama_kv_cache & full;
     llama_kv_cache & window;
 
     std::vector<sequence>       sequences;
+
+    // By producer, of those in both caches: the sequences that need its rows in the one and in the other. Asked after each
+    // ubatch, when they have seldom changed.
+    std::vector<llama_kv_cells::seq_set_t> need_full, need_window;
+
     bool                        refilled = false; // by a saved state, since release()
     mutable std::mutex          mutex; // for `lazy` and readers on other threads
 };

@@ -10,6 +10,7 @@
 // The checksum finds what a disk or a copy has damaged. A file that somebody made on purpose has a good one, so what
 // llama.cpp would believe is checked as well: numbers of cells, their positions, and that every length fits.
 
+#include "kv/state/account.h"
 #include "kv/state/check.h"
 #include "kv/state/fit.h"
 #include "kv/state/state.h"
@@ -203,6 +204,10 @@ kv_state read_state(const std::string & path, const state_fit & fit, const llama
         return bytes;
     };
     kv_state state;
+    state.charged = charge_state(left);
+    if (!state.charged) {
+        throw bad_state(path, no_memory_for_state(left));
+    }
     state.tokens.resize(demand(head.n_tokens * sizeof(llama_token)) / sizeof(llama_token));
     in.read(state.tokens.data(), head.n_tokens * sizeof(llama_token));
     state.cells.resize(demand(head.cells_bytes));

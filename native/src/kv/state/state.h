@@ -1,11 +1,13 @@
 // The keys and values of one conversation outside the KV cache: taken out of a slot, put into one, kept in a file.
 #pragma once
 
+#include "kv/memory/page_ledger.h"
 #include "process/error.h"
 
 #include "llama.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +26,8 @@ struct kv_state {
     std::vector<llama_token> tokens;
     std::vector<uint8_t>     cells; // as llama_state_seq_get_data() writes them
     std::vector<checkpoint>  checkpoints;
+
+    std::optional<ledger_charge> charged; // for these bytes; none where nobody counts
 };
 
 // What a state depends on, as lines "name=value". A state goes only where every line is the same.
@@ -39,7 +43,8 @@ const char * no_state_because(const llama_context * context);
 
 // Both run on the worker thread, between two decodes.
 
-// Throws KVFOLD_ERROR_STATE if the slot does not hold exactly its prompt.
+// Throws KVFOLD_ERROR_STATE if the slot does not hold exactly its prompt, and if the thread's ledger refuses a copy. Of the
+// slot's checkpoints the newest is copied.
 kv_state take_state(llama_context * context, int id_slot, const server_prompt & prompt);
 
 // Replaces what the slot holds. False, and an empty slot, if there are too few free cells.
@@ -48,7 +53,8 @@ bool put_state(llama_context * context, int id_slot, server_prompt & prompt, con
 // A file appears under its name when it is complete; only its owner may read it. Throws KVFOLD_ERROR_STATE.
 void write_state(const std::string & path, const state_fit & fit, const kv_state & state);
 
-// Trusts nothing in the file; throws KVFOLD_ERROR_STATE. `max_tokens` is what a slot holds.
+// Trusts nothing in the file; throws KVFOLD_ERROR_STATE, also if the thread's ledger refuses what is in it. `max_tokens` is
+// what a slot holds.
 kv_state read_state(const std::string & path, const state_fit & fit, const llama_context * context, uint32_t max_tokens);
 
 } // namespace kvfold

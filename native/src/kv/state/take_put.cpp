@@ -1,5 +1,6 @@
 // A state out of a slot, and into one.
 
+#include "kv/state/account.h"
 #include "kv/state/check.h"
 #include "kv/state/fit.h"
 #include "kv/state/state.h"
@@ -11,6 +12,7 @@
 #include "llama-context.h"
 #include "llama-kv-cache.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace kvfold {
@@ -18,16 +20,24 @@ namespace kvfold {
 kv_state take_state(llama_context * context, int id_slot, const server_prompt & prompt) {
     kv_state state;
     state.tokens = prompt.tokens.get_tokens();
-    state.cells.resize(llama_state_seq_get_size_ext(context, id_slot, LLAMA_STATE_SEQ_FLAGS_NONE));
-    const size_t written =
-        llama_state_seq_get_data_ext(context, state.cells.data(), state.cells.size(), id_slot, LLAMA_STATE_SEQ_FLAGS_NONE);
+
     const auto &    retention  = caches_of(context).front()->retention;
     const llama_pos n_decisive = retention ? retention->n_decisive(id_slot) : 0;
-    for (const auto & each : prompt.checkpoints) {
-        if (each.pos_max + 1 == each.n_tokens && each.n_tokens >= n_decisive) {
-            state.checkpoints.push_back({ (int32_t) each.n_tokens, each.pos_min, each.data_tgt });
-        }
+    const auto      newest     = std::find_if(prompt.checkpoints.rbegin(), prompt.checkpoints.rend(), [&](const auto & each) {
+        return each.pos_max + 1 == each.n_tokens && each.n_tokens >= n_decisive;
+    });
+    const uint64_t  n_cells    = llama_state_seq_get_size_ext(context, id_slot, LLAMA_STATE_SEQ_FLAGS_NONE);
+    if (newest != prompt.checkpoints.rend()) {
+        state.charged = ledger_charge::take(current_ledger(), charge::states, n_cells + newest->data_tgt.size());
     }
+    if (state.charged) {
+        state.checkpoints.push_back({ (int32_t) newest->n_tokens, newest->pos_min, newest->data_tgt });
+    } else if (!(state.charged = charge_state(n_cells))) {
+        throw error(KVFOLD_ERROR_STATE, "the KV state of the conversation cannot be kept: " + no_memory_for_state(n_cells));
+    }
+    state.cells.resize(n_cells);
+    const size_t written =
+        llama_state_seq_get_data_ext(context, state.cells.data(), state.cells.size(), id_slot, LLAMA_STATE_SEQ_FLAGS_NONE);
     try {
         if (written != state.cells.size()) {
             throw std::runtime_error("llama.cpp could not copy it");
@@ -51,7 +61,12 @@ bool put_state(llama_context * context, int id_slot, server_prompt & prompt, con
     }
     prompt.tokens = server_tokens(state.tokens, prompt.tokens.has_mtmd);
     for (const auto & each : state.checkpoints) {
-        common_prompt_checkpoint & restored = prompt.checkpoints.emplace_back();
+        auto charge = charge_checkpoint(each.cells.size(), prompt);
+        if (!charge) {
+            break;
+        }
+        auto & restored = prompt.checkpoints.emplace_back();
+        restored.charge = std::move(charge);
         restored.update_pos(each.n_tokens, each.pos_min, each.n_tokens - 1);
         restored.data_tgt = each.cells;
     }

@@ -424,7 +424,12 @@ public final class Engine implements AutoCloseable {
             return set("model", model.toString());
         }
 
-        /** Tokens in all slots together; the default is what the model was trained with, for each slot. */
+        /**
+         * Tokens that one request may use, its prompt and its answer together; the default is what the model was trained
+         * with, or what {@link #kvBudget} holds by default if that is less. All slots share one pool of cells, as large as
+         * the budget holds and at most this for each slot. With the option {@code kv-unified=false} each slot has cells
+         * of its own for so many tokens.
+         */
         public Builder contextSize(int tokens) {
             return set("ctx-size", tokens);
         }
@@ -488,7 +493,11 @@ public final class Engine implements AutoCloseable {
         }
 
         /**
-         * Memory that keys and values may take, in bytes; no limit by default. Before a request begins, what its prompt
+         * The most memory that keys and values may take, in bytes: the pages of cells, checkpoints and copies of
+         * conversations, in all contexts of this engine. By default 60% of what is free when the engine opens, weights and
+         * compute buffers aside; the log says how much that is. {@link KvCacheStats#ledger()} tells what counts.
+         *
+         * <p>With a budget of one's own, what a request needs is set aside, too. Before it begins, what its prompt
          * and the longest answer that it asks for may take is set aside for it, in whole pages and by the KV plan. Until
          * that much is free it waits in the queue, in order of arrival; what runs is never ended for what comes later,
          * and what idle slots keep of finished requests makes room. A request that cannot fit even alone fails with
@@ -503,6 +512,14 @@ public final class Engine implements AutoCloseable {
          */
         public Builder kvBudget(long bytes) {
             return set("kv-budget", bytes);
+        }
+
+        /**
+         * Memory of this host that keys and values leave free, in bytes: they are refused before the system, or the control
+         * group around this process, has less; 256 MiB by default, or 3% of what there is if that is more.
+         */
+        public Builder memoryReserve(long bytes) {
+            return set("memory-reserve", bytes);
         }
 
         /**

@@ -14,7 +14,9 @@ import org.jspecify.annotations.Nullable;
  * @param bytesAllocated by the cache on all devices; address space where memory is committed as it fills
  * @param bytesCommitted what of it takes memory now: in host memory on Linux the pages that hold tokens, elsewhere all
  * @param bytesInUse what the keys and values of the tokens it holds take; they fill the last of their pages in part
- * @param bytesBudget see {@link Engine.Builder#kvBudget}; null if there is none
+ * @param bytesBudget the most that keys and values may take, see {@link Engine.Builder#kvBudget}; null if nothing limits
+ *     them
+ * @param ledger what counts against it now
  * @param bytesPromised what of the budget is set aside for requests, running or about to; 0 if there is none
  * @param slots requests that can be decoded side by side
  * @param slotsBusy those that are
@@ -23,6 +25,7 @@ import org.jspecify.annotations.Nullable;
  *     there is room, and go on where they were
  * @param preemptions how often that has happened since the engine was opened
  * @param tokensRecomputed tokens of answers that were computed again because of it
+ * @param lazyAtLeast of the layers that may turn out lazy, how many do by the plan, whatever the prompt
  * @param byLayer the layers with storage, in their order
  * @param bySlot every slot, in their order
  * @param lazyLayers for each slot the layers that turned out lazy for what it holds, in order; no slot at all under a plan
@@ -38,6 +41,7 @@ public record KvCacheStats(
         long bytesCommitted,
         long bytesInUse,
         @Nullable Long bytesBudget,
+        Ledger ledger,
         long bytesPromised,
         int slots,
         int slotsBusy,
@@ -45,6 +49,7 @@ public record KvCacheStats(
         int requestsSuspended,
         long preemptions,
         long tokensRecomputed,
+        int lazyAtLeast,
         List<Layer> byLayer,
         List<Slot> bySlot,
         List<List<Integer>> lazyLayers) {
@@ -57,11 +62,78 @@ public record KvCacheStats(
     }
 
     /**
+     * Bytes that keys and values take in all contexts of the engine, those of a draft model and of evaluations included.
+     *
+     * @param pages committed for cells
+     * @param checkpoints copies of what windows held, for prompts that depart from the cached one
+     * @param swapped sequences that gave their cells up
+     * @param states buffers of conversations that are saved or restored
+     */
+    public record Ledger(long pages, long checkpoints, long swapped, long states) {
+
+        /** All of them. */
+        public long total() {
+            return pages + checkpoints + swapped + states;
+        }
+    }
+
+    /** What sequences take, whatever the cache holds now. */
+    public Rows rows() {
+        return new Rows(byLayer, lazyAtLeast);
+    }
+
+    /**
      * What one layer takes; as of the whole cache.
      *
      * @param layer its number in the model, from 0
+     * @param bytesPerToken the key row and the value row of one token
+     * @param window tokens of a sequence that are kept at most; null for a layer that keeps all
+     * @param mayBeLazy whether a layer may turn out to keep all tokens or only {@code window} of them, by sequence
      */
-    public record Layer(int layer, long bytesAllocated, long bytesCommitted, long bytesInUse) {}
+    public record Layer(
+            int layer,
+            long bytesPerToken,
+            @Nullable Long window,
+            boolean mayBeLazy,
+            long bytesAllocated,
+            long bytesCommitted,
+            long bytesInUse) {
+
+        private long forgotten(long tokens) {
+            return window == null ? 0 : bytesPerToken * Math.max(0, tokens - window);
+        }
+    }
+
+    /**
+     * The rows of keys and values that an engine keeps.
+     *
+     * @param byLayer the layers with storage
+     * @param lazyAtLeast as in {@link KvCacheStats}
+     */
+    public record Rows(List<Layer> byLayer, int lazyAtLeast) {
+
+        /** Copies the list. */
+        public Rows {
+            byLayer = List.copyOf(byLayer);
+        }
+
+        /**
+         * Bytes that a sequence of so many tokens takes once it is computed. A layer that keeps a window counts no more than
+         * that; of those that may turn out lazy the narrowest {@link #lazyAtLeast} count so, the others all of their tokens.
+         */
+        public long bytes(long tokens) {
+            long all = byLayer.stream()
+                    .mapToLong(layer -> layer.bytesPerToken() * tokens - (layer.mayBeLazy() ? 0 : layer.forgotten(tokens)))
+                    .sum();
+            long lazy = byLayer.stream()
+                    .filter(Layer::mayBeLazy)
+                    .mapToLong(layer -> layer.forgotten(tokens))
+                    .sorted()
+                    .limit(lazyAtLeast)
+                    .sum();
+            return all - lazy;
+        }
+    }
 
     /**
      * What one slot holds.

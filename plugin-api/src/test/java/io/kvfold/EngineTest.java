@@ -74,6 +74,7 @@ class EngineTest {
                             8192,
                             3072,
                             65536L,
+                            new KvCacheStats.Ledger(8192, 512, 256, 128),
                             4096,
                             4,
                             1,
@@ -81,7 +82,8 @@ class EngineTest {
                             0,
                             0,
                             0,
-                            List.of(new KvCacheStats.Layer(1, 131072, 8192, 3072)),
+                            0,
+                            List.of(new KvCacheStats.Layer(1, 256, 20L, false, 131072, 8192, 3072)),
                             List.of(new KvCacheStats.Slot(2, true, 12, 3072, 4096)),
                             List.of()));
         }

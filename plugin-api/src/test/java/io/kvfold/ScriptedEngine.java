@@ -119,9 +119,11 @@ public final class ScriptedEngine {
     private static final String STATS = """
             {"cells": 512, "cells_used": 12, "layers": 2, "layers_with_storage": 2, "bytes_per_token": 256,
              "bytes_allocated": 131072, "bytes_committed": 8192, "bytes_in_use": 3072, "bytes_budget": 65536,
+             "ledger": {"pages": 8192, "checkpoints": 512, "swapped": 256, "states": 128},
              "bytes_promised": 4096, "slots": 4, "slots_busy": 1, "requests_waiting": 0,
-             "requests_suspended": 0, "preemptions": 0, "tokens_recomputed": 0,
-             "by_layer": [{"layer": 1, "bytes_allocated": 131072, "bytes_committed": 8192, "bytes_in_use": 3072}],
+             "requests_suspended": 0, "preemptions": 0, "tokens_recomputed": 0, "lazy_at_least": 0,
+             "by_layer": [{"layer": 1, "bytes_per_token": 256, "window": 20, "may_be_lazy": false,
+                           "bytes_allocated": 131072, "bytes_committed": 8192, "bytes_in_use": 3072}],
              "by_slot": [{"slot": 2, "busy": true, "tokens": 12, "bytes_in_use": 3072, "bytes_promised": 4096}],
              "lazy_layers": []}""";
 

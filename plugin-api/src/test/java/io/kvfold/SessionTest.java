@@ -159,7 +159,7 @@ class SessionTest {
 
     /** Slots of 1024 tokens each. */
     private static Engine.Builder small(int slots) {
-        return builder().contextSize(1024 * slots).slots(slots);
+        return builder().contextSize(1024).slots(slots);
     }
 
     @Test
@@ -219,7 +219,7 @@ class SessionTest {
         Session session = Session.of(store, "a");
         String document = document(600, 1);
         try (Engine engine =
-                builder().contextSize(1024).slots(2).option("kv-unified", true).open()) {
+                builder().contextSize(1024).option("kv-unified-per-slot", 1024).slots(2).open()) {
             ask(engine, session, body(document));
             ask(engine, null, body(document(700, 2))); // takes the cells of the idle slot
             Answer again = ask(engine, session, body(document + " why"));

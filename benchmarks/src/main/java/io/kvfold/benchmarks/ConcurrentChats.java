@@ -126,7 +126,8 @@ public final class ConcurrentChats {
                 .model(settings.model())
                 .kvPlan(requireNonNull(subject.plan()))
                 .slots(settings.mostChats())
-                .contextSize(settings.mostChats() * settings.contextPerChat())
+                .contextSize(settings.contextPerChat())
+                .option("kv-unified", false)
                 .threads(settings.threads())
                 .option("ignore-eos", true)
                 .open();

@@ -35,7 +35,8 @@ public final class Bench {
         double before = residentBytes();
         try (Engine engine = builders.apply(subject)
                 .slots(sequences)
-                .contextSize(Math.multiplyExact(sequences, Workload.padded(workload.tokens())))
+                .contextSize(Workload.padded(workload.tokens()))
+                .option("kv-unified", false)
                 .maxQueue(sequences)
                 .open()) {
             int vocabulary = engine.info().model().vocabularySize();

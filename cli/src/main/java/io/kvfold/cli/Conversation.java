@@ -129,6 +129,15 @@ final class Conversation {
                     "  slot %-4d %d tokens%s",
                     slot.slot(), slot.tokens(), lazy.isEmpty() ? "" : ", lazy " + Values.ranges(lazy)));
         }
+        KvCacheStats.Ledger ledger = kv.ledger();
+        lines.add(Values.format(
+                "  memory    %s%s: pages %s, checkpoints %s, swapped %s, states %s",
+                Values.bytes(ledger.total()),
+                kv.bytesBudget() == null ? "" : " of " + Values.bytes(kv.bytesBudget()),
+                Values.bytes(ledger.pages()),
+                Values.bytes(ledger.checkpoints()),
+                Values.bytes(ledger.swapped()),
+                Values.bytes(ledger.states())));
         return lines;
     }
 

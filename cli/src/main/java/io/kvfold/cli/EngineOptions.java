@@ -37,8 +37,8 @@ final class EngineOptions {
     @Option(
             names = {"-c", "--ctx-size", "--ctx"},
             paramLabel = "N",
-            description = "Tokens that the KV cache holds, for all slots together. Default: what the model was trained"
-                    + " with, for each slot.")
+            description = "Tokens that one request may use, prompt and answer together. Default: what the model was"
+                    + " trained with.")
     private @Nullable Integer contextSize;
 
     @Mixin
@@ -52,7 +52,7 @@ final class EngineOptions {
             paramLabel = "SIZE",
             converter = Values.SizeConverter.class,
             description = "Memory that keys and values may take, such as 512MiB or 8GiB. Requests wait until theirs is"
-                    + " free. Default: no limit.")
+                    + " free. Default: 60%% of what is free, for which nothing waits.")
     private @Nullable Long kvBudget;
 
     @Mixin

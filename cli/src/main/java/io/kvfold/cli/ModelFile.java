@@ -46,7 +46,7 @@ final class ModelFile {
      * Tells on standard error that a command runs on the folded demonstration model because it was given none, and what
      * the KV cache takes, with the plan and types asked for and without any plan.
      *
-     * @param contextSize tokens of all slots together; null for those that the model was trained with, for each slot
+     * @param contextSize tokens of one request; null for those that the model was trained with
      */
     static void introduceDefault(CommandSpec command, KvOptions options, @Nullable Integer contextSize, int slots) {
         GgufFile model = GgufFile.open(DEMO_FOLDED.path());
@@ -54,7 +54,7 @@ final class ModelFile {
         MemoryEstimate standard = options.estimate(model, KvPlan.standard(folded.layers()));
         long trained =
                 model.integer(GgufKeys.contextLength(model.architecture())).orElse(1);
-        long tokens = contextSize != null ? contextSize : trained * slots;
+        long tokens = (contextSize != null ? contextSize : trained) * slots;
         command.commandLine()
                 .getErr()
                 .println(Values.format(
@@ -67,7 +67,7 @@ final class ModelFile {
     }
 
     private static long bytes(MemoryEstimate estimate, long tokens, int slots) {
-        return estimate.kvBytes(tokens, slots, false, ComputeOptions.DEFAULT_UBATCH);
+        return estimate.kvBytes(tokens, slots, true, ComputeOptions.DEFAULT_UBATCH);
     }
 
     private static String name(DemoModel model) {

@@ -14,6 +14,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.List;
 import java.util.function.Consumer;
+import java.util.function.LongUnaryOperator;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -28,7 +29,7 @@ final class Answer {
 
     private final String modelName;
     private final boolean returnThinking;
-    private final long kvBytesPerToken;
+    private final LongUnaryOperator kvBytes;
     private final StringBuilder text = new StringBuilder();
     private final StringBuilder thinking = new StringBuilder();
     private final ToolCalls toolCalls = new ToolCalls();
@@ -37,10 +38,11 @@ final class Answer {
     private @Nullable JsonNode usage;
     private @Nullable JsonNode timings;
 
-    Answer(String modelName, boolean returnThinking, long kvBytesPerToken) {
+    /** @param kvBytes what the keys and values of so many tokens take */
+    Answer(String modelName, boolean returnThinking, LongUnaryOperator kvBytes) {
         this.modelName = modelName;
         this.returnThinking = returnThinking;
-        this.kvBytesPerToken = kvBytesPerToken;
+        this.kvBytes = kvBytes;
     }
 
     /** Takes the next chunk, JSON in UTF-8, and hands what is new in it to {@code events}. */
@@ -145,7 +147,7 @@ final class Answer {
                 .finishReason(finishReason)
                 .inputTokensPerSecond(speed("prompt_per_second"))
                 .outputTokensPerSecond(speed("predicted_per_second"))
-                .kvCacheBytes((prompt + (long) generated) * kvBytesPerToken)
+                .kvCacheBytes(kvBytes.applyAsLong(prompt + (long) generated))
                 .build();
     }
 

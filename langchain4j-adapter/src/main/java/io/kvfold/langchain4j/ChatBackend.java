@@ -5,6 +5,7 @@ import dev.langchain4j.model.chat.request.ChatRequest;
 import dev.langchain4j.model.chat.response.ChatResponse;
 import io.kvfold.Engine;
 import io.kvfold.Generation;
+import io.kvfold.KvCacheStats;
 import io.kvfold.KvfoldException;
 import io.kvfold.Session;
 import java.time.Duration;
@@ -18,7 +19,7 @@ final class ChatBackend implements AutoCloseable {
     private final EngineHandle engine;
     private final KvfoldChatRequestParameters defaults;
     private final ChatRequestMapper mapper;
-    private final long kvBytesPerToken;
+    private final KvCacheStats.Rows rows;
     private final boolean returnThinking;
     private final @Nullable Duration timeout;
     private final boolean logRequests;
@@ -27,7 +28,7 @@ final class ChatBackend implements AutoCloseable {
 
     ChatBackend(ChatModelBuilder<?> builder, Logger log) {
         this.engine = builder.openEngine();
-        this.kvBytesPerToken = engine.engine().info().kv().bytesPerToken();
+        this.rows = engine.engine().info().kv().rows();
         this.defaults = builder.parameters();
         this.mapper = new ChatRequestMapper(engine.model(), builder.sendThinking);
         this.returnThinking = builder.returnThinking;
@@ -56,7 +57,7 @@ final class ChatBackend implements AutoCloseable {
         return () -> new ChatCall(
                 start,
                 calling == null || mapper.mustCall(request) ? null : () -> start(body, session),
-                () -> new Answer(engine.model().name(), returnThinking, kvBytesPerToken),
+                () -> new Answer(engine.model().name(), returnThinking, rows::bytes),
                 timeout,
                 this::logResponse);
     }

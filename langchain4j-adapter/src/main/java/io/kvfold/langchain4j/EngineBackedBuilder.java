@@ -37,7 +37,10 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
         return modelPath(modelPath == null ? null : Path.of(modelPath));
     }
 
-    /** Tokens in all slots together; default: what the model was trained with, for each slot. */
+    /**
+     * Tokens that one request may use, prompt and answer together; default: what the model was trained with. See
+     * {@link Engine.Builder#contextSize}.
+     */
     public B contextSize(@Nullable Integer tokens) {
         return engineOption("ctx-size", tokens);
     }
@@ -62,9 +65,16 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
         return engineOption("kv-plan", plan == null ? null : plan.toString());
     }
 
-    /** Memory that keys and values may take, in bytes; default: no limit. See {@link Engine.Builder#kvBudget}. */
+    /**
+     * Memory that keys and values may take, in bytes; default: 60% of what is free. See {@link Engine.Builder#kvBudget}.
+     */
     public B kvBudget(@Nullable Long bytes) {
         return engineOption("kv-budget", bytes);
+    }
+
+    /** Memory that keys and values leave free, in bytes. See {@link Engine.Builder#memoryReserve}. */
+    public B memoryReserve(@Nullable Long bytes) {
+        return engineOption("memory-reserve", bytes);
     }
 
     /**

@@ -29,8 +29,9 @@ public final class KvfoldChatResponseMetadata extends ChatResponseMetadata {
     }
 
     /**
-     * Bytes of KV cache that prompt and answer occupy when the answer ends: their tokens times the bytes per token that
-     * the engine's KV plan leaves.
+     * Bytes of KV cache that prompt and answer occupy when the answer ends, under the engine's KV plan: a layer that keeps a
+     * window counts no more than that; of layers that may turn out lazy as many count so as the plan says, and none if it
+     * gives a threshold.
      */
     public long kvCacheBytes() {
         return kvCacheBytes;

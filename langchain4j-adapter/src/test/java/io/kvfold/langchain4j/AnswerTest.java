@@ -25,7 +25,7 @@ class AnswerTest {
 
     private static List<ChatModelStreamingEvent> events(byte[] chunk) {
         List<ChatModelStreamingEvent> events = new ArrayList<>();
-        new Answer("m", false, 0).accept(chunk, events::add);
+        new Answer("m", false, tokens -> 0).accept(chunk, events::add);
         return events;
     }
 

@@ -274,6 +274,7 @@ final class FoldedMemoryTest {
         Engine.Builder builder = Engine.builder()
                 .model(file)
                 .contextSize(context)
+                .option("kv-unified-per-slot", context) // so that this is the pool
                 .slots(slots)
                 .threads(1)
                 .ubatchSize(UBATCH)

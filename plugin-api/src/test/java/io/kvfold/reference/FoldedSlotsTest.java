@@ -134,7 +134,7 @@ final class FoldedSlotsTest {
         ComparedModel model = ComparedModel.forPlan(Shape.tiny(Architecture.LLAMA), plan, text.hashCode());
         Path file = model.writeForText(folder.resolve("long.gguf"), plan);
         try (Engine engine = builder(file, 3, FlashAttention.OFF, unified)
-                .contextSize(3 * 768)
+                .contextSize(768)
                 .open()) {
             List<int[]> prompts =
                     List.of(model.tokens(600, 1), model.tokens(3, 2), model.tokens(350, 3), model.tokens(280, 4));
@@ -218,7 +218,7 @@ final class FoldedSlotsTest {
         return Engine.builder()
                 .model(file)
                 .slots(slots)
-                .contextSize(256 * slots)
+                .contextSize(256)
                 .threads(1)
                 .ubatchSize(16)
                 .flashAttention(flash)

@@ -307,7 +307,7 @@ final class KvBudgetTest {
         Path file = MODEL.writeForText(folder.resolve(plan.hashCode() + ".gguf"), parsed);
         return Engine.builder()
                 .model(file)
-                .contextSize(1024 * slots)
+                .contextSize(1024)
                 .slots(slots)
                 .threads(1)
                 .ubatchSize(32)

@@ -267,7 +267,7 @@ final class LazyLayersTest {
                 .model(file)
                 .kvPlan(plan)
                 .slots(slots)
-                .contextSize(SLOT * slots)
+                .contextSize(SLOT)
                 .threads(1)
                 .ubatchSize(16)
                 .flashAttention(flash)

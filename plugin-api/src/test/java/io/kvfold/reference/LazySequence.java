@@ -46,6 +46,10 @@ final class LazySequence {
 
     /** Logits of a part of the prompt; {@code end} says that it is the last one. */
     double[][] prompt(boolean end, int... chunk) {
+        return prompt(end, length + chunk.length >= nextEarly, chunk);
+    }
+
+    private double[][] prompt(boolean end, boolean isTime, int... chunk) {
         double[][] logits = sequence.append(1, chunk);
         last = logits[logits.length - 1];
         length += chunk.length;
@@ -54,7 +58,7 @@ final class LazySequence {
         boolean early = how.decision() == Decision.EARLY
                 && queries == how.queries()
                 && length >= 2 * (plan.sinks() + plan.window().orElseThrow())
-                && length >= nextEarly;
+                && isTime;
         if (how.decision() != Decision.DECODE && enough && (early || end)) {
             decide(queries, end);
             nextEarly = 2 * length;
@@ -64,14 +68,28 @@ final class LazySequence {
         return logits;
     }
 
-    /** Logits of a prompt that comes in chunks of equal size, the last one possibly shorter. */
+    /**
+     * Logits of a prompt that comes in chunks of equal size, the last one possibly shorter. One that ends comes through the
+     * server core, which cuts it where it is judged: at twice the tokens that a window retains, and whenever it has doubled.
+     */
     double[][] promptInChunks(int size, boolean ends, int... tokens) {
         List<double[]> logits = new ArrayList<>();
-        for (int from = 0; from < tokens.length; from += size) {
-            int to = Math.min(from + size, tokens.length);
-            logits.addAll(Arrays.asList(prompt(ends && to == tokens.length, Arrays.copyOfRange(tokens, from, to))));
+        for (int from = 0, to; from < tokens.length; from = to) {
+            int cut = nextCut() - length;
+            to = Math.min(from + (ends ? Math.min(size, cut) : size), tokens.length);
+            int[] chunk = Arrays.copyOfRange(tokens, from, to);
+            logits.addAll(Arrays.asList(
+                    ends ? prompt(to == tokens.length, chunk.length == cut, chunk) : prompt(false, chunk)));
         }
         return logits.toArray(double[][]::new);
+    }
+
+    private int nextCut() {
+        int cut = 2 * (plan.sinks() + plan.window().orElseThrow());
+        while (cut <= length) {
+            cut *= 2;
+        }
+        return cut;
     }
 
     /** Logits after one generated token. */

@@ -240,7 +240,7 @@ final class LazyServingTest {
                 .model(file)
                 .kvPlan(plan)
                 .slots(slots)
-                .contextSize(512 * slots)
+                .contextSize(512)
                 .threads(1)
                 .ubatchSize(16)
                 .kvCacheTypes(KvType.F32, KvType.F32)

@@ -49,6 +49,7 @@ public class KvfoldAutoConfiguration {
         set(engine.kvCacheTypeV(), type -> builder.option("cache-type-v", type.text()));
         set(engine.kvPlan(), plan -> builder.option("kv-plan", plan));
         set(engine.kvBudget(), budget -> builder.kvBudget(budget.toBytes()));
+        set(engine.memoryReserve(), reserve -> builder.memoryReserve(reserve.toBytes()));
         KvfoldProperties.EmbeddingModel embedding = properties.embeddingModel();
         if (embedding.onSharedEngine()) {
             builder.option("embedding", true);

@@ -21,8 +21,10 @@ import org.jspecify.annotations.Nullable;
  *   <tr><td>{@code kvfold.kv.allocated}</td><td>bytes of the KV cache</td></tr>
  *   <tr><td>{@code kvfold.kv.committed}</td><td>bytes of it that take memory</td></tr>
  *   <tr><td>{@code kvfold.kv.used}</td><td>bytes of it that hold tokens, of finished requests as well</td></tr>
- *   <tr><td>{@code kvfold.kv.budget}, {@code kvfold.kv.promised}</td><td>bytes that it may take, and what of them is set
- *   aside for requests; NaN and 0 without a budget</td></tr>
+ *   <tr><td>{@code kvfold.kv.budget}, {@code kvfold.kv.promised}</td><td>bytes that keys and values may take, NaN if
+ *   nothing limits them, and what of them is set aside for requests</td></tr>
+ *   <tr><td>{@code kvfold.kv.held}, tag {@code type}</td><td>bytes that count against that: {@code pages},
+ *   {@code checkpoints}, {@code swapped}, {@code states}</td></tr>
  *   <tr><td>{@code kvfold.kv.cells}, {@code kvfold.kv.cells.used}</td><td>the same in tokens</td></tr>
  *   <tr><td>{@code kvfold.slots}, {@code kvfold.slots.busy}</td><td>requests that can be and that are decoded</td></tr>
  *   <tr><td>{@code kvfold.requests.waiting}</td><td>requests that wait for a slot or for room in the cache</td></tr>
@@ -77,6 +79,10 @@ public final class KvfoldMetrics implements MeterBinder {
                 "Memory the KV cache may take",
                 kv -> kv.bytesBudget() == null ? Double.NaN : kv.bytesBudget());
         gauge(registry, "kvfold.kv.promised", "bytes", "KV memory set aside for requests", KvCacheStats::bytesPromised);
+        held(registry, "pages", KvCacheStats.Ledger::pages);
+        held(registry, "checkpoints", KvCacheStats.Ledger::checkpoints);
+        held(registry, "swapped", KvCacheStats.Ledger::swapped);
+        held(registry, "states", KvCacheStats.Ledger::states);
         gauge(registry, "kvfold.kv.cells", "tokens", "Tokens the KV cache can hold", KvCacheStats::cells);
         gauge(registry, "kvfold.kv.cells.used", "tokens", "Tokens the KV cache holds", KvCacheStats::cellsUsed);
         gauge(registry, "kvfold.slots", "requests", "Requests that can be decoded", KvCacheStats::slots);
@@ -119,6 +125,18 @@ public final class KvfoldMetrics implements MeterBinder {
                 })
                 .tag(ENGINE, this.name)
                 .baseUnit(unit)
+                .register(registry);
+    }
+
+    private void held(MeterRegistry registry, String type, ToDoubleFunction<KvCacheStats.Ledger> value) {
+        Gauge.builder("kvfold.kv.held", this, metrics -> {
+                    KvCacheStats kv = metrics.snapshot().kv();
+                    return kv == null ? Double.NaN : value.applyAsDouble(kv.ledger());
+                })
+                .tag(ENGINE, this.name)
+                .tag(TYPE, type)
+                .baseUnit("bytes")
+                .description("Memory that keys and values take")
                 .register(registry);
     }
 

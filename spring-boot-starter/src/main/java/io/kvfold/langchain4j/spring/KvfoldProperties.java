@@ -38,7 +38,7 @@ public record KvfoldProperties(
      * Options of the engine.
      *
      * @param modelPath the GGUF file; there is an engine only if this is set
-     * @param contextSize tokens in all slots together; by default what the model was trained with, for each slot
+     * @param contextSize tokens that one request may use; by default what the model was trained with
      * @param slots requests decoded side by side; 4 by default
      * @param maxQueue requests that may wait for a slot; 256 by default
      * @param threads CPU threads; by default one per physical core
@@ -49,7 +49,9 @@ public record KvfoldProperties(
      * @param kvCacheTypeK how keys are stored, such as q8_0; f16 by default
      * @param kvCacheTypeV how values are stored, such as q8_0; f16 by default
      * @param kvPlan which layer reads whose keys and values; by default what the model file says
-     * @param kvBudget memory that keys and values may take, such as 512MB; requests wait for theirs; no limit by default
+     * @param kvBudget memory that keys and values may take, such as 512MB; requests wait for theirs; 60% of what is free by
+     *     default, for which nothing waits
+     * @param memoryReserve memory that keys and values leave free, such as 1GB; by default 256MB, or 3% of what there is
      * @param options any other option of the engine by llama-server's long name
      */
     public record Engine(
@@ -66,6 +68,7 @@ public record KvfoldProperties(
             @Nullable KvType kvCacheTypeV,
             @Nullable String kvPlan,
             @Nullable DataSize kvBudget,
+            @Nullable DataSize memoryReserve,
             @DefaultValue Map<String, String> options) {}
 
     /**
@@ -157,7 +160,7 @@ public record KvfoldProperties(
      *
      * @param modelPath the GGUF file of an engine of its own; there is an embedding model if this is set
      * @param enabled whether the shared engine embeds texts, too, if there is no model path; false by default
-     * @param contextSize tokens in all slots of its own engine together
+     * @param contextSize tokens that one text may have, in its own engine
      * @param threads CPU threads of its own engine
      * @param gpuLayers layers of its own engine to keep on a GPU
      * @param pooling mean, cls or last; by default what the model file says
@@ -183,7 +186,7 @@ public record KvfoldProperties(
      * Options of the scoring model.
      *
      * @param modelPath the GGUF file of a reranker; there is a scoring model only if this is set
-     * @param contextSize tokens in all slots together
+     * @param contextSize tokens that one text may have
      * @param threads CPU threads
      * @param gpuLayers layers to keep on a GPU
      */

@@ -26,6 +26,7 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import org.assertj.core.api.InstanceOfAssertFactories;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -97,7 +98,7 @@ class KvfoldAutoConfigurationTest {
                             .doesNotHaveBean(KvfoldScoringModel.class);
                     Engine opened = context.getBean(Engine.class);
                     engines.add(opened);
-                    assertThat(opened.info().context().size()).isEqualTo(1024);
+                    assertThat(opened.info().context().sizePerSlot()).isEqualTo(1024);
                     assertThat(opened.info().context().slots()).isEqualTo(2);
                     assertThat(opened.info().context().ubatchSize()).isEqualTo(64);
                     assertThat(opened.info().context().flashAttention()).isTrue();
@@ -323,6 +324,14 @@ class KvfoldAutoConfigurationTest {
             assertThat(registry.get("kvfold.kv.used").gauge().value()).isEqualTo(12 * 256);
             assertThat(registry.get("kvfold.kv.budget").gauge().value()).isEqualTo(65536);
             assertThat(registry.get("kvfold.kv.promised").gauge().value()).isEqualTo(4096);
+            for (var held : Map.of("pages", 8192, "checkpoints", 512, "swapped", 256, "states", 128)
+                    .entrySet()) {
+                assertThat(registry.get("kvfold.kv.held")
+                                .tag("type", held.getKey())
+                                .gauge()
+                                .value())
+                        .isEqualTo((double) held.getValue());
+            }
             assertThat(registry.get("kvfold.slots").gauge().value()).isEqualTo(4);
             assertThat(registry.get("kvfold.slots.busy").gauge().value()).isEqualTo(1);
             assertThat(registry.get("kvfold.requests.waiting").gauge().value()).isZero();

@@ -1,0 +1,18 @@
+// Context checkpoints: copies of what the windows of a slot hold, for prompts that depart from the cached one. Implemented in
+// kv/state. Called on the worker thread, between two decodes.
+#ifndef KVFOLD_KV_CHECKPOINTS_H
+#define KVFOLD_KV_CHECKPOINTS_H
+
+#include <cstdint>
+#include <memory>
+
+struct llama_context;
+struct server_prompt;
+
+// A checkpoint of the slot is about to be made and added to its prompt. What is returned stands for its bytes in the account
+// of the engine and is to live as long as the copy; null if there is no room, and none is to be made.
+//
+// Checkpoints go first: when there is no memory for cells, those of all prompts are dropped.
+std::shared_ptr<void> kvfold_charge_checkpoint(llama_context * ctx, llama_context * ctx_draft, int32_t seq_id, server_prompt & prompt);
+
+#endif

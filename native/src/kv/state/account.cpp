@@ -1,0 +1,55 @@
+#include "kv/state/account.h"
+
+#include "hooks/kv-checkpoints.h"
+#include "process/kvfold_log.h"
+
+#include "server-task.h"
+
+#include "llama.h"
+
+namespace kvfold {
+
+namespace {
+
+struct checkpoint_charge {
+    const ledger_charge                taken;
+    const page_ledger::droppable_scope dropped; // first, while it is still taken
+};
+
+} // namespace
+
+std::shared_ptr<void> charge_checkpoint(uint64_t bytes, server_prompt & prompt) {
+    const auto ledger = current_ledger();
+    if (!ledger) {
+        return std::make_shared<int>(); // nobody counts
+    }
+    auto taken = ledger_charge::take(ledger, charge::checkpoints, bytes);
+    if (!taken) {
+        log_emit(KVFOLD_LOG_DEBUG, "no memory for a context checkpoint of " + std::to_string(bytes) + " bytes");
+        return nullptr;
+    }
+    return std::shared_ptr<void>(new checkpoint_charge{ std::move(*taken), { ledger, [&prompt] { prompt.checkpoints.clear(); } } },
+                                 [](void * gone) { delete static_cast<checkpoint_charge *>(gone); });
+}
+
+std::optional<ledger_charge> charge_state(uint64_t bytes) {
+    const auto ledger = current_ledger();
+    auto       taken  = ledger_charge::take(ledger, charge::states, bytes);
+    return taken || !ledger->drop() ? std::move(taken) : ledger_charge::take(ledger, charge::states, bytes);
+}
+
+std::string no_memory_for_state(uint64_t bytes) {
+    return "there is no memory for a copy of " + std::to_string(bytes) + " bytes beside the keys and values of the engine (kv-budget)";
+}
+
+} // namespace kvfold
+
+using namespace kvfold;
+
+std::shared_ptr<void> kvfold_charge_checkpoint(llama_context * ctx, llama_context * ctx_draft, int32_t seq_id, server_prompt & prompt) {
+    uint64_t bytes = 0;
+    for (llama_context * each : { ctx, ctx_draft }) {
+        bytes += each ? llama_state_seq_get_size_ext(each, seq_id, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) : 0;
+    }
+    return charge_checkpoint(bytes, prompt);
+}

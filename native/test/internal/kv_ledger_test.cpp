@@ -1,0 +1,309 @@
+// Caches under a ledger and a system that refuses at random, against a model of what they must hold: rows stay what they were,
+// every used cell lies in committed pages, what is committed is what the ledger says, and nothing is left at the end.
+
+#include "kv_test_context.h"
+
+#include "kv/memory/page_ledger.h"
+#include "kv/memory/pages.h"
+
+#include <map>
+#include <set>
+#include <tuple>
+
+// Host memory that can be refused, by a count of calls or by chance.
+struct scripted_pages : page_driver {
+    int64_t                  n_commits = 0;
+    int64_t                  refused   = -1; // this call
+    std::function<bool()>    refuses   = [] { return false; };
+
+    size_t page_size() const override { return 4096; }
+
+    bool commit(void * data, size_t size) override {
+        if (n_commits++ == refused || refuses()) {
+            return false;
+        }
+        memset(data, 0, size);
+        return true;
+    }
+
+    bool release(void * data, size_t size) override {
+        memset(data, 0x5A, size); // a finite number in every type: masked rows are multiplied, too
+        return true;
+    }
+};
+
+static uint64_t hash(const void * data, size_t size) {
+    uint64_t h = 14695981039346656037ull; // FNV-1a
+    for (size_t i = 0; i < size; ++i) {
+        h = (h ^ ((const uint8_t *) data)[i])*1099511628211ull;
+    }
+    return h;
+}
+
+struct model_of_caches {
+    using key = std::tuple<size_t, llama_seq_id, llama_pos>; // cache, sequence, position
+
+    std::map<key, uint64_t> rows;
+
+    template <typename F> static void each_cell(const tested & t, F && what) {
+        const auto caches = kv_caches_of(t.memory());
+        for (size_t c = 0; c < caches.size(); ++c) {
+            for (llama_seq_id s = 0; s < (llama_seq_id) llama_n_seq_max(t.context.get()); ++s) {
+                const llama_kv_cells & cells  = caches[c]->get_cells(s);
+                const uint32_t         stream = caches[c]->get_n_stream() > 1 ? (uint32_t) s : 0;
+                for (uint32_t i = 0; i < cells.size(); ++i) {
+                    if (!cells.is_empty(i) && cells.seq_has(i, s)) {
+                        what(*caches[c], key{ c, s, cells.pos_get(i) }, stream, i);
+                    }
+                }
+            }
+        }
+    }
+
+    static uint64_t row(const llama_kv_cache & cache, uint32_t stream, uint32_t cell) {
+        uint64_t sum = 0;
+        for (const kv_tensors & layer : kv_tensors_of(cache)) {
+            for (const ggml_tensor * each : { layer.k, layer.v }) {
+                sum = sum*31 + hash((const char *) each->data + stream*each->nb[2] + cell*each->nb[1], each->nb[1]);
+            }
+        }
+        return sum;
+    }
+
+    void learn(const tested & t, llama_seq_id seq, llama_pos from) {
+        each_cell(t, [&](const llama_kv_cache & cache, const key & k, uint32_t stream, uint32_t cell) {
+            if (std::get<1>(k) == seq && std::get<2>(k) >= from) {
+                rows[k] = row(cache, stream, cell);
+            }
+        });
+    }
+
+    void copy(llama_seq_id from, llama_seq_id to) {
+        forget(to, 0);
+        std::map<key, uint64_t> added;
+        for (const auto & [k, value] : rows) {
+            if (std::get<1>(k) == from) {
+                added[{ std::get<0>(k), to, std::get<2>(k) }] = value;
+            }
+        }
+        rows.insert(added.begin(), added.end());
+    }
+
+    void forget(llama_seq_id seq, llama_pos from) {
+        for (auto it = rows.begin(); it != rows.end();) {
+            it = std::get<1>(it->first) == seq && std::get<2>(it->first) >= from ? rows.erase(it) : std::next(it);
+        }
+    }
+
+    // The number of cells whose rows are not what they were.
+    size_t changed(const tested & t) const {
+        size_t n = 0;
+        each_cell(t, [&](const llama_kv_cache & cache, const key & k, uint32_t stream, uint32_t cell) {
+            const auto known = rows.find(k);
+            n += known == rows.end() || known->second != row(cache, stream, cell);
+        });
+        return n;
+    }
+};
+
+static uint64_t committed_pages(const tested & t) {
+    std::set<const ggml_backend_buffer *> buffers;
+    uint64_t                              bytes = 0;
+    t.each([&](const llama_kv_cache &, const ggml_tensor * tensor) {
+        bytes += buffers.insert(tensor->buffer).second ? committed_bytes(tensor->buffer) : 0;
+    });
+    return bytes;
+}
+
+// Bytes of rows of used cells that lie in pages which are not committed.
+static uint64_t uncovered(const tested & t) {
+    uint64_t bytes = 0;
+    t.each([&](const llama_kv_cache & cache, const ggml_tensor * tensor) {
+        const uint64_t least = cells_in_use(cache)*tensor->nb[1];
+        bytes += least - std::min<uint64_t>(least, committed_bytes(tensor));
+    });
+    return bytes;
+}
+
+static void random_operations(const char * name, const kv_test_model & spec, const context_options & o, uint32_t seed, int n_steps) {
+    std::mt19937   rng(seed);
+    scripted_pages driver;
+    const auto     ledger = std::make_shared<page_ledger>();
+    std::string    at;
+    const auto     holds = [&](bool ok, const std::string & what) {
+        if (!ok) { // a passed check is not worth a line for each of so many steps
+            check(false, std::string(name) + ", seed " + std::to_string(seed) + ", " + at + ": " + what);
+        }
+        return ok;
+    };
+    {
+        set_page_driver(&driver);
+        const ledger_scope charged(ledger);
+        tested             t(spec, o);
+        set_page_driver(nullptr);
+        model_of_caches        model;
+        std::vector<llama_pos> n_tokens(o.n_seq);
+        int                    n_refused = 0;
+        for (int step = 0; step < n_steps; ++step) {
+            const auto seq = (llama_seq_id) (rng() % o.n_seq);
+            bool       released = false;
+            at = "step " + std::to_string(step);
+            switch (rng() % 8) {
+                default: { // a prompt or an answer goes on, if there is memory
+                    const uint32_t n = rng() % 3 ? 1 + rng() % 4 : 1 + rng() % 150;
+                    if (n_tokens[seq] + n > 900) {
+                        break;
+                    }
+                    const uint64_t room = rng() % 4;
+                    driver.refuses = [&] { return room == 0 && rng() % 16 == 0; };
+                    ledger->set_cap(room == 1 ? ledger->total() + rng() % (64 << 10) : page_ledger::no_cap);
+                    const bool done = !t.decode(n, n_tokens[seq], seq, seed).empty();
+                    driver.refuses = [] { return false; };
+                    holds(ledger->total() <= ledger->cap(), "the cap holds");
+                    ledger->set_cap(page_ledger::no_cap);
+                    if (done) {
+                        model.learn(t, seq, n_tokens[seq]);
+                        n_tokens[seq] += (llama_pos) n;
+                    } else {
+                        n_refused++;
+                    }
+                    break;
+                }
+                case 0: { // an answer is taken back
+                    const llama_pos from = n_tokens[seq] - (llama_pos) std::min<uint32_t>((uint32_t) n_tokens[seq], rng() % 20);
+                    if (llama_memory_seq_rm(t.memory(), seq, from, -1)) {
+                        model.forget(seq, from);
+                        n_tokens[seq] = from;
+                    }
+                    released = true;
+                    break;
+                }
+                case 1: { // a sequence ends
+                    llama_memory_seq_rm(t.memory(), seq, -1, -1);
+                    model.forget(seq, 0);
+                    n_tokens[seq] = 0;
+                    released = true;
+                    break;
+                }
+                case 2: { // several answers to one prompt
+                    const auto to = (llama_seq_id) (rng() % o.n_seq);
+                    if (to == seq || !o.unified) {
+                        break;
+                    }
+                    llama_memory_seq_rm(t.memory(), to, -1, -1);
+                    llama_memory_seq_cp(t.memory(), seq, to, -1, -1);
+                    model.copy(seq, to);
+                    n_tokens[to] = n_tokens[seq];
+                    break;
+                }
+                case 3: { // a conversation is kept elsewhere, and comes back
+                    std::vector<uint8_t> state(llama_state_seq_get_size(t.context.get(), seq));
+                    llama_state_seq_get_data(t.context.get(), state.data(), state.size(), seq);
+                    llama_memory_seq_rm(t.memory(), seq, -1, -1);
+                    const uint64_t room = rng() % 3;
+                    ledger->set_cap(room == 0 ? ledger->total() + rng() % (32 << 10) : page_ledger::no_cap);
+                    const bool back = llama_state_seq_set_data(t.context.get(), state.data(), state.size(), seq) == state.size();
+                    holds(ledger->total() <= ledger->cap(), "the cap holds for a state");
+                    ledger->set_cap(page_ledger::no_cap);
+                    if (!back) {
+                        llama_memory_seq_rm(t.memory(), seq, -1, -1);
+                        model.forget(seq, 0);
+                        n_tokens[seq] = 0;
+                    }
+                    released = true;
+                    break;
+                }
+            }
+            holds(model.changed(t) == 0, "every row is what it was");
+            holds(uncovered(t) == 0, "used cells lie in committed pages");
+            holds(ledger->held(charge::pages) == committed_pages(t), "the ledger says what is committed");
+            for (llama_seq_id s = 0; s < (llama_seq_id) o.n_seq; ++s) {
+                holds(llama_memory_seq_pos_max(t.memory(), s) == n_tokens[s] - 1, "a sequence ends where it should");
+            }
+            if (released && o.n_seq == 1) {
+                holds(t.follows_use(), "what is committed follows use");
+            }
+        }
+        check(n_refused > 0, std::string(name) + ": some decodes were refused");
+        llama_memory_clear(t.memory(), true);
+        check(committed_pages(t) == 0 && ledger->total() == 0, std::string(name) + ": nothing is committed after clear()");
+        t.decode(40, 0, 0, seed);
+        check(ledger->total() > 0, std::string(name) + ": it goes on");
+    }
+    check(ledger->total() == 0, std::string(name) + ": nothing is charged after the context");
+}
+
+// Prompts, answers and an end, of two sequences; a decode that fails is asked for once more. Their logits.
+static std::vector<float> recorded_run(tested & t, int & n_failed_decodes) {
+    std::vector<float> all;
+    const auto         decode = [&](uint32_t n, llama_pos pos, llama_seq_id seq) {
+        auto logits = t.decode(n, pos, seq, 7);
+        if (logits.empty()) {
+            n_failed_decodes++;
+            logits = t.decode(n, pos, seq, 7);
+        }
+        all.insert(all.end(), logits.begin(), logits.end());
+    };
+    decode(100, 0, 0);
+    decode(60, 0, 1);
+    for (llama_pos i = 0; i < 20; ++i) {
+        decode(1, 100 + i, 0);
+        decode(1, 60 + i, 1);
+    }
+    llama_memory_seq_rm(t.memory(), 0, -1, -1);
+    decode(90, 0, 0);
+    return all;
+}
+
+static void every_commit_may_fail(const char * name, const kv_test_model & spec, const context_options & o) {
+    scripted_pages     driver;
+    std::vector<float> expected;
+    const auto         run = [&](int64_t refused) {
+        driver.n_commits = 0;
+        driver.refused   = refused;
+        const auto         ledger = std::make_shared<page_ledger>();
+        const ledger_scope charged(ledger);
+        set_page_driver(&driver);
+        tested t(spec, o);
+        set_page_driver(nullptr);
+        int        n_failed_decodes = 0;
+        const auto logits           = recorded_run(t, n_failed_decodes);
+        check(ledger->total() == committed_pages(t), std::string(name) + ": the ledger says what is committed");
+        if (refused < 0) {
+            expected = logits;
+            check(n_failed_decodes == 0 && !logits.empty(), std::string(name) + ": nothing fails by itself");
+        } else {
+            check(n_failed_decodes == 1, std::string(name) + ": commit " + std::to_string(refused) + " fails one decode");
+            check(logits == expected, std::string(name) + ": commit " + std::to_string(refused) + " changes no logits");
+        }
+    };
+    run(-1);
+    const int64_t n = driver.n_commits;
+    check(n > 10, std::string(name) + ": pages are committed");
+    for (int64_t k = 0; k < n; ++k) {
+        run(k);
+    }
+    printf("%s: %d commits, each refused once\n", name, (int) n);
+}
+
+int main() {
+    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    kv_test_model small = wide_model();
+    small.n_layer = 2;
+    kv_test_model windows = wide_model("0s_1;window=64;sinks=4");
+    windows.n_layer = 2;
+    context_options one, four, streams;
+    four.n_seq = streams.n_seq = 4;
+    streams.unified = false;
+    for (uint32_t seed = 1; seed <= 3; ++seed) {
+        random_operations("one sequence", small, one, seed, 150);
+        random_operations("four in a pool", small, four, seed, 150);
+        random_operations("four with cells of their own", small, streams, seed, 150);
+        random_operations("four with windows", windows, four, seed, 150);
+    }
+    four.n_seq = 2;
+    every_commit_may_fail("standard", small, four);
+    every_commit_may_fail("windows", windows, four);
+    printf("%d checks, %d failed\n", n_checks, n_failed);
+    return n_failed ? 1 : 0;
+}
