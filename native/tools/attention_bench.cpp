@@ -13,9 +13,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <random>
 #include <stdexcept>
 
 using kvfold::attention::kernel;
@@ -187,12 +189,11 @@ static std::string with_spread(const std::vector<double> & values) {
 
 // Quantised random bytes would hold scales that are not finite; so one layer is quantised, and copied to the others.
 static void fill(const attention_op & op, bool shared, int64_t n_sequences) {
-    uint32_t   state  = 1;
-    const auto random = [&](ggml_tensor * t, float width) {
+    std::mt19937 rng(1);
+    const auto   random = [&](ggml_tensor * t, float width) {
         std::vector<float> values(ggml_nelements(t));
         for (float & v : values) {
-            state = state*1664525u + 1013904223u;
-            v     = ((float) (state >> 8)/16777216.0f - 0.5f)*width;
+            v = ((float) (rng() >> 8)/16777216.0f - 0.5f)*width;
         }
         set_values(t, values);
     };
@@ -222,7 +223,7 @@ static void measure(const settings & set, const model_shape & model, int64_t dep
     s.n_tokens    = n;
     s.n_kv        = shared ? depth : depth*n;
     s.type_k = s.type_v = type;
-    s.scale             = 1.0f/sqrtf((float) model.head_size);
+    s.scale             = 1.0f/std::sqrt((float) model.head_size);
     if (s.n_kv > 262144) {
         return;
     }

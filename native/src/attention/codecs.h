@@ -12,18 +12,18 @@ namespace kvfold::attention {
 namespace {
 
 struct f32_codec {
-    static constexpr size_t bytes(int64_t n) { return n*sizeof(float); }
+    static constexpr size_t size(int64_t n) { return n*sizeof(float); }
 
     static void decode(const char * from, float * to, int64_t n) { memcpy(to, from, n*sizeof(float)); }
 };
 
 struct f16_codec {
-    static constexpr size_t bytes(int64_t n) { return n*sizeof(uint16_t); }
+    static constexpr size_t size(int64_t n) { return n*sizeof(uint16_t); }
 
     static void decode(const char * from, float * to, int64_t n) {
         int64_t i = 0;
-        for (; i + 16 <= n; i += 16) {
-            store_as(to + i, from_half(from + 2*i));
+        for (; i + lanes <= n; i += lanes) {
+            store(to + i, from_half(from + 2*i));
         }
         for (; i < n; i++) {
             to[i] = from_half(load_as<uint16_t>(from + 2*i));
@@ -32,7 +32,7 @@ struct f16_codec {
 };
 
 struct bf16_codec {
-    static constexpr size_t bytes(int64_t n) { return n*sizeof(uint16_t); }
+    static constexpr size_t size(int64_t n) { return n*sizeof(uint16_t); }
 
     static void decode(const char * from, float * to, int64_t n) {
         for (int64_t i = 0; i < n; i++) {
@@ -41,91 +41,87 @@ struct bf16_codec {
     }
 };
 
-// The quantised types: blocks of 32 values, of which decode_block() brings the lower and the upper half into floats.
+// The quantised types: blocks of 32 values, which decode_block() turns into floats.
 template <typename block> struct blocks_of_32 {
-    static constexpr size_t bytes(int64_t n) { return n/32*sizeof(block); }
+    static constexpr size_t size(int64_t n) { return n/32*sizeof(block); }
 
     template <typename codec> static void decode_all(const char * from, float * to, int64_t n) {
         for (; n >= 32; n -= 32, from += sizeof(block), to += 32) {
-            float16x low, high;
-            codec::decode_block(*(const block *) from, low, high);
-            store_as(to, low);
-            store_as(to + 16, high);
+            codec::decode_block(*(const block *) from, to);
         }
     }
 };
 
-inline float16x floats(byte16x x) { return __builtin_convertvector((sbyte16x) x, float16x); }
-
-// The fifth bits of 16 values, from bit `first` on.
-inline float16x with_fifth_bit(byte16x low, const uint8_t * bits, int first) {
-    const int16x shifts = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
-    const int16x fifth  = (int32_t) (load_as<uint32_t>(bits) >> first) - int16x{};
-    return __builtin_convertvector(__builtin_convertvector(low, int16x) | (fifth >> shifts & 1) << 4, float16x);
+// The fifth bits of 16 values, from bit 0 of `from` on, where the fifth bit of a byte is.
+inline bytes fifth_bits(const uint8_t * from) {
+    const bytes each = { 1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128 };
+    const uint8_t a = from[0], b = from[1];
+    const bytes   of = { a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b };
+    return (bytes) ((of & each) == each) & 16;
 }
 
 struct q8_0_codec : blocks_of_32<block_q8_0> {
     static void decode(const char * from, float * to, int64_t n) { decode_all<q8_0_codec>(from, to, n); }
 
-    static void decode_block(const block_q8_0 & b, float16x & low, float16x & high) {
+    static void decode_block(const block_q8_0 & b, float * to) {
         const float d = from_half(b.d);
-        low           = floats(load_as<byte16x>(b.qs))*d;
-        high          = floats(load_as<byte16x>(b.qs + 16))*d;
+        write_scaled(to, load_as<bytes>(b.qs), d, 0.0f);
+        write_scaled(to + 16, load_as<bytes>(b.qs + 16), d, 0.0f);
     }
 };
 
 struct q4_0_codec : blocks_of_32<block_q4_0> {
     static void decode(const char * from, float * to, int64_t n) { decode_all<q4_0_codec>(from, to, n); }
 
-    static void decode_block(const block_q4_0 & b, float16x & low, float16x & high) {
-        const float   d  = from_half(b.d);
-        const byte16x qs = load_as<byte16x>(b.qs);
-        low              = floats((qs & 15) - 8)*d;
-        high             = floats((qs >> 4) - 8)*d;
+    static void decode_block(const block_q4_0 & b, float * to) {
+        const float d  = from_half(b.d);
+        const auto  qs = load_as<bytes>(b.qs);
+        write_scaled(to, qs & 15, d, -8*d);
+        write_scaled(to + 16, qs >> 4, d, -8*d);
     }
 };
 
 struct q4_1_codec : blocks_of_32<block_q4_1> {
     static void decode(const char * from, float * to, int64_t n) { decode_all<q4_1_codec>(from, to, n); }
 
-    static void decode_block(const block_q4_1 & b, float16x & low, float16x & high) {
-        const float   d = from_half(b.d), m = from_half(b.m);
-        const byte16x qs = load_as<byte16x>(b.qs);
-        low              = floats(qs & 15)*d + m;
-        high             = floats(qs >> 4)*d + m;
+    static void decode_block(const block_q4_1 & b, float * to) {
+        const float d = from_half(b.d), m = from_half(b.m);
+        const auto  qs = load_as<bytes>(b.qs);
+        write_scaled(to, qs & 15, d, m);
+        write_scaled(to + 16, qs >> 4, d, m);
     }
 };
 
 struct q5_0_codec : blocks_of_32<block_q5_0> {
     static void decode(const char * from, float * to, int64_t n) { decode_all<q5_0_codec>(from, to, n); }
 
-    static void decode_block(const block_q5_0 & b, float16x & low, float16x & high) {
-        const float   d  = from_half(b.d);
-        const byte16x qs = load_as<byte16x>(b.qs);
-        low              = (with_fifth_bit(qs & 15, b.qh, 0) - 16.0f)*d;
-        high             = (with_fifth_bit(qs >> 4, b.qh, 16) - 16.0f)*d;
+    static void decode_block(const block_q5_0 & b, float * to) {
+        const float d  = from_half(b.d);
+        const auto  qs = load_as<bytes>(b.qs);
+        write_scaled(to, (qs & 15) | fifth_bits(b.qh), d, -16*d);
+        write_scaled(to + 16, qs >> 4 | fifth_bits(b.qh + 2), d, -16*d);
     }
 };
 
 struct q5_1_codec : blocks_of_32<block_q5_1> {
     static void decode(const char * from, float * to, int64_t n) { decode_all<q5_1_codec>(from, to, n); }
 
-    static void decode_block(const block_q5_1 & b, float16x & low, float16x & high) {
-        const float   d = from_half(b.d), m = from_half(b.m);
-        const byte16x qs = load_as<byte16x>(b.qs);
-        low              = with_fifth_bit(qs & 15, b.qh, 0)*d + m;
-        high             = with_fifth_bit(qs >> 4, b.qh, 16)*d + m;
+    static void decode_block(const block_q5_1 & b, float * to) {
+        const float d = from_half(b.d), m = from_half(b.m);
+        const auto  qs = load_as<bytes>(b.qs);
+        write_scaled(to, (qs & 15) | fifth_bits(b.qh), d, m);
+        write_scaled(to + 16, qs >> 4 | fifth_bits(b.qh + 2), d, m);
     }
 };
 
 struct iq4_nl_codec : blocks_of_32<block_iq4_nl> {
     static void decode(const char * from, float * to, int64_t n) { decode_all<iq4_nl_codec>(from, to, n); }
 
-    static void decode_block(const block_iq4_nl & b, float16x & low, float16x & high) {
-        const float   d  = from_half(b.d);
-        const byte16x qs = load_as<byte16x>(b.qs), values = load_as<byte16x>(kvalues_iq4nl);
-        low              = floats(look_up(values, qs & 15))*d;
-        high             = floats(look_up(values, qs >> 4))*d;
+    static void decode_block(const block_iq4_nl & b, float * to) {
+        const float d  = from_half(b.d);
+        const auto  qs = load_as<bytes>(b.qs), values = load_as<bytes>(kvalues_iq4nl);
+        write_scaled(to, look_up(values, qs & 15), d, 0.0f);
+        write_scaled(to + 16, look_up(values, qs >> 4), d, 0.0f);
     }
 };
 

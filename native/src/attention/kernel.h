@@ -26,7 +26,7 @@ using decode_rows = void (*)(const char * from, size_t stride, int n, float * to
 // Brings n rows into F32, and asks for those that are `ahead` bytes further on.
 template <typename codec>
 void decode_tile(const char * from, size_t stride, int n, float * to, int64_t width, int64_t stride_to, ptrdiff_t ahead) {
-    const size_t bytes = codec::bytes(width);
+    const size_t bytes = codec::size(width);
     for (int j = 0; j < n; j++, from += stride, to += stride_to) {
         for (size_t i = 0; i < bytes; i += 64) {
             __builtin_prefetch(from + ahead + i, 0, 2);
@@ -334,7 +334,7 @@ struct desk {
         const int64_t head = what.first_kv_head + kv_head;
         codecs[(int) op.k_type](op.k.at(first_key, head, what.stream), op.k.row_bytes, n_keys, keys, op.d_k, width_k, keys_ahead*op.k.row_bytes);
         codecs[(int) op.v_type](op.v.at(first_key, head, what.stream), op.v.row_bytes, n_keys, values, op.d_v, width_v, keys_ahead*op.v.row_bytes);
-        const bool by_columns = n_seeing*8 >= width_k;
+        const bool by_columns = n_seeing*4 >= width_k;
         if (by_columns) {
             transpose_tile(keys, width_k, columns);
         }

@@ -38,12 +38,7 @@ template <typename T, int n> using vector_type = typename vector_of<T, n>::type;
 using vec  = vector_type<float, lanes>;
 using ivec = vector_type<int32_t, lanes>;
 
-// vectors of blocks, which the compiler divides into as many registers as it takes
-using float16x = vector_type<float, 16>;
-using int16x   = vector_type<int32_t, 16>;
-using byte16x  = vector_type<uint8_t, 16>;
-using sbyte16x = vector_type<int8_t, 16>;
-using half16x  = vector_type<uint16_t, 16>;
+using bytes = vector_type<uint8_t, 16>; // half of a quantised block
 
 template <typename V> inline V load_as(const void * from) {
     V v;
@@ -154,11 +149,11 @@ inline vec hyperbolic_tangent(vec x) {
     return size < 0.625f ? near : x < 0.0f ? -far : far;
 }
 
-inline byte16x look_up(byte16x table, byte16x index) {
+inline bytes look_up(bytes table, bytes index) {
 #if defined(__SSSE3__)
-    return (byte16x) _mm_shuffle_epi8((__m128i) table, (__m128i) index);
+    return (bytes) _mm_shuffle_epi8((__m128i) table, (__m128i) index);
 #elif defined(__aarch64__)
-    return (byte16x) vqtbl1q_u8((uint8x16_t) table, (uint8x16_t) index);
+    return (bytes) vqtbl1q_u8((uint8x16_t) table, (uint8x16_t) index);
 #else
     for (int i = 0; i < 16; i++) {
         index[i] = table[index[i]];
@@ -167,26 +162,43 @@ inline byte16x look_up(byte16x table, byte16x index) {
 #endif
 }
 
-inline float16x from_half(const void * from) {
+// to[i] = x[i]*factor + term of 16 signed bytes. GCC makes scalar code of __builtin_convertvector() here.
+inline void write_scaled(float * to, bytes x, float factor, float term) {
 #if defined(__AVX512F__)
-    return (float16x) _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i *) from));
-#elif defined(__F16C__)
-    float16x x;
-    store_as(&x, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) from)));
-    store_as((char *) &x + 32, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) from + 1)));
-    return x;
+    store(to, (vec) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i) x))*factor + term);
+#elif defined(__AVX2__)
+    store(to, (vec) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32((__m128i) x))*factor + term);
+    store(to + 8, (vec) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128((__m128i) x, 8)))*factor + term);
 #elif defined(__aarch64__)
-    float16x x;
-    for (int i = 0; i < 4; i++) {
-        store_as((char *) &x + 16*i, vcvt_f32_f16(load_as<float16x4_t>((const char *) from + 8*i)));
+    const int16x8_t halves[2] = { vmovl_s8(vget_low_s8((int8x16_t) x)), vmovl_high_s8((int8x16_t) x) };
+    for (int i = 0; i < 2; i++) {
+        store(to + 8*i, (vec) vcvtq_f32_s32(vmovl_s16(vget_low_s16(halves[i])))*factor + term);
+        store(to + 8*i + 4, (vec) vcvtq_f32_s32(vmovl_high_s16(halves[i]))*factor + term);
     }
-    return x;
 #else
-    const int16x half     = __builtin_convertvector(load_as<half16x>(from), int16x);
-    const int16x exponent = half & 0x7c00;
-    const int16x bits     = (half & 0x7fff) << 13;
-    const int16x finite   = (int16x) ((float16x) bits*0x1p112f);
-    return (float16x) ((exponent == 0x7c00 ? bits | 0x7f800000 : finite) | (half & 0x8000) << 16);
+    for (int i = 0; i < 16; i++) {
+        to[i] = (float) (int8_t) x[i]*factor + term;
+    }
+#endif
+}
+
+// `lanes` values in F16.
+inline vec from_half(const char * from) {
+#if defined(__AVX512F__)
+    return (vec) _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i *) from));
+#elif defined(__F16C__)
+    return (vec) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) from));
+#elif defined(__aarch64__)
+    return (vec) vcvt_f32_f16(load_as<float16x4_t>(from));
+#else
+    ivec half = {};
+    for (int i = 0; i < lanes; i++) {
+        half[i] = load_as<uint16_t>(from + 2*i);
+    }
+    const ivec exponent = half & 0x7c00;
+    const ivec bits     = (half & 0x7fff) << 13;
+    const ivec finite   = (ivec) ((vec) bits*0x1p112f);
+    return (vec) ((exponent == 0x7c00 ? bits | 0x7f800000 : finite) | (half & 0x8000) << 16);
 #endif
 }
 
@@ -196,8 +208,8 @@ inline float from_half(uint16_t half) {
 #elif defined(__aarch64__)
     return load_as<__fp16>(&half);
 #else
-    uint16_t some[16] = { half };
-    return from_half(some)[0];
+    const uint16_t some[lanes] = { half };
+    return from_half((const char *) some)[0];
 #endif
 }
 

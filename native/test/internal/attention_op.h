@@ -56,7 +56,7 @@ struct attention_op {
     std::vector<ggml_tensor *> out;        // F32 [d_v, n_heads, n_tokens, n_streams]
 
     attention_op(const attention_shape & s, ggml_backend_t backend, int n_layers = 1) : shape(s), backend(backend) {
-        context.reset(ggml_init({ ggml_tensor_overhead()*(8 + 5*(size_t) n_layers) + ggml_graph_overhead(), nullptr, true }));
+        context.reset(ggml_init({ ggml_tensor_overhead()*(8 + 6*(size_t) n_layers) + ggml_graph_overhead(), nullptr, true }));
         ggml_context * ctx = context.get();
         q = ggml_new_tensor_4d(ctx, GGML_TYPE_F32, s.d_k, s.n_heads, s.n_tokens, s.n_streams);
         mask  = s.masked ? ggml_new_tensor_4d(ctx, GGML_TYPE_F16, s.n_kv, s.n_tokens, s.n_masks, s.n_streams) : nullptr;
