@@ -24,6 +24,7 @@ struct attention_shape {
     int64_t   n_kv       = 256;
     int64_t   n_streams  = 1;
     int64_t   n_masks    = 1;
+    int64_t   n_mask_streams = 0; // 0: n_streams
     ggml_type type_k     = GGML_TYPE_F16;
     ggml_type type_v     = GGML_TYPE_F16;
     bool      masked     = true;
@@ -32,10 +33,12 @@ struct attention_shape {
     float     max_bias   = 0.0f;
     float     scale      = 0.125f;
 
+    int64_t mask_streams() const { return n_mask_streams > 0 ? n_mask_streams : n_streams; }
+
     std::string text() const {
         return std::to_string(n_heads) + " heads, " + std::to_string(n_kv_heads) + " KV heads of " + std::to_string(d_k) + "/" +
                std::to_string(d_v) + ", " + std::to_string(n_tokens) + " tokens, " + std::to_string(n_kv) + " keys, " +
-               std::to_string(n_streams) + " streams, " + std::to_string(n_masks) + " masks, " + ggml_type_name(type_k) + "/" +
+               std::to_string(n_streams) + " streams, " + std::to_string(n_masks) + " x " + std::to_string(mask_streams()) + " masks, " + ggml_type_name(type_k) + "/" +
                ggml_type_name(type_v) + (masked ? ", masked" : "") + (sinks ? ", sinks" : "") +
                (softcap != 0 ? ", softcap " + std::to_string(softcap) : "") + (max_bias != 0 ? ", ALiBi " + std::to_string(max_bias) : "");
     }
@@ -49,7 +52,7 @@ struct attention_op {
     ggml_backend_buffer_ptr buffer;
     ggml_cgraph *         graph = nullptr;
     ggml_tensor *         q     = nullptr; // F32 [d_k, n_heads, n_tokens, n_streams]
-    ggml_tensor *         mask  = nullptr; // F16 [n_kv, n_tokens, n_masks, n_streams]
+    ggml_tensor *         mask  = nullptr; // F16 [n_kv, n_tokens, n_masks, n_mask_streams]
     ggml_tensor *         sinks = nullptr; // F32 [n_heads]
     std::vector<ggml_tensor *> k;          // type_k [d_k, n_kv_heads, n_kv, n_streams]
     std::vector<ggml_tensor *> v;          // type_v [d_v, n_kv_heads, n_kv, n_streams]
@@ -59,7 +62,7 @@ struct attention_op {
         context.reset(ggml_init({ ggml_tensor_overhead()*(8 + 6*(size_t) n_layers) + ggml_graph_overhead(), nullptr, true }));
         ggml_context * ctx = context.get();
         q = ggml_new_tensor_4d(ctx, GGML_TYPE_F32, s.d_k, s.n_heads, s.n_tokens, s.n_streams);
-        mask  = s.masked ? ggml_new_tensor_4d(ctx, GGML_TYPE_F16, s.n_kv, s.n_tokens, s.n_masks, s.n_streams) : nullptr;
+        mask  = s.masked ? ggml_new_tensor_4d(ctx, GGML_TYPE_F16, s.n_kv, s.n_tokens, s.n_masks, s.mask_streams()) : nullptr;
         sinks = s.sinks ? ggml_new_tensor_1d(ctx, GGML_TYPE_F32, s.n_heads) : nullptr;
         graph = ggml_new_graph(ctx);
         for (int i = 0; i < n_layers; i++) {

@@ -57,8 +57,8 @@ struct generator {
     }
 
     std::vector<float> mask(const attention_shape & s, masking how) {
-        std::vector<float> values(s.n_kv*s.n_tokens*s.n_masks*s.n_streams);
-        const int64_t      n_rows = s.n_tokens*s.n_masks*s.n_streams;
+        std::vector<float> values(s.n_kv*s.n_tokens*s.n_masks*s.mask_streams());
+        const int64_t      n_rows = s.n_tokens*s.n_masks*s.mask_streams();
         for (int64_t row = 0; row < n_rows; row++) {
             const int64_t token = row%s.n_tokens;
             const bool    empty = how == masking::rows_without_keys && one_in(3);
@@ -115,7 +115,7 @@ static std::vector<double> reference(const attention_op & op) {
                     }
                     score *= s.scale;
                     score = s.softcap != 0 ? s.softcap*std::tanh(score/s.softcap) : score;
-                    const float m = op.mask ? mask[((stream*s.n_masks + head%s.n_masks)*s.n_tokens + token)*s.n_kv + j] : 0.0f;
+                    const float m = op.mask ? mask[((stream%s.mask_streams()*s.n_masks + head%s.n_masks)*s.n_tokens + token)*s.n_kv + j] : 0.0f;
                     scores[j] = m == hidden ? (double) hidden : score + slope*m;
                     top       = std::max(top, scores[j]);
                 }
@@ -211,6 +211,7 @@ static void cases_by_chance(int n_cases, uint32_t seed, std::vector<tally> & tal
         s.n_streams  = g.one_in(4) ? 1 + g.up_to(3) : 1;
         s.masked     = !g.one_in(6);
         s.n_masks    = s.masked && g.one_in(8) ? s.n_heads : 1;
+        s.n_mask_streams = g.one_in(2) ? 1 : 0;
         s.sinks      = g.one_in(4);
         s.softcap    = g.one_in(4) ? g.any_of({ 10.0f, 30.0f, 50.0f }) : 0.0f;
         s.max_bias   = s.masked && g.one_in(4) ? 8.0f : 0.0f;
