@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
-# Compiles the pinned llama.cpp as upstream has it, with the options of native/build.sh, and links kv_bench and llama_rate
-# against it: the other side of a comparison with the patched one. For Linux.
+# Compiles the pinned llama.cpp as upstream has it, with the options of native/build.sh, and links kv_bench, llama_rate
+# and llama_logits against it: the other side of a comparison with the patched one. For Linux.
 #
 #   bash benchmarks/unpatched.sh [FOLDER]
 #
@@ -14,9 +14,9 @@ out=${1:-$root_dir/benchmarks/target/unpatched}
 llama=$(bash "$root_dir/native/build.sh" --backend cpu --unpatched)
 mkdir -p "$out"
 mapfile -t archives < <(find "$llama/build" -name '*.a')
-for tool in kv_bench llama_rate; do
+for tool in kv_bench llama_rate llama_logits; do
     "${CXX:-c++}" -O3 -std=c++17 -DKVFOLD_UNPATCHED -I "$llama/src/include" -I "$llama/src/src" -I "$llama/src/ggml/include" \
         "$root_dir/native/tools/$tool.cpp" -o "$out/$tool" \
         -Wl,--start-group "${archives[@]}" -Wl,--end-group -lpthread -ldl -lm
 done
-echo "linked $out/kv_bench and $out/llama_rate" >&2
+echo "linked kv_bench, llama_rate and llama_logits in $out" >&2

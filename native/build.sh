@@ -4,12 +4,14 @@
 # options into a cache outside the checkout, then compiles native/src and links one self-contained library.
 #
 #   bash native/build.sh [--backend cpu|cuda|metal|vulkan] [--cpu native|x86-64-v3] [--llama-source DIR]
-#                        [--jobs N] [--test | --tools] [--fetch-source | --print-source | --unpatched]
+#                        [--jobs N] [--test | --tools | --sanitize LIST] [--fetch-source | --print-source | --unpatched]
 #
 #   --backend, --cpu          what the library can run on; also KVFOLD_BACKEND, KVFOLD_CPU
 #   --llama-source            a checkout of llama.cpp to use instead of the download; also KVFOLD_LLAMA_SOURCE
 #   --test                    builds tests and tools as well, and runs ctest
 #   --tools                   builds tests and tools as well, and runs nothing
+#   --sanitize LIST           compiles our code with -fsanitize=LIST, such as address,undefined, and runs the tests that are
+#                             linked with it instead of the library
 #   --fetch-source            prints the folder of the unpatched source and stops before patching anything
 #   --print-source            prints the folder of the patched source and stops before compiling anything
 #   --unpatched               compiles upstream's source with the same options, prints the folder that then holds its src
@@ -33,6 +35,7 @@ llama_source=${KVFOLD_LLAMA_SOURCE:-}
 jobs=${KVFOLD_JOBS:-}
 build_tests=0
 run_tests=0
+sanitize=
 fetch_source=0
 print_source=0
 unpatched=0
@@ -49,6 +52,7 @@ while [ $# -gt 0 ]; do
         --jobs)         jobs=${2:?--jobs needs a value}; shift ;;
         --test)         build_tests=1 run_tests=1 ;;
         --tools)        build_tests=1 ;;
+        --sanitize)     sanitize=${2:?--sanitize needs a list}; build_tests=1; shift ;;
         --fetch-source) fetch_source=1 ;;
         --print-source) print_source=1 ;;
         --unpatched)    unpatched=1 ;;
@@ -284,24 +288,37 @@ fi
 
 # ---- stage 2: our code and the link, per checkout ----------------------------------------------------------------------
 
+build_dir=$target_dir/build
+[ -z "$sanitize" ] || build_dir=$target_dir/sanitize
+
 build_kvfold() {
-    local log=$target_dir/build.log
+    local log=$build_dir.log
     mkdir -p "$target_dir"
     : > "$log"
-    run_logged "$log" cmake -S "$native_dir" -B "$target_dir/build" -G "$generator" -DCMAKE_BUILD_TYPE=Release \
+    run_logged "$log" cmake -S "$native_dir" -B "$build_dir" -G "$generator" -DCMAKE_BUILD_TYPE=Release \
         "-DKVFOLD_LLAMA_SOURCE=$key_dir/src" "-DKVFOLD_LLAMA_BUILD=$key_dir/build" \
         "-DKVFOLD_LLAMA_PRISTINE=$pristine_dir" "-DKVFOLD_BACKEND=$backend" \
-        "-DKVFOLD_TESTS=$build_tests" "-DKVFOLD_PATCHES=$(series | paste -sd, -)" "-DKVFOLD_LLAMA_VERSION=$llama_version" \
+        "-DKVFOLD_TESTS=$build_tests" "-DKVFOLD_SANITIZE=$sanitize" "-DKVFOLD_PATCHES=$(series | paste -sd, -)" \
+        "-DKVFOLD_LLAMA_VERSION=$llama_version" \
         "-DKVFOLD_VERSION=$(sed -n 's/.*<version>\(.*\)<\/version>.*/\1/p' "$native_dir/pom.xml" | head -n 1)"
-    run_logged "$log" cmake --build "$target_dir/build" --parallel "$jobs"
-    run_logged "$log" cmake --install "$target_dir/build" --prefix "$target_dir/classes"
+    if [ -n "$sanitize" ]; then
+        run_logged "$log" cmake --build "$build_dir" --parallel "$jobs" --target internal_tests
+        return
+    fi
+    run_logged "$log" cmake --build "$build_dir" --parallel "$jobs"
+    run_logged "$log" cmake --install "$build_dir" --prefix "$target_dir/classes"
 }
 
 with_lock "checkout-$(printf %s "$native_dir" | sha256 | cut -c1-12)" build_kvfold
+if [ -n "$sanitize" ]; then
+    # llama.cpp itself is compiled without, and containers pass between both
+    ASAN_OPTIONS=detect_container_overflow=0 ctest --test-dir "$build_dir/test/internal" --output-on-failure --label-regex internal
+    exit
+fi
 say "built $(ls "$target_dir"/classes/*/*kvfold.*)"
 
 if [ $run_tests = 1 ]; then
-    ctest --test-dir "$target_dir/build" --output-on-failure
+    ctest --test-dir "$build_dir" --output-on-failure
 fi
 
 exit

@@ -15,6 +15,8 @@ kvfold_package() {
         mvn) echo "maven maven maven" ;;
         cmake) echo "cmake cmake cmake" ;;
         c++) echo "g++ gcc-c++ xcode" ;;
+        aarch64-linux-gnu-g++) echo "g++-aarch64-linux-gnu gcc-c++-aarch64-linux-gnu none" ;;
+        qemu-aarch64) echo "qemu-user qemu-user none" ;;
         cc) echo "gcc gcc xcode" ;;
         ninja) echo "ninja-build ninja-build ninja" ;;
         ccache) echo "ccache ccache ccache" ;;
@@ -68,6 +70,8 @@ kvfold_describe_tool() {
     case $1 in
         java) echo "a Java development kit" ;;
         c++) echo "a C++ compiler" ;;
+        aarch64-linux-gnu-g++) echo "g++-aarch64-linux-gnu gcc-c++-aarch64-linux-gnu none" ;;
+        qemu-aarch64) echo "qemu-user qemu-user none" ;;
         cc) echo "a C compiler" ;;
         nvcc) echo "the CUDA compiler (nvcc)" ;;
         glslc) echo "the Vulkan shader compiler (glslc)" ;;

@@ -40,7 +40,8 @@ static void lists_options_that_it_accepts() {
             names.insert(name.get<std::string>());
         }
     }
-    for (const char * known : { "model", "ctx-size", "parallel", "ubatch-size", "cache-type-k", "flash-attn", "max-queue", "kv-plan", "memory-reserve" }) {
+    for (const char * known : { "model", "ctx-size", "parallel", "ubatch-size", "cache-type-k", "flash-attn", "max-queue", "kv-plan",
+                               "memory-reserve", "admission", "cpu-attention" }) {
         CHECK(names.count(known) == 1);
     }
     for (const char * refused : { "help", "version", "port", "hf-repo", "log-file" }) {
@@ -99,12 +100,14 @@ static void rejects_values_out_of_range() {
         { "ctx-size", -1 },        { "ctx-size", "many" },       { "ctx-size", 1.5 },  { "ctx-size", 5000000000 }, { "ctx-size", true },
         { "ubatch-size", 0 },      { "memory-reserve", 0 },      { "batch-size", -5 },         { "parallel", 0 },    { "parallel", 100000 },     { "max-queue", -1 },
         { "threads", 100000 },     { "cache-type-k", "q9" },  { "flash-attn", "perhaps" },  { "warmup", "maybe" },
+        { "cpu-attention", "fast" },
     };
     for (const auto & [name, value] : bad) {
         const answer a = engine(with(small(), name, value)).opened;
         CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
         CHECK_EQUAL(a.object().value("option", ""), std::string(name));
     }
+    CHECK(engine(with(small(), "cpu-attention", "fast")).opened.mentions("expected fused or upstream, not fast"));
     const answer slots = engine(with(small(), "parallel", 100000)).opened;
     CHECK_EQUAL(slots.object().value("value", 0), 100000);
     CHECK(slots.object().value("limit", 0) >= 1);

@@ -3,10 +3,10 @@
 //
 //   kv_bench --model A.gguf [--label NAME] [--kv-plan PLAN] [--model B.gguf ...] [--threads N] [--rounds 5]
 //            [--depths 0,2048] [--generate 32] [--prompt 256] [--sequences 1,16] [--ubatch 512]
-//            [--kv-type f16|q8_0|q4_0] [--prefill auto|fixed|exact]
+//            [--kv-type f16|q8_0|q4_0] [--cpu-attention fused|upstream] [--prefill auto|fixed|exact]
 //
-// A --label or a --kv-plan belongs to the --model before it. Every round runs all models once, in an order that turns
-// by one each round. Prints a Markdown table: median, lowest and highest rate, and the same of the ratios to the first
+// A --label, --kv-plan, --kv-type or --cpu-attention belongs to the --model before it; the latter two, if they come first, to
+// all that say nothing else. Every round runs all models once, in an order that turns by one each round. Prints a Markdown table: median, lowest and highest rate, and the same of the ratios to the first
 // model within one round.
 
 #include "fill_cache.h"
@@ -16,6 +16,7 @@
 #include "llama.h"
 
 #ifndef KVFOLD_UNPATCHED
+#    include "hooks/cpu-attention.h"
 #    include "hooks/kv-plan-prefill.h"
 #endif
 
@@ -31,6 +32,8 @@ struct subject {
     std::string path;
     std::string label;
     std::string kv_plan;
+    std::string cpu_attention;
+    ggml_type   kv_type = GGML_TYPE_F16;
 
     llama_model_ptr   model;
     llama_context_ptr context;
@@ -46,8 +49,8 @@ struct settings {
     int         n_ubatch   = 512;
     int         n_rounds   = 5;
     int         n_threads  = (int) std::thread::hardware_concurrency();
-    ggml_type   kv_type    = GGML_TYPE_F16;
     std::string prefill    = "auto";
+    subject     defaults;
 };
 
 static std::vector<int> numbers(const std::string & text) {
@@ -76,7 +79,9 @@ static settings parse(int argc, char ** argv) {
         };
         if (name == "--model") {
             s.subjects.emplace_back();
-            last().path  = value;
+            last().kv_type       = s.defaults.kv_type;
+            last().cpu_attention = s.defaults.cpu_attention;
+            last().path          = value;
             last().label = value.substr(value.find_last_of('/') + 1);
         } else if (name == "--label") {
             last().label = value;
@@ -99,7 +104,9 @@ static settings parse(int argc, char ** argv) {
         } else if (name == "--prefill") {
             s.prefill = value;
         } else if (name == "--kv-type") {
-            s.kv_type = value == "q8_0" ? GGML_TYPE_Q8_0 : value == "q4_0" ? GGML_TYPE_Q4_0 : GGML_TYPE_F16;
+            (s.subjects.empty() ? s.defaults : last()).kv_type = value == "q8_0" ? GGML_TYPE_Q8_0 : value == "q4_0" ? GGML_TYPE_Q4_0 : GGML_TYPE_F16;
+        } else if (name == "--cpu-attention") {
+            (s.subjects.empty() ? s.defaults : last()).cpu_attention = value;
         } else {
             throw std::invalid_argument("unknown option " + name);
         }
@@ -134,10 +141,11 @@ static void open_context(subject & s, const settings & set, int n_ctx, int n_bat
     params.n_threads            = set.n_threads;
     params.n_threads_batch      = set.n_threads;
     params.flash_attn_type      = LLAMA_FLASH_ATTN_TYPE_ENABLED;
-    params.type_k               = set.kv_type;
-    params.type_v               = set.kv_type;
+    params.type_k               = s.kv_type;
+    params.type_v               = s.kv_type;
     params.swa_full             = false; // as in the engine: lazy layers keep their window only
 #ifndef KVFOLD_UNPATCHED
+    params.cpu_attention = s.cpu_attention == "upstream" ? KVFOLD_CPU_ATTENTION_UPSTREAM : KVFOLD_CPU_ATTENTION_FUSED;
     params.kv_prefill = set.prefill == "exact" ? KVFOLD_PREFILL_EXACT : set.prefill == "fixed" ? KVFOLD_PREFILL_FIXED : KVFOLD_PREFILL_AUTO;
 #endif
     s.context.reset();

@@ -3,6 +3,7 @@
 
 #include "kv_test_model.h"
 
+#include "hooks/cpu-attention.h"
 #include "kv/memory/caches.h"
 #include "kv/memory/host_pages.h"
 #include "kv/memory/memory.h"
@@ -34,6 +35,8 @@ struct context_options {
 
     const char * kv_plan = nullptr; // in place of the model's
     ggml_type    type    = GGML_TYPE_F32;
+
+    kvfold_cpu_attention cpu_attention = KVFOLD_CPU_ATTENTION_FUSED;
 };
 
 struct tested {
@@ -59,6 +62,7 @@ struct tested {
         p.flash_attn_type = o.flash_attn ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
         p.n_threads       = 1;
         p.n_threads_batch = 1;
+        p.cpu_attention   = o.cpu_attention;
         context.reset(llama_init_from_model(model.get(), p));
     }
 

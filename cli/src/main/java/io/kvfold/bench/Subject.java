@@ -7,8 +7,12 @@ import io.kvfold.gguf.GgufFile;
 import io.kvfold.gguf.GgufType;
 import io.kvfold.gguf.MemoryEstimate;
 import java.nio.file.Path;
+import java.util.Collections;
 import java.util.Locale;
 import java.util.Optional;
+import java.util.SortedMap;
+import java.util.TreeMap;
+import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -16,11 +20,22 @@ import org.jspecify.annotations.Nullable;
  *
  * @param planName as the user wrote it
  * @param plan null for the one of the file
+ * @param options further ones of the engine by their long names
  */
-public record Subject(Path model, String planName, @Nullable KvPlan plan, KvType type) {
+public record Subject(
+        Path model, String planName, @Nullable KvPlan plan, KvType type, SortedMap<String, String> options) {
 
     /** Sequences that llama.cpp computes side by side at most (LLAMA_MAX_SEQ). */
     public static final int MAX_SEQUENCES = 256;
+
+    public Subject {
+        options = Collections.unmodifiableSortedMap(new TreeMap<>(options));
+    }
+
+    /** One without further options. */
+    public Subject(Path model, String planName, @Nullable KvPlan plan, KvType type) {
+        this(model, planName, plan, type, Collections.emptySortedMap());
+    }
 
     /**
      * The most sequences whose keys and values fit a budget, {@link #MAX_SEQUENCES} at most; empty if not even one does.
@@ -40,16 +55,23 @@ public record Subject(Path model, String planName, @Nullable KvPlan plan, KvType
         return fitting == 0 ? Optional.empty() : Optional.of(fitting);
     }
 
-    /** Adds {@code model}, {@code plan} and {@code kv_type} to a JSON object. */
+    /** Adds {@code model}, {@code plan}, {@code kv_type} and, if there are any, {@code options} to a JSON object. */
     public ObjectNode addTo(ObjectNode entry) {
-        return entry.put("model", String.valueOf(model.getFileName()))
+        entry.put("model", String.valueOf(model.getFileName()))
                 .put("plan", planName)
                 .put("kv_type", type.text());
+        if (!options.isEmpty()) {
+            options.forEach(entry.putObject("options")::put);
+        }
+        return entry;
     }
 
     /** A short name for tables and plots. */
     public String label() {
         String file = String.valueOf(model.getFileName()).replaceFirst("\\.gguf$", "");
-        return file + " " + planName + " " + type.name().toLowerCase(Locale.ROOT);
+        String given = options.entrySet().stream()
+                .map(option -> " " + option.getKey() + "=" + option.getValue())
+                .collect(Collectors.joining());
+        return file + " " + planName + " " + type.name().toLowerCase(Locale.ROOT) + given;
     }
 }

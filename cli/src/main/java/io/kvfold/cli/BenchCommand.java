@@ -29,11 +29,11 @@ import picocli.CommandLine.Spec;
 /** {@code kvfold bench}. */
 @Command(
         name = "bench",
-        header = "Measures speed and memory of plans and KV types, in turn.",
+        header = "Measures speed and memory of plans, KV types and other options, in turn.",
         description = {
             "",
-            "Every model, plan and type is run with every number of sequences; a round runs all of them once, and the"
-                    + " order turns by one each round. All sequences of a run start at once with random prompts and end"
+            "Every model, plan, type and value of an option is run with every number of sequences; a round runs all of"
+                    + " them once, and the order turns by one each round. All sequences of a run start at once with random prompts and end"
                     + " after --generate tokens. Prints a Markdown table of medians with the lowest and highest of the"
                     + " rounds; ratios are to the first line of the same workload, round by round. Run it alone on the"
                     + " machine.",
@@ -47,6 +47,7 @@ import picocli.CommandLine.Spec;
             "  kvfold bench -m demo:standard,demo:folded",
             "  kvfold bench -m model.gguf --plan standard,lckv:2 --parallel 1,4,16",
             "  kvfold bench -m model.gguf --kv-type f16,q4_0 --kv-budget 512MiB",
+            "  kvfold bench -m model.gguf --option cpu-attention=fused,upstream",
             "  kvfold bench -m a.gguf -m b.gguf --workload 512+512,5+2043 --plots out"
         })
 final class BenchCommand implements Callable<Integer> {

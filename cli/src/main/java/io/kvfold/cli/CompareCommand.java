@@ -119,7 +119,7 @@ final class CompareCommand implements Callable<Integer> {
             throw new ParameterException(
                     spec.commandLine(),
                     "two are compared, not " + subjects.size()
-                            + ": name two models with one plan and type, or one model with two plans or types");
+                            + ": name two models with one plan and type, or one model with two plans, types or values of an option");
         }
         String content = prompt.read();
         List<Outcome> outcomes = new ArrayList<>();

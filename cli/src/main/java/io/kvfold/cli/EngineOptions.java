@@ -124,8 +124,7 @@ final class EngineOptions {
         if (plan != null) {
             builder.kvPlan(plan);
         }
-        options.forEach((name, value) -> builder.option(
-                name, value.equals("true") || value.equals("false") ? (Object) Boolean.valueOf(value) : value));
+        options.forEach((name, value) -> builder.option(name, Values.option(value)));
         try (Progress progress = new Progress("loading", 100, "%")) {
             builder.loadProgress(fraction -> {
                 progress.stepTo((long) (fraction * 100));

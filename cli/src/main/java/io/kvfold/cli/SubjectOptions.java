@@ -6,14 +6,19 @@ import io.kvfold.KvType;
 import io.kvfold.bench.Subject;
 import io.kvfold.gguf.GgufFile;
 import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
+import java.util.SortedMap;
+import java.util.TreeMap;
 import java.util.function.Supplier;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
 
-/** What a command runs in turn: every model with every plan and every KV type. */
+/** What a command runs in turn: every model with every plan, every KV type and every value of further options. */
 final class SubjectOptions {
 
     private static final String FILE_PLAN = "file";
@@ -48,6 +53,14 @@ final class SubjectOptions {
             description = "How keys and values are stored. Default: f16.")
     private List<KvType> types = List.of(KvType.F16);
 
+    @Option(
+            names = {"-o", "--option"},
+            paramLabel = "NAME=VALUE[,VALUE...]",
+            mapFallbackValue = "true",
+            description = "Any other option by its long name, such as cpu-attention=fused,upstream, with the values to"
+                    + " compare. Repeatable; see kvfold options.")
+    private Map<String, String> options = new LinkedHashMap<>();
+
     @Mixin
     private final ComputeOptions computeOptions = new ComputeOptions();
 
@@ -57,7 +70,7 @@ final class SubjectOptions {
 
     /** Whether models, plans or types were given. */
     boolean isAsked() {
-        return !models.isEmpty() || plans.size() > 1 || types.size() > 1;
+        return !models.isEmpty() || plans.size() > 1 || types.size() > 1 || settings().size() > 1;
     }
 
     int ubatchSize() {
@@ -79,10 +92,27 @@ final class SubjectOptions {
             GgufFile file = GgufFile.open(model.path());
             for (String plan : plans) {
                 KvPlan parsed = plan.equals(FILE_PLAN) ? null : KvOptions.plan(plan, file);
-                types.forEach(type -> subjects.add(new Subject(file.path(), plan, parsed, type)));
+                for (KvType type : types) {
+                    settings().forEach(given -> subjects.add(new Subject(file.path(), plan, parsed, type, given)));
+                }
             }
         }
         return subjects;
+    }
+
+    /** Every combination of the options' values, the last option's changing fastest. */
+    private List<SortedMap<String, String>> settings() {
+        List<SortedMap<String, String>> settings = List.of(new TreeMap<>());
+        for (Map.Entry<String, String> option : options.entrySet()) {
+            settings = settings.stream()
+                    .flatMap(given -> Arrays.stream(option.getValue().split(",", -1)).map(value -> {
+                        SortedMap<String, String> more = new TreeMap<>(given);
+                        more.put(option.getKey(), value);
+                        return more;
+                    }))
+                    .toList();
+        }
+        return settings;
     }
 
     /** An engine for one of them, without context size and slots. */
@@ -92,6 +122,7 @@ final class SubjectOptions {
         if (subject.plan() != null) {
             builder.kvPlan(subject.plan());
         }
+        subject.options().forEach((name, value) -> builder.option(name, Values.option(value)));
         return builder;
     }
 }

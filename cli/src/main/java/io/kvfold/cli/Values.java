@@ -45,6 +45,11 @@ final class Values {
         }
     }
 
+    /** The value of an option of an engine: a Boolean if it is written like one. */
+    static Object option(String text) {
+        return text.equals("true") || text.equals("false") ? (Object) Boolean.valueOf(text) : text;
+    }
+
     /** Ascending numbers, such as {@code 0, 3 to 7, 9}. */
     static String ranges(List<Integer> numbers) {
         List<String> ranges = new ArrayList<>();
