@@ -63,6 +63,7 @@ static const char * const kv_budget_name = "kv-budget";
 static const char * const admission_name = "admission";
 static const char * const kv_plan_name = "kv-plan";
 static const char * const kv_prefill_name = "kv-prefill";
+static const char * const cpu_attention_name = "cpu-attention";
 static const char * const memory_reserve_name = "memory-reserve";
 
 struct option_name {
@@ -127,6 +128,7 @@ static error unknown_option(const std::string & given, const std::map<std::strin
     consider(admission_name);
     consider(kv_plan_name);
     consider(kv_prefill_name);
+    consider(cpu_attention_name);
     consider(memory_reserve_name);
     std::sort(near.begin(), near.end());
     std::string message = "unknown option \"" + given + "\"";
@@ -192,6 +194,18 @@ static std::string to_text(const std::string & name, const json & value) {
         return value.dump();
     }
     throw bad_value(name, value, "it takes a string or a number");
+}
+
+static int32_t to_choice(const std::string & name, const json & value, const std::vector<std::pair<const char *, int32_t>> & choices) {
+    const std::string text = to_text(name, value);
+    std::string       known;
+    for (const auto & [choice, meaning] : choices) {
+        if (text == choice) {
+            return meaning;
+        }
+        known += (known.empty() ? "" : ", ") + std::string(choice);
+    }
+    throw bad_value(name, value, "it takes one of " + known);
 }
 
 static void apply(const std::string & name, const option_name & target, const json & value, common_params & params) {
@@ -276,11 +290,7 @@ engine_options parse_options(const std::string & text) {
             continue;
         }
         if (name == admission_name) {
-            const std::string how = to_text(name, value);
-            if (how != "preempt" && how != "reserve") {
-                throw bad_value(name, value, "it takes preempt or reserve");
-            }
-            options.reserve = how == "reserve";
+            options.reserve = to_choice(name, value, { { "preempt", 0 }, { "reserve", 1 } }) == 1;
             continue;
         }
         if (name == kv_plan_name) {
@@ -288,14 +298,11 @@ engine_options parse_options(const std::string & text) {
             continue;
         }
         if (name == kv_prefill_name) {
-            static const std::map<std::string, int32_t> ways = {
-                { "auto", KVFOLD_PREFILL_AUTO }, { "fixed", KVFOLD_PREFILL_FIXED }, { "exact", KVFOLD_PREFILL_EXACT }
-            };
-            const auto way = ways.find(to_text(name, value));
-            if (way == ways.end()) {
-                throw bad_value(name, value, "it takes auto, fixed or exact");
-            }
-            params.kv_prefill = way->second;
+            params.kv_prefill = to_choice(name, value, { { "auto", KVFOLD_PREFILL_AUTO }, { "fixed", KVFOLD_PREFILL_FIXED }, { "exact", KVFOLD_PREFILL_EXACT } });
+            continue;
+        }
+        if (name == cpu_attention_name) {
+            params.cpu_attention = to_choice(name, value, { { "fused", KVFOLD_CPU_ATTENTION_FUSED }, { "upstream", KVFOLD_CPU_ATTENTION_UPSTREAM } });
             continue;
         }
         if (name == memory_reserve_name) {
@@ -496,6 +503,9 @@ json describe_options() {
     add_own(kv_prefill_name, "{auto,fixed,exact}",
             "how prompts are cut under a plan with upward readers: auto = exact where a lone prompt takes at most twice as long, else by a cost model\n"
             "with bounded error, fixed = whole ubatches with the plan's number of passes, exact (default: auto)");
+    add_own(cpu_attention_name, "{fused,upstream}",
+            "whose kernel computes flash attention on a CPU: fused = the one that reads each key and value once for all query\n"
+            "heads that share it, upstream = llama.cpp's (default: fused)");
     add_own(admission_name, "{preempt,reserve}",
             "preempt: a request begins when its prompt has room, and the youngest gives way when there is too little for all;\n"
             "reserve: it waits until the memory of its longest answer is set aside from kv-budget (default: preempt)");
