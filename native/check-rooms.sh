@@ -23,6 +23,7 @@ below() {
         serving) echo "text kv process" ;;
         kv)      echo "process" ;;
         text)    echo "process" ;;
+        attention) echo "" ;;
         process) echo "" ;;
         *)       return 1 ;;
     esac
