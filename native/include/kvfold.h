@@ -229,6 +229,8 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  *
  * by_layer tells of each layer with storage what one token takes and how many tokens of a sequence it keeps, null for all;
  * may_be_lazy: all or that many, by sequence, and of such layers lazy_at_least keep no more whatever the prompt.
+ * requests_suspended have begun and gave their cells up for others, which preemptions counts since the engine was opened;
+ * their tokens are computed again when there is room, tokens_recomputed so far.
  * lazy_layers is empty unless the plan leaves it to the engine which layers are lazy. bytes_per_token = sum over layers with
  * storage of the K row and the V row of one token, in bytes. bytes_allocated is the
  * sum of all K and V tensors, bytes_committed what of it takes memory now: pages that hold tokens, where memory is

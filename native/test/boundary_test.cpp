@@ -176,7 +176,7 @@ static void reports_facts_of_the_model() {
     CHECK_EQUAL(model.at("chat_template").get<bool>(), true);
     CHECK_EQUAL(model.at("tokens").at("eos").get<int>(), 2);
     const json context = info.at("context");
-    CHECK_EQUAL(context.at("size").get<int>(), 512);
+    CHECK_EQUAL(context.at("size").get<int>(), 256);
     CHECK_EQUAL(context.at("slots").get<int>(), 2);
     CHECK_EQUAL(context.at("batch_size").get<int>(), context.at("ubatch_size").get<int>());
     CHECK_EQUAL(info.at("offload").at("layers").get<int>(), 2);

@@ -273,7 +273,8 @@ static void every_commit_may_fail(const char * name, const kv_test_model & spec,
             expected = logits;
             check(n_failed_decodes == 0 && !logits.empty(), std::string(name) + ": nothing fails by itself");
         } else {
-            check(n_failed_decodes == 1, std::string(name) + ": commit " + std::to_string(refused) + " fails one decode");
+            // two caches are tried with another split of the batch before it fails
+            check(n_failed_decodes <= 1, std::string(name) + ": commit " + std::to_string(refused) + " fails one decode at most");
             check(logits == expected, std::string(name) + ": commit " + std::to_string(refused) + " changes no logits");
         }
     };

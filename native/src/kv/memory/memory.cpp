@@ -29,6 +29,9 @@ std::shared_ptr<kvfold_kv_memory> kvfold_make_kv_memory(const llama_kv_cache & c
 }
 
 bool kvfold_commit_cells(const llama_kv_cache & cache, const std::vector<int32_t> & strm, const std::vector<std::vector<uint32_t>> & idxs) {
+    if (cache.kv_memory->refused > 0) {
+        cache.kv_memory->release_erased(cache);
+    }
     for (size_t s = 0; s < strm.size(); ++s) {
         if (!cache.kv_memory->commit(strm[s], idxs[s])) {
             LLAMA_LOG_ERROR("%s: there is no memory for the keys and values of %zu tokens\n", __func__, idxs[s].size());
