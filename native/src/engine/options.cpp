@@ -203,9 +203,9 @@ static int32_t to_choice(const std::string & name, const json & value, const std
         if (text == choice) {
             return meaning;
         }
-        known += (known.empty() ? "" : ", ") + std::string(choice);
+        known += (known.empty() ? "" : " or ") + std::string(choice);
     }
-    throw bad_value(name, value, "it takes one of " + known);
+    throw bad_value(name, value, "it takes " + known);
 }
 
 static void apply(const std::string & name, const option_name & target, const json & value, common_params & params) {
