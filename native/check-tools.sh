@@ -22,6 +22,7 @@ kvfold_package() {
         ccache) echo "ccache ccache ccache" ;;
         npm) echo "npm nodejs-npm node" ;;
         git) echo "git git git" ;;
+        python3) echo "python3-venv python3 python3" ;;
         openssl) echo "openssl openssl openssl" ;;
         nvcc) echo "nvidia-cuda-toolkit cuda-toolkit none" ;;
         glslc) echo "glslc glslc shaderc" ;;
@@ -61,6 +62,7 @@ kvfold_tool_fault() {
         c++) command -v "${CXX:-c++}" >/dev/null || echo "is missing" ;;
         cc) command -v "${CC:-cc}" >/dev/null || echo "is missing" ;;
         git) command -v git >/dev/null || command -v patch >/dev/null || echo "is missing" ;;
+        python3) python3 -c 'import ensurepip, venv' 2>/dev/null || echo "is missing, or has no venv" ;;
         ninja) command -v ninja >/dev/null || command -v make >/dev/null || echo "is missing" ;;
         *) command -v "$1" >/dev/null || echo "is missing" ;;
     esac
@@ -77,6 +79,7 @@ kvfold_describe_tool() {
         glslc) echo "the Vulkan shader compiler (glslc)" ;;
         ninja) echo "ninja or make" ;;
         mvn) echo "Maven (mvn)" ;;
+        python3) echo "Python (python3)" ;;
         *) echo "$1" ;;
     esac
 }

@@ -3,6 +3,10 @@ package io.kvfold;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.hub.DownloadListener;
+import io.kvfold.hub.LocalModel;
+import io.kvfold.hub.ModelName;
+import io.kvfold.hub.Models;
 import io.kvfold.internal.NativeBridge;
 import io.kvfold.internal.NativeEngine;
 import io.kvfold.internal.NativeServer;
@@ -216,6 +220,16 @@ public final class Engine implements AutoCloseable {
      * @throws ContextExceededException if they do not fit the model's context
      */
     public Logits evaluate(int... tokens) {
+        return evaluate(null, tokens);
+    }
+
+    /**
+     * As {@link #evaluate(int...)}, in the memory of logits that are no longer needed, so that a long text costs no more than its
+     * longest piece.
+     *
+     * @param spent of this or another engine; the values in it are replaced. Other memory is taken if it is null or too small
+     */
+    public Logits evaluate(@Nullable Logits spent, int... tokens) {
         int columns = info.model().vocabularySize();
         int limit = columns == 0 ? 0 : Integer.MAX_VALUE / Float.BYTES / columns;
         if (tokens.length == 0 || tokens.length > limit) {
@@ -225,7 +239,8 @@ public final class Engine implements AutoCloseable {
                     (long) tokens.length,
                     (long) limit);
         }
-        FloatBuffer values = direct(tokens.length * columns);
+        int count = tokens.length * columns;
+        FloatBuffer values = spent == null ? direct(count) : spent.memory(count).orElseGet(() -> direct(count));
         int[] ids = tokens.clone();
         use(engine -> {
             engine.evaluate(ids, values);
@@ -416,12 +431,51 @@ public final class Engine implements AutoCloseable {
         private @Nullable NativeBridge bridge;
         private LoadProgressListener progress = fraction -> true;
         private boolean describeTools = true;
+        private @Nullable ModelName modelName;
+        private @Nullable LocalModel localModel;
+        private @Nullable Models models;
+        private DownloadListener downloadProgress = (file, bytes, total) -> true;
 
         private Builder() {}
 
-        /** The GGUF file. Required. */
+        /** The GGUF file. This or {@link #modelName} is required; the later one holds. */
         public Builder model(Path model) {
+            modelName = null;
+            localModel = null;
             return set("model", model.toString());
+        }
+
+        /** A model by name that was {@linkplain Models#get found} already; see {@link #modelName}. */
+        public Builder model(LocalModel model) {
+            modelName(model.name().toString());
+            localModel = model;
+            return this;
+        }
+
+        /**
+         * A model by name, {@code hf:owner/name[:quant|/file][@revision]}, which {@link #open()} takes from the cache that
+         * Hugging Face's programs share, and fetches if it is not there. The projector of a model that sees images comes
+         * with it, unless the option {@code mmproj} or {@code no-mmproj} says otherwise. Answers carry this name.
+         *
+         * @throws InvalidRequestException if it is no such name
+         */
+        public Builder modelName(String name) {
+            modelName = ModelName.parse(name);
+            localModel = null;
+            options.remove("model");
+            return this;
+        }
+
+        /** Where {@link #modelName} looks; {@link Models#fromEnvironment()} by default. */
+        public Builder models(Models models) {
+            this.models = models;
+            return this;
+        }
+
+        /** Told how far the download of {@link #modelName} is, if there is one. */
+        public Builder downloadProgress(DownloadListener listener) {
+            this.downloadProgress = listener;
+            return this;
         }
 
         /**
@@ -577,23 +631,26 @@ public final class Engine implements AutoCloseable {
         /**
          * Loads the model. Interrupting the thread abandons the load.
          *
-         * @throws ModelNotFoundException if there is no such file
+         * @throws ModelNotFoundException if there is no such file, or no model of this name
+         * @throws ModelAccessException if the hub does not hand the model out
+         * @throws ModelDownloadException if the model cannot be fetched
          * @throws InvalidModelException if it is not a GGUF file that llama.cpp can run
          * @throws InvalidPlanException if the model cannot serve the KV plan
          * @throws UnknownOptionException if there is no such option
          * @throws UnsupportedOperationByModelException if an option is not possible here or with this model
          * @throws InvalidRequestException if no model or an impossible value was set
          * @throws NativeOutOfMemoryException if weights, KV cache or compute buffers do not fit
-         * @throws GenerationCancelledException if the listener or an interrupt abandoned the load
+         * @throws GenerationCancelledException if a listener or an interrupt abandoned the download or the load
          * @throws NativeLibraryException if the native library cannot be loaded
          */
         public Engine open() {
-            if (!options.has("model")) {
+            if (modelName == null && !options.has("model")) {
                 throw new InvalidRequestException("no model was set");
             }
             NativeBridge library = bridge == null ? NativeLibrary.bridge() : bridge;
-            ObjectNode all = describeTools ? ToolTemplate.addTo(options) : options;
-            boolean describes = !all.equals(options);
+            ObjectNode asked = modelName == null ? options : found(modelName);
+            ObjectNode all = describeTools ? ToolTemplate.addTo(asked) : asked;
+            boolean describes = !all.equals(asked);
             byte[] json = Json.write(all);
             LoadProgressListener listener = progress;
             Thread opener = Thread.currentThread();
@@ -603,6 +660,21 @@ public final class Engine implements AutoCloseable {
             } catch (NativeStatusException e) {
                 throw Failures.from(e);
             }
+        }
+
+        /** The options with the model's files. */
+        private ObjectNode found(ModelName name) {
+            LocalModel model = localModel != null
+                    ? localModel
+                    : (models == null ? Models.fromEnvironment() : models).get(name, downloadProgress);
+            ObjectNode found = options.deepCopy().put("model", model.file().toString());
+            if (!found.has("alias")) {
+                found.put("alias", name.toString());
+            }
+            if (model.projector().isPresent() && !found.has("mmproj") && !found.has("no-mmproj")) {
+                found.put("mmproj", model.projector().get().toString());
+            }
+            return found;
         }
 
         private static Engine open(

@@ -2,7 +2,10 @@ package io.kvfold;
 
 import org.jspecify.annotations.Nullable;
 
-/** The generation was cancelled or closed, its thread was interrupted, or a {@link LoadProgressListener} abandoned the load. */
+/**
+ * The generation was cancelled or closed, its thread was interrupted, or a listener abandoned the load or the download of a
+ * model.
+ */
 public final class GenerationCancelledException extends KvfoldException {
 
     private static final long serialVersionUID = 1L;

@@ -2,10 +2,12 @@ package io.kvfold;
 
 import java.nio.FloatBuffer;
 import java.util.Objects;
+import java.util.Optional;
 
 /**
  * Logits of every position of a token sequence: float32 {@code [tokens, vocabularySize]}. Row <i>i</i> scores the token
- * after position <i>i</i>. Immutable; the memory lies outside the Java heap and is freed with this object.
+ * after position <i>i</i>. Immutable, unless its memory is given away to {@link Engine#evaluate(Logits, int...)}; that memory
+ * lies outside the Java heap and is freed with this object.
  */
 public final class Logits {
 
@@ -43,6 +45,11 @@ public final class Logits {
     /** Copies the logits after position {@code token} to the first {@code vocabularySize} elements of {@code target}. */
     public void copyRow(int token, float[] target) {
         values.get(start(token), target, 0, vocabularySize);
+    }
+
+    /** The memory for other values, if there is enough. */
+    Optional<FloatBuffer> memory(int floats) {
+        return floats <= values.capacity() ? Optional.of(values.slice(0, floats)) : Optional.empty();
     }
 
     private int start(int token) {

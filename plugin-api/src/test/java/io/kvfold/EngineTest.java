@@ -113,6 +113,19 @@ class EngineTest {
     }
 
     @Test
+    void evaluatesInMemoryThatIsNoLongerNeeded() {
+        try (Engine engine = ScriptedEngine.answering().open()) {
+            Logits first = engine.evaluate(1, 2, 3);
+            Logits second = engine.evaluate(first, 4, 5);
+            assertThat(second.tokens()).isEqualTo(2);
+            assertThat(second.get(1, 7)).isEqualTo(107);
+            assertThat(second.memory(2 * second.vocabularySize())).isPresent();
+            assertThat(engine.evaluate(second, 1, 2, 3, 4).get(3, 1)).isEqualTo(301);
+            assertThat(second.memory(4 * second.vocabularySize())).isEmpty();
+        }
+    }
+
+    @Test
     void handsOptionsOverUnderTheNamesOfLlamaServer() {
         ScriptedEngine scripted = ScriptedEngine.answering();
         scripted.builder()

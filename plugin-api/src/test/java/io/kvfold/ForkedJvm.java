@@ -2,6 +2,7 @@ package io.kvfold;
 
 import java.io.File;
 import java.io.IOException;
+import java.io.OutputStream;
 import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
@@ -32,6 +33,7 @@ public final class ForkedJvm {
     private String classPath = System.getProperty("java.class.path");
     private String nativeAccess = "--enable-native-access=ALL-UNNAMED";
     private Duration limit = Duration.ofSeconds(60);
+    private String input = "";
 
     public ForkedJvm() {
         command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
@@ -64,6 +66,12 @@ public final class ForkedJvm {
         return this;
     }
 
+    /** What comes on standard input before its end. */
+    public ForkedJvm withInput(String input) {
+        this.input = input;
+        return this;
+    }
+
     public ForkedJvm within(Duration limit) {
         this.limit = limit;
         return this;
@@ -82,7 +90,7 @@ public final class ForkedJvm {
     }
 
     /** Starts it and leaves the rest to the caller, who has to end it; its output goes nowhere. */
-    Process start(Class<?> main, String... arguments) throws IOException {
+    public Process start(Class<?> main, String... arguments) throws IOException {
         return builder(main, arguments)
                 .redirectOutput(ProcessBuilder.Redirect.DISCARD)
                 .start();
@@ -94,6 +102,9 @@ public final class ForkedJvm {
             try {
                 Process process =
                         builder(main, arguments).redirectOutput(output.toFile()).start();
+                try (OutputStream in = process.getOutputStream()) {
+                    in.write(input.getBytes(StandardCharsets.UTF_8));
+                }
                 boolean ended = process.waitFor(limit.toMillis(), TimeUnit.MILLISECONDS);
                 if (!ended) {
                     process.destroyForcibly().waitFor();

@@ -23,9 +23,11 @@ import picocli.CommandLine.Spec;
         description = {
             "",
             "On a terminal: type and press Enter; paste several lines, or break a line with Alt-Enter. Ctrl-C ends the"
-                    + " running answer, a second one leaves. With a pipe, each line of standard input is one question,"
-                    + " answers go to standard output and figures to standard error. After each answer you see its speed"
-                    + " and what of the KV cache is used.",
+                + " running answer, a second one leaves. With a pipe, each line of standard input is one question,"
+                + " answers go to standard output and figures to standard error. After each answer you see its speed"
+                + " and what of the KV cache is used.",
+            "",
+            "Without --model it asks on a terminal which one, and takes demo:folded elsewhere.",
             "",
             "/help, /reset (forget what was said) and /exit are commands.",
             ""
@@ -33,6 +35,7 @@ import picocli.CommandLine.Spec;
         footerHeading = "%nExamples:%n",
         footer = {
             "  kvfold chat",
+            "  kvfold chat --model hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF",
             "  kvfold chat --model model.gguf --ctx-size 8192",
             "  kvfold chat --model model.gguf --system \"Answer in one sentence.\"",
             "  kvfold chat --model model.gguf --temperature 0.2 --option top-p=0.9",
@@ -96,13 +99,24 @@ final class ChatCommand implements Callable<Integer> {
 
     @Override
     public Integer call() throws IOException {
+        BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        if (Console.isInteractive() && !engineOptions.hasModel()) {
+            ModelFile chosen = new ModelMenu(KvfoldCommand.models(spec))
+                    .ask(in, spec.commandLine().getOut());
+            if (chosen == null) {
+                return ExitCode.OK;
+            }
+            if (!chosen.isDefault()) {
+                engineOptions.choose(chosen);
+            }
+        }
         try (Engine engine = engineOptions.open()) {
             Conversation conversation = new Conversation(engine, sampling, system);
             if (Console.isInteractive()) {
                 return new ChatTerminal(conversation, history != null ? history : defaultHistory())
                         .run(greeting(engine.info()));
             }
-            return pipe(conversation, new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8)));
+            return pipe(conversation, in);
         }
     }
 

@@ -18,8 +18,9 @@ import picocli.CommandLine.Spec;
 /** The options of every command that loads a model. */
 final class EngineOptions {
 
-    static final String MODEL = "The model: a GGUF file, or demo:folded or demo:standard, tiny ones that come along."
-            + " Default: demo:folded.";
+    static final String MODEL = "The model: a GGUF file, hf:owner/name[:quant|/file][@revision] on a hub, which is"
+            + " fetched unless it is cached, or demo:folded or demo:standard, tiny ones that come along. Default:"
+            + " demo:folded.";
 
     private final Supplier<Engine.Builder> builders;
 
@@ -80,9 +81,23 @@ final class EngineOptions {
         return open(contextSize);
     }
 
+    /** Whether the command line names a model. */
+    boolean hasModel() {
+        return model != null;
+    }
+
+    /** Takes a model that was not named on the command line. */
+    void choose(ModelFile chosen) {
+        model = chosen;
+    }
+
     /** The model, whose header need not be right. */
     Path model() {
-        return (model == null ? ModelFile.DEMO_FOLDED : model).path();
+        return modelFile().path();
+    }
+
+    private ModelFile modelFile() {
+        return model == null ? ModelFile.DEMO_FOLDED : model;
     }
 
     /** The plan that was asked for, else the file's own, else every layer its own. */
@@ -105,12 +120,22 @@ final class EngineOptions {
         return open(contextSize, kvOptions.hasPlan() ? kvOptions.plan(GgufFile.open(model())) : null);
     }
 
+    /** The same with the whole KV cache in f16: without the KV plan and the types asked for. */
+    Engine openFull(int contextSize) {
+        return open(contextSize, null, false);
+    }
+
     /** The same with another context size and KV plan than those asked for. */
     Engine open(@Nullable Integer contextSize, @Nullable KvPlan plan) {
+        return open(contextSize, plan, kvOptions.hasTypes());
+    }
+
+    private Engine open(@Nullable Integer contextSize, @Nullable KvPlan plan, boolean withTypes) {
         if (model == null) {
             ModelFile.introduceDefault(command, kvOptions, contextSize, slots);
         }
-        Engine.Builder builder = builders.get().model(model()).slots(slots);
+        Engine.Builder builder = builders.get().slots(slots);
+        modelFile().addTo(builder);
         if (contextSize != null) {
             builder.contextSize(contextSize);
         }
@@ -118,7 +143,7 @@ final class EngineOptions {
             builder.kvBudget(kvBudget);
         }
         computeOptions.apply(builder);
-        if (kvOptions.hasTypes()) {
+        if (withTypes) {
             builder.kvCacheTypes(kvOptions.keys(), kvOptions.values());
         }
         if (plan != null) {

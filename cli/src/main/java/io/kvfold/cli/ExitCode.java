@@ -3,6 +3,7 @@ package io.kvfold.cli;
 import io.kvfold.GenerationCancelledException;
 import io.kvfold.InvalidModelException;
 import io.kvfold.InvalidPlanException;
+import io.kvfold.ModelAccessException;
 import io.kvfold.ModelNotFoundException;
 import io.kvfold.UnknownOptionException;
 import java.util.LinkedHashMap;
@@ -23,7 +24,9 @@ final class ExitCode {
     private ExitCode() {}
 
     static int of(Throwable error) {
-        if (error instanceof ModelNotFoundException || error instanceof InvalidModelException) {
+        if (error instanceof ModelNotFoundException
+                || error instanceof ModelAccessException
+                || error instanceof InvalidModelException) {
             return MODEL;
         }
         if (error instanceof UnknownOptionException || error instanceof InvalidPlanException) {
@@ -39,7 +42,7 @@ final class ExitCode {
         help.put("  " + ERROR, "the command failed; one line on standard error says why");
         help.put("  " + USAGE, "an option or argument that does not exist or has no such value");
         help.put("  " + MISSING_TOOL, "a tool that the build needs is missing");
-        help.put("  " + MODEL, "the model was not found or is not a valid model");
+        help.put("  " + MODEL, "the model was not found, is not handed out or is not a valid model");
         help.put(String.valueOf(CANCELLED), "cancelled with Ctrl-C");
         return help;
     }

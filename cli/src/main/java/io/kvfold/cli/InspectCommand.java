@@ -13,6 +13,7 @@ import io.kvfold.gguf.GgufKvPlan;
 import io.kvfold.gguf.GgufTensor;
 import io.kvfold.gguf.GgufValueType;
 import io.kvfold.gguf.MemoryEstimate;
+import io.kvfold.hub.RemoteModel;
 import java.io.PrintWriter;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -40,14 +41,16 @@ import picocli.CommandLine.Spec;
         header = "Tells what a model file holds and what its KV cache takes, without loading it.",
         description = {
             "",
-            "Reads the header of a GGUF file. Try --kv-type and --kv-plan to see what they save; whether the model was"
-                    + " trained for another plan is not checked here.",
+            "Reads the header of a GGUF file; of a model on a hub it fetches no more than that. Try --kv-type and"
+                    + " --kv-plan to see what they save; whether the model was trained for another plan is not checked"
+                    + " here.",
             ""
         },
         footerHeading = "%nExamples:%n",
         footer = {
             "  kvfold inspect",
             "  kvfold inspect model.gguf",
+            "  kvfold inspect hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q8_0 --ctx 32768",
             "  kvfold inspect model.gguf --ctx 32768 --kv-type q8_0",
             "  kvfold inspect model.gguf --ctx 32768 --kv-plan lckv:2",
             "  kvfold inspect model.gguf --json | jq .kv.bytes_per_token"
@@ -85,9 +88,16 @@ final class InspectCommand implements Callable<Integer> {
         if (model == null) {
             ModelFile.introduceDefault(spec, kvOptions, contextSize, 1);
         }
-        GgufFile file = GgufFile.open((model == null ? ModelFile.DEMO_FOLDED : model).path());
+        ModelFile asked = model == null ? ModelFile.DEMO_FOLDED : model;
+        Optional<RemoteModel> remote = asked.remote();
+        GgufFile file = remote.map(RemoteModel::header).orElseGet(asked::header);
         PrintWriter out = spec.commandLine().getOut();
         ObjectNode facts = facts(file);
+        remote.ifPresent(there -> facts.put("path", asked.toString())
+                .put(
+                        "download_files",
+                        there.files().size() + there.projector().stream().count())
+                .put("download_bytes", there.bytes()));
         if (json) {
             out.println(new ObjectMapper().writerWithDefaultPrettyPrinter().writeValueAsString(facts));
         } else {
@@ -229,6 +239,18 @@ final class InspectCommand implements Callable<Integer> {
 
     private void print(GgufFile file, ObjectNode facts, PrintWriter out) {
         line(out, "model", facts.path("name").asText(file.path().getFileName().toString()));
+        if (facts.has("download_bytes")) {
+            int files = facts.path("download_files").asInt();
+            line(
+                    out,
+                    "not fetched",
+                    Values.format(
+                            "%s in %d file%s%s",
+                            Values.bytes(facts.path("download_bytes").asLong()),
+                            files,
+                            files == 1 ? "" : "s",
+                            files == 1 ? "" : "; weights below are those of the first"));
+        }
         line(out, "architecture", facts.path("architecture").asText());
         line(out, "file type", types(file));
         line(

@@ -1,7 +1,10 @@
 package io.kvfold.cli;
 
+import io.kvfold.hub.Models;
+import java.util.function.Supplier;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.ScopeType;
 
@@ -11,9 +14,9 @@ import picocli.CommandLine.ScopeType;
         header = "Runs local language models (GGUF files) with a folded KV cache.",
         description = {
             "",
-            "A model's attention reads the keys and values of all former tokens from the KV cache. A KV plan lets layers"
-                    + " share them, so that the cache holds more tokens in the same memory. Models run inside this"
-                    + " process, on a llama.cpp of its own."
+            "A model's attention reads the keys and values of all former tokens from the KV cache. A KV plan lets"
+                + " layers share them, so that the cache holds more tokens in the same memory. Models run inside this"
+                + " process, on a llama.cpp of its own."
         },
         synopsisSubcommandLabel = "COMMAND",
         commandListHeading = "%nCommands:%n",
@@ -22,6 +25,7 @@ import picocli.CommandLine.ScopeType;
         footer = {
             "  kvfold chat",
             "  kvfold chat --model model.gguf",
+            "  kvfold chat --model hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF",
             "  kvfold inspect model.gguf --ctx 32768",
             "  kvfold generate -m model.gguf -p \"Once upon a time\" --max-tokens 50",
             "  kvfold compare -p \"Once upon a time\"",
@@ -34,6 +38,9 @@ import picocli.CommandLine.ScopeType;
             GenerateCommand.class,
             ServeCommand.class,
             InspectCommand.class,
+            PullCommand.class,
+            ListCommand.class,
+            RemoveCommand.class,
             LogitsCommand.class,
             PerplexityCommand.class,
             PlanCommand.class,
@@ -47,11 +54,22 @@ import picocli.CommandLine.ScopeType;
         })
 final class KvfoldCommand implements Runnable {
 
+    /** What a help page about models by name ends with. */
+    static final String HUB_ENVIRONMENT =
+            "HF_ENDPOINT names another hub, HF_HUB_CACHE or HF_HOME another cache, HF_TOKEN the user;"
+                    + " HF_HUB_OFFLINE=1 fetches nothing.";
+
+    private final Supplier<Models> models;
     private boolean verbose;
+
+    /** @param models where models by name are looked up */
+    KvfoldCommand(Supplier<Models> models) {
+        this.models = models;
+    }
 
     @CommandLine.Spec
     @SuppressWarnings("NullAway.Init")
-    private CommandLine.Model.CommandSpec spec;
+    private CommandSpec spec;
 
     @Option(
             names = {"-h", "--help"},
@@ -81,6 +99,11 @@ final class KvfoldCommand implements Runnable {
         if (verbose) {
             System.setProperty("org.slf4j.simpleLogger.defaultLogLevel", "debug");
         }
+    }
+
+    /** Where models by name are looked up. */
+    static Models models(CommandSpec command) {
+        return ((KvfoldCommand) command.root().userObject()).models.get();
     }
 
     static boolean isVerbose(CommandLine command) {

@@ -1,6 +1,7 @@
 package io.kvfold.cli;
 
 import io.kvfold.Engine;
+import io.kvfold.hub.Models;
 import java.io.FileDescriptor;
 import java.io.FileOutputStream;
 import java.io.OutputStreamWriter;
@@ -17,7 +18,7 @@ public final class Main {
 
     public static void main(String... arguments) {
         // Models speak UTF-8, whatever the locale says.
-        CommandLine command = commandLine(Engine::builder)
+        CommandLine command = commandLine(Engine::builder, Models::fromEnvironment)
                 .setOut(new PrintWriter(
                         new OutputStreamWriter(new FileOutputStream(FileDescriptor.out), StandardCharsets.UTF_8)))
                 .setErr(new PrintWriter(
@@ -28,16 +29,22 @@ public final class Main {
         System.exit(exitCode);
     }
 
-    /** The whole command, on engines of the given builders. */
-    static CommandLine commandLine(Supplier<Engine.Builder> builders) {
+    /** The whole command, on engines of the given builders and a given hub. */
+    static CommandLine commandLine(Supplier<Engine.Builder> builders, Supplier<Models> models) {
         IFactory factory = CommandLine.defaultFactory();
-        CommandLine command = new CommandLine(new KvfoldCommand(), new IFactory() {
+        CommandLine command = new CommandLine(new KvfoldCommand(models), new IFactory() {
             @Override
             public <K> K create(Class<K> type) throws Exception {
                 if (type == EngineOptions.class) {
                     return type.cast(new EngineOptions(builders));
                 }
-                return type == SubjectOptions.class ? type.cast(new SubjectOptions(builders)) : factory.create(type);
+                if (type == SubjectOptions.class) {
+                    return type.cast(new SubjectOptions(builders));
+                }
+                if (type == ModelFile.Converter.class) {
+                    return type.cast(new ModelFile.Converter(models));
+                }
+                return factory.create(type);
             }
         });
         Errors errors = new Errors();

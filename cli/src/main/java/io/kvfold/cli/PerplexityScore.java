@@ -4,6 +4,7 @@ import io.kvfold.Engine;
 import io.kvfold.InvalidRequestException;
 import io.kvfold.Logits;
 import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
@@ -27,13 +28,33 @@ final class PerplexityScore {
      * @throws InvalidRequestException if the text has less than two chunks
      */
     static PerplexityScore of(Engine engine, Path text, int context, int maxChunks) throws IOException {
+        int[] tokens = tokens(engine, text, context);
+        return of(engine, tokens, context, Math.min(tokens.length / context, maxChunks));
+    }
+
+    /**
+     * The tokens of a text file.
+     *
+     * @throws InvalidRequestException if it has less than two chunks
+     */
+    static int[] tokens(Engine engine, Path text, int context) throws IOException {
         String content = Files.readString(text).replaceFirst("\\n\\z", "");
         int[] tokens = engine.tokenize(content, true, false);
         if (tokens.length < 2 * context) {
             throw new InvalidRequestException(Values.format(
                     "%s has %d tokens, but two chunks of %d take %d", text, tokens.length, context, 2 * context));
         }
-        return of(engine, tokens, context, Math.min(tokens.length / context, maxChunks));
+        return tokens;
+    }
+
+    /** Told of every scored token. */
+    interface RowListener {
+        /**
+         * Takes what was predicted for it.
+         *
+         * @param logits of all tokens of the vocabulary at the position before it; valid until this returns
+         */
+        void onRow(float[] logits) throws IOException;
     }
 
     /**
@@ -42,12 +63,23 @@ final class PerplexityScore {
      * @param tokens at least {@code context * chunks}
      */
     static PerplexityScore of(Engine engine, int[] tokens, int context, int chunks) {
+        try {
+            return of(engine, tokens, context, chunks, logits -> {});
+        } catch (IOException e) {
+            throw new UncheckedIOException(e); // not of this listener
+        }
+    }
+
+    /** As above, with a listener. */
+    static PerplexityScore of(Engine engine, int[] tokens, int context, int chunks, RowListener listener)
+            throws IOException {
         Integer bos = engine.info().model().tokens().bos();
         int[] around = engine.tokenize("", true, false);
         boolean startsWithBos = bos != null && around.length > 0 && bos == around[0];
         float[] row = new float[engine.info().model().vocabularySize()];
         PerplexityScore score = new PerplexityScore();
         score.chunks = chunks;
+        Logits logits = null;
         try (Progress progress = new Progress("scoring", chunks, " chunks")) {
             for (int chunk = 0; chunk < chunks; chunk++) {
                 int[] input = Arrays.copyOfRange(tokens, chunk * context, (chunk + 1) * context);
@@ -55,10 +87,11 @@ final class PerplexityScore {
                 if (startsWithBos) {
                     input[0] = around[0];
                 }
-                Logits logits = engine.evaluate(input);
+                logits = engine.evaluate(logits, input);
                 for (int position = context / 2; position < context - 1; position++) {
                     logits.copyRow(position, row);
                     score.add(row, expected[position + 1]);
+                    listener.onRow(row);
                 }
                 progress.stepTo(chunk + 1);
                 progress.message(Values.format("PPL %.4f", score.perplexity()));

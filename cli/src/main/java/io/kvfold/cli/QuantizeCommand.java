@@ -20,9 +20,9 @@ import picocli.CommandLine.Spec;
         header = "Makes a model file smaller, with llama.cpp's quantiser.",
         description = {
             "",
-            "Reads a GGUF file with weights in f32, f16 or bf16 and writes one whose matrices take fewer bits. The KV plan"
-                    + " and all other metadata stay. Common types: q8_0 (nearly lossless), q6_k, q5_k_m, q4_k_m (a good"
-                    + " middle), q4_0, q3_k_m, q2_k.",
+            "Reads a GGUF file with weights in f32, f16 or bf16 and writes one whose matrices take fewer bits. The KV"
+                    + " plan and all other metadata stay. Common types: q8_0 (nearly lossless), q6_k, q5_k_m, q4_k_m (a"
+                    + " good middle), q4_0, q3_k_m, q2_k.",
             ""
         },
         footerHeading = "%nExamples:%n",
@@ -33,9 +33,13 @@ final class QuantizeCommand implements Callable<Integer> {
     @SuppressWarnings("NullAway.Init")
     private CommandSpec spec;
 
-    @Parameters(index = "0", paramLabel = "SOURCE", description = "The GGUF file to read.")
+    @Parameters(
+            index = "0",
+            paramLabel = "SOURCE",
+            converter = ModelFile.Converter.class,
+            description = "The GGUF file to read, or hf:owner/name[:quant|/file][@revision] on a hub.")
     @SuppressWarnings("NullAway.Init")
-    private Path source;
+    private ModelFile source;
 
     @Parameters(index = "1", paramLabel = "TARGET", description = "The GGUF file to write; replaced if it exists.")
     @SuppressWarnings("NullAway.Init")
@@ -62,13 +66,13 @@ final class QuantizeCommand implements Callable<Integer> {
 
     @Override
     public Integer call() {
-        GgufFile before = GgufFile.open(source);
+        GgufFile before = source.header();
         ObjectNode options = JsonNodeFactory.instance.objectNode().put("type", type.toLowerCase(Locale.ROOT));
         if (threads != null) {
             options.put("threads", threads);
         }
         options.put("allow_requantize", allowRequantize);
-        NativeLibrary.quantize(source, target, options);
+        NativeLibrary.quantize(before.path(), target, options);
         GgufFile after = GgufFile.open(target);
         spec.commandLine()
                 .getOut()

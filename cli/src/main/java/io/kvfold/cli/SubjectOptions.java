@@ -34,7 +34,9 @@ final class SubjectOptions {
             split = ",",
             paramLabel = "FILE",
             converter = ModelFile.Converter.class,
-            description = "The models: GGUF files, or demo:folded or demo:standard, tiny ones that come along.")
+            description =
+                    "The models: GGUF files, names on a hub (hf:owner/name), or demo:folded or demo:standard, tiny ones"
+                            + " that come along.")
     private List<ModelFile> models = List.of();
 
     @Option(
@@ -89,7 +91,7 @@ final class SubjectOptions {
     List<Subject> subjects(List<ModelFile> models) {
         List<Subject> subjects = new ArrayList<>();
         for (ModelFile model : models) {
-            GgufFile file = GgufFile.open(model.path());
+            GgufFile file = model.header();
             for (String plan : plans) {
                 KvPlan parsed = plan.equals(FILE_PLAN) ? null : KvOptions.plan(plan, file);
                 for (KvType type : types) {

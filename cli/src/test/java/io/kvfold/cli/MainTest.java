@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import io.kvfold.Engine;
 import io.kvfold.ScriptedEngine;
+import io.kvfold.hub.Models;
 import io.kvfold.internal.NativeStatus;
 import java.util.ArrayList;
 import java.util.List;
@@ -69,7 +70,7 @@ final class MainTest {
 
     @Test
     void givesEveryCommandExamplesThatParseAndTheExitCodes() {
-        CommandLine root = Main.commandLine(Engine::builder);
+        CommandLine root = Main.commandLine(Engine::builder, Models::fromEnvironment);
         List<CommandLine> all = new ArrayList<>(root.getSubcommands().values());
         all.add(root);
         for (CommandLine command : all) {
@@ -78,7 +79,7 @@ final class MainTest {
             List<String[]> examples = examples(command);
             assertThat(examples).as(command.getCommandName()).isNotEmpty();
             for (String[] example : examples) {
-                Main.commandLine(Engine::builder).parseArgs(example);
+                Main.commandLine(Engine::builder, Models::fromEnvironment).parseArgs(example);
             }
         }
     }

@@ -45,7 +45,9 @@ import org.slf4j.LoggerFactory;
  *
  * <ul>
  *   <li>Errors are {@link io.kvfold.KvfoldException}s with a type each. An option or a parameter that llama.cpp has removed
- *       is refused by name, and so is a model to be downloaded.
+ *       is refused by name, and so is {@code setModelUrl}.
+ *   <li>{@code setHfRepo}, with {@code setHfFile} and {@code setHfToken}, takes a model from a hub
+ *       ({@link io.kvfold.hub.Models}), and so does {@code setModel} with {@code hf:owner/name[:quant|/file][@revision]}.
  *   <li>A prompt that is longer than the context is refused, not cut.
  *   <li>The log goes to SLF4J's logger {@code io.kvfold.native} unless {@link #setLogger} or {@code disableLog()} says
  *       otherwise; {@code setVerbose}, {@code setLogVerbosity}, {@code enableLogPrefix} and {@code enableLogTimestamps} change

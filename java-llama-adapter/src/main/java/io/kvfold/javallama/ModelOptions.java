@@ -4,11 +4,14 @@ import de.kherud.llama.ModelParameters;
 import io.kvfold.Engine;
 import io.kvfold.UnknownOptionException;
 import io.kvfold.UnsupportedOperationByModelException;
+import io.kvfold.hub.ModelName;
+import io.kvfold.hub.Models;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import org.jspecify.annotations.Nullable;
 
 /**
  * java-llama.cpp's {@link ModelParameters} as options of an engine. They are command-line arguments of the llama-server that
@@ -57,9 +60,16 @@ final class ModelOptions {
     private static final String CONTEXT_SIZE = "4096";
 
     private final Map<String, Object> arguments;
+    private final Models.Builder models;
 
     ModelOptions(ModelParameters parameters) {
+        this(parameters, Models.builder());
+    }
+
+    /** @param models where a model by name is looked up, unless the parameters hold a token */
+    ModelOptions(ModelParameters parameters, Models.Builder models) {
         this.arguments = parse(parameters.toArray());
+        this.models = models;
     }
 
     boolean embedding() {
@@ -92,7 +102,23 @@ final class ModelOptions {
         options.put("context-shift", !arguments.containsKey("no-context-shift"));
         arguments.forEach((name, value) -> translate(name, value, options));
         options.forEach(builder::option);
+        String name = modelName();
+        if (name != null) {
+            if (arguments.get("hf-token") instanceof String token) {
+                models.token(token);
+            }
+            builder.modelName(name).models(models.build());
+        }
         return builder;
+    }
+
+    /** The model as {@link Engine.Builder#modelName} takes it; null if it is a file. */
+    private @Nullable String modelName() {
+        if (arguments.get("hf-repo") instanceof String repository) {
+            Object file = arguments.get("hf-file");
+            return ModelName.PREFIX + repository + (file == null ? "" : "/" + file);
+        }
+        return arguments.get("model") instanceof String model && ModelName.isName(model) ? model : null;
     }
 
     private void translate(String name, Object value, Map<String, Object> options) {
@@ -101,7 +127,15 @@ final class ModelOptions {
                     "option \"" + name + "\" of java-llama.cpp is not available: llama.cpp no longer has it");
         }
         switch (name) {
-            case "no-context-shift", "log-disable", "log-prefix", "log-timestamps", "log-verbosity", "verbose" -> {}
+            case "no-context-shift",
+                    "hf-file",
+                    "hf-repo",
+                    "hf-token",
+                    "log-disable",
+                    "log-prefix",
+                    "log-timestamps",
+                    "log-verbosity",
+                    "verbose" -> {}
             case "log-file" ->
                 throw new UnsupportedOperationByModelException(
                         "option \"log-file\" of java-llama.cpp is not available: the"

@@ -252,11 +252,12 @@ class LlamaModelTest {
         assertThatThrownBy(() -> new LlamaModel(new ModelParameters().setModel("missing.gguf")))
                 .isInstanceOf(ModelNotFoundException.class)
                 .hasMessageContaining("missing.gguf");
-        assertThatThrownBy(() -> new LlamaModel(new ModelParameters().setHfRepo("a/b")))
-                .isInstanceOf(InvalidRequestException.class);
-        assertThatThrownBy(() -> new LlamaModel(parameters().setHfRepo("a/b")))
+        assertThatThrownBy(() -> new LlamaModel(new ModelParameters().setHfRepo("a")))
+                .isInstanceOf(InvalidRequestException.class)
+                .hasMessageContaining("hf:a");
+        assertThatThrownBy(() -> new LlamaModel(parameters().setModelUrl("http://localhost/m.gguf")))
                 .isInstanceOf(UnsupportedOperationByModelException.class)
-                .hasMessageContaining("hf-repo");
+                .hasMessageContaining("model-url");
     }
 
     @Test

@@ -8,19 +8,26 @@ import de.kherud.llama.ModelParameters;
 import de.kherud.llama.args.CacheType;
 import de.kherud.llama.args.PoolingType;
 import io.kvfold.EngineOption;
+import io.kvfold.InvalidRequestException;
 import io.kvfold.NativeLibrary;
 import io.kvfold.RealLibrary;
 import io.kvfold.ScriptedEngine;
 import io.kvfold.UnknownOptionException;
 import io.kvfold.UnsupportedOperationByModelException;
+import io.kvfold.hub.LocalHub;
+import io.kvfold.hub.Models;
 import java.lang.reflect.Method;
+import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
@@ -28,8 +35,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 class ModelOptionsTest {
 
     /** Refused by the engine itself, with its own reason. */
-    private static final Set<String> REFUSED_BY_ENGINE =
-            Set.of("hf-file", "hf-repo", "hf-token", "log-file", "model-url");
+    private static final Set<String> REFUSED_BY_ENGINE = Set.of("log-file", "model-url");
 
     private static JsonNode opened(ModelParameters parameters) {
         ScriptedEngine scripted = ScriptedEngine.answering();
@@ -112,6 +118,12 @@ class ModelOptionsTest {
                     .hasMessageContaining("\"log-file\"");
             return;
         }
+        if (argument.equals("hf-repo")) {
+            assertThatThrownBy(() -> opened(parameters))
+                    .isInstanceOf(InvalidRequestException.class)
+                    .hasMessageContaining("'hf:text' is not the name of a model");
+            return;
+        }
         Set<String> known = new TreeSet<>();
         for (EngineOption option : NativeLibrary.options()) {
             known.addAll(option.names());
@@ -181,5 +193,31 @@ class ModelOptionsTest {
         assertThat(draft.path("spec-type").asText()).isEqualTo("draft-simple");
         assertThat(draft.path("spec-draft-n-max").asText()).isEqualTo("5");
         assertThat(draft.path("spec-draft-n-min").asText()).isEqualTo("1");
+    }
+
+    @Test
+    void takesAModelFromAHub(@TempDir Path cache) {
+        try (LocalHub hub = LocalHub.start()) {
+            hub.put("a/b", "m-Q8_0.gguf", new byte[10]).put("a/b", "m-F16.gguf", new byte[20]);
+            hub.restrict("a/b", "hf_token", true);
+            List<ModelParameters> all = List.of(
+                    parameters().setModel("hf:a/b:Q8_0").setHfToken("hf_token"),
+                    parameters().setHfRepo("a/b:Q8_0").setHfToken("hf_token"),
+                    parameters().setHfRepo("a/b").setHfFile("m-F16.gguf").setHfToken("hf_token"));
+            List<String> files = new ArrayList<>();
+            for (ModelParameters parameters : all) {
+                Models.Builder models =
+                        Models.builder().endpoint(hub.endpoint()).cacheDirectory(cache);
+                ScriptedEngine scripted = ScriptedEngine.answering();
+                new ModelOptions(parameters, models)
+                        .addTo(scripted.builder())
+                        .open()
+                        .close();
+                JsonNode options = scripted.openedWith().get(0);
+                assertThat(options.has("hf-repo") || options.has("hf-token")).isFalse();
+                files.add(Path.of(options.path("model").asText()).getFileName().toString());
+            }
+            assertThat(files).containsExactly("m-Q8_0.gguf", "m-Q8_0.gguf", "m-F16.gguf");
+        }
     }
 }

@@ -2,6 +2,9 @@ package io.kvfold.langchain4j;
 
 import io.kvfold.Engine;
 import io.kvfold.KvPlan;
+import io.kvfold.hub.DownloadListener;
+import io.kvfold.hub.ModelName;
+import io.kvfold.hub.Models;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.Map;
@@ -16,6 +19,9 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
     private final Map<String, Object> options = new LinkedHashMap<>();
     private @Nullable Engine engine;
     private @Nullable Path modelPath;
+    private @Nullable String hubName;
+    private @Nullable Models models;
+    private @Nullable DownloadListener downloadProgress;
 
     /**
      * Borrows an engine, so that several models share weights and KV cache. The model does not close it, and fails once
@@ -35,6 +41,33 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
     /** As {@link #modelPath(Path)}. */
     public B modelPath(@Nullable String modelPath) {
         return modelPath(modelPath == null ? null : Path.of(modelPath));
+    }
+
+    /**
+     * A model on a hub in place of {@link #modelPath(Path)}: {@code hf:owner/name[:quant|/file][@revision]}. It is fetched
+     * into the cache of Hugging Face's programs when the model is built, unless it is there.
+     *
+     * @throws IllegalArgumentException if it is no such name
+     */
+    public B modelName(@Nullable String modelName) {
+        if (modelName != null && !ModelName.isName(modelName)) {
+            throw new IllegalArgumentException(
+                    "'" + modelName + "' does not begin with " + ModelName.PREFIX + "; modelPath takes a file");
+        }
+        this.hubName = modelName;
+        return self();
+    }
+
+    /** Where {@link #modelName} looks; default: the hub and the cache that the environment names. */
+    public B models(@Nullable Models models) {
+        this.models = models;
+        return self();
+    }
+
+    /** Told how far the download of {@link #modelName} is, if there is one. */
+    public B downloadProgress(@Nullable DownloadListener listener) {
+        this.downloadProgress = listener;
+        return self();
     }
 
     /**
@@ -95,8 +128,8 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
      * The borrowed engine, or a new one.
      *
      * @param flags options that a new engine needs for this kind of model
-     * @throws IllegalArgumentException if neither an engine nor a model path is set, or both, or a borrowed engine has
-     *     options
+     * @throws IllegalArgumentException if neither an engine nor a model is set, or both, or both a path and a name, or a
+     *     borrowed engine has options
      */
     EngineHandle openEngine(String... flags) {
         if (engine != null) {
@@ -106,10 +139,26 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
             }
             return EngineHandle.borrow(engine);
         }
-        if (modelPath == null) {
-            throw new IllegalArgumentException("Set modelPath to a GGUF file, or engine to an open engine");
+        Engine.Builder builder = Engine.builder();
+        if (modelPath != null && hubName != null) {
+            throw new IllegalArgumentException(
+                    "Set modelPath " + modelPath + " or modelName " + hubName + ", not both");
         }
-        Engine.Builder builder = Engine.builder().model(modelPath);
+        if (modelPath != null) {
+            builder.model(modelPath);
+        } else if (hubName != null) {
+            String name = hubName;
+            Errors.translating(() -> builder.modelName(name));
+        } else {
+            throw new IllegalArgumentException("Set modelPath to a GGUF file, modelName to " + ModelName.PREFIX
+                    + "owner/name, or engine to an open engine");
+        }
+        if (models != null) {
+            builder.models(models);
+        }
+        if (downloadProgress != null) {
+            builder.downloadProgress(downloadProgress);
+        }
         for (String flag : flags) {
             builder.option(flag, true);
         }

@@ -1,5 +1,6 @@
 package io.kvfold.langchain4j;
 
+import dev.langchain4j.exception.AuthenticationException;
 import dev.langchain4j.exception.InternalServerException;
 import dev.langchain4j.exception.InvalidRequestException;
 import dev.langchain4j.exception.LangChain4jException;
@@ -15,6 +16,7 @@ import io.kvfold.InvalidPlanException;
 import io.kvfold.KvBudgetExceededException;
 import io.kvfold.KvStateException;
 import io.kvfold.KvfoldException;
+import io.kvfold.ModelAccessException;
 import io.kvfold.NativeLibraryException;
 import io.kvfold.QueueFullException;
 import io.kvfold.UnknownOptionException;
@@ -45,6 +47,9 @@ final class Errors {
         String message = error.getMessage();
         if (error instanceof io.kvfold.ModelNotFoundException || error instanceof InvalidModelException) {
             return new ModelNotFoundException(message, error);
+        }
+        if (error instanceof ModelAccessException) {
+            return new AuthenticationException(message, error);
         }
         if (error instanceof io.kvfold.InvalidRequestException
                 || error instanceof ContextExceededException

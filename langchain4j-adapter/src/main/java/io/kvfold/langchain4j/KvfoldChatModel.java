@@ -37,7 +37,8 @@ import org.slf4j.LoggerFactory;
  * begins with something else than a call it is asked for JSON, from the same prompt. Usage is that of the answer returned.
  *
  * <p>Throws LangChain4j's exceptions: {@code ModelNotFoundException} from {@link Builder#build()} for a file that is
- * missing or no usable GGUF file, {@code InvalidRequestException} for a prompt that is longer than a slot and for a
+ * missing or no usable GGUF file, {@code AuthenticationException} and {@code InternalServerException} from there for a model
+ * that a hub does not hand out or that cannot be fetched, {@code InvalidRequestException} for a prompt that is longer than a slot and for a
  * grammar, a schema or messages the model cannot take, {@code UnsupportedFeatureException} for what no request to this
  * model may hold, {@code RateLimitException} when the queue is full, {@code TimeoutException} after the timeout,
  * {@code InternalServerException} when decoding fails, {@code NonRetriableException} when the engine is closed or the
@@ -131,7 +132,7 @@ public class KvfoldChatModel implements ChatModel, AutoCloseable {
         /**
          * Opens the engine unless one is lent.
          *
-         * @throws IllegalArgumentException if neither an engine nor a model path is set, or both
+         * @throws IllegalArgumentException if neither an engine nor a model is set, or both
          * @throws dev.langchain4j.exception.LangChain4jException as the class documents
          */
         public KvfoldChatModel build() {

@@ -78,8 +78,8 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
         String message = error.getMessage();
         return message != null && message.startsWith("Pooling type 'none'")
                 ? new InvalidRequestException(
-                        "the model's file does not say how the vectors of a text's tokens become one: set pooling to mean, "
-                                + "cls or last",
+                        "the model's file does not say how the vectors of a text's tokens become one: set pooling to"
+                                + " mean, cls or last",
                         error)
                 : error;
     }
@@ -216,7 +216,7 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
         /**
          * Opens the engine unless one is lent.
          *
-         * @throws IllegalArgumentException if neither an engine nor a model path is set, or both
+         * @throws IllegalArgumentException if neither an engine nor a model is set, or both
          */
         public KvfoldEmbeddingModel build() {
             return new KvfoldEmbeddingModel(this);

@@ -62,7 +62,7 @@ public class KvfoldLanguageModel implements LanguageModel, AutoCloseable {
         /**
          * Opens the engine unless one is lent.
          *
-         * @throws IllegalArgumentException if neither an engine nor a model path is set, or both
+         * @throws IllegalArgumentException if neither an engine nor a model is set, or both
          * @throws dev.langchain4j.exception.LangChain4jException as {@link KvfoldChatModel} documents
          */
         public KvfoldLanguageModel build() {

@@ -141,7 +141,7 @@ public class KvfoldScoringModel implements ScoringModel, AutoCloseable {
         /**
          * Opens the engine unless one is lent.
          *
-         * @throws IllegalArgumentException if neither an engine nor a model path is set, or both
+         * @throws IllegalArgumentException if neither an engine nor a model is set, or both
          */
         public KvfoldScoringModel build() {
             return new KvfoldScoringModel(this);

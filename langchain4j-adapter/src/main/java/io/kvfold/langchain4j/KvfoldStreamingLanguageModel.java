@@ -73,7 +73,7 @@ public class KvfoldStreamingLanguageModel implements StreamingLanguageModel, Aut
         /**
          * Opens the engine unless one is lent.
          *
-         * @throws IllegalArgumentException if neither an engine nor a model path is set, or both
+         * @throws IllegalArgumentException if neither an engine nor a model is set, or both
          * @throws dev.langchain4j.exception.LangChain4jException as {@link KvfoldChatModel} documents
          */
         public KvfoldStreamingLanguageModel build() {

@@ -1,5 +1,6 @@
 package io.kvfold.langchain4j;
 
+import io.kvfold.hub.ModelName;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 
@@ -8,10 +9,15 @@ abstract class SamplingBuilder<B extends SamplingBuilder<B>> extends EngineBacke
 
     final KvfoldChatRequestParameters.Builder parameters = KvfoldChatRequestParameters.builder();
 
-    /** The loaded model's own name, which every answer carries; any other name is refused. Need not be set. */
+    /**
+     * {@code hf:owner/name[:quant|/file][@revision]} names a model on a hub in place of {@link #modelPath}: it is fetched
+     * into the cache of Hugging Face's programs when the model is built, unless it is there. Any other name has to be the
+     * loaded model's own, which every answer carries, and need not be set.
+     */
+    @Override
     public B modelName(@Nullable String modelName) {
         parameters.modelName(modelName);
-        return self();
+        return super.modelName(modelName != null && ModelName.isName(modelName) ? modelName : null);
     }
 
     /** At least 0; 0 always takes the most probable token. Default 0.8. */

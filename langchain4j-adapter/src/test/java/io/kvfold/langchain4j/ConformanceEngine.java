@@ -14,15 +14,36 @@ final class ConformanceEngine {
     private static final int CONTEXT_SIZE = 16_384;
     private static final int SLOTS = 2;
 
+    /** A small model fills a string of JSON until it is stopped. */
+    private static final int LONGEST_ANSWER = 512;
+
+    private static final String PROPERTY = "kvfold.conformance.";
+
     private ConformanceEngine() {}
+
+    static boolean isOnRealModel() {
+        return file("model") != null;
+    }
+
+    static void useModel(Path model) {
+        System.setProperty(PROPERTY + "model", model.toString());
+    }
+
+    static void useScript() {
+        System.clearProperty(PROPERTY + "model");
+    }
 
     static Engine open() {
         Path model = file("model");
         if (model == null) {
             return FakeLlamaServer.engine();
         }
-        Engine.Builder builder =
-                Engine.builder().model(model).contextSize(CONTEXT_SIZE).slots(SLOTS);
+        Engine.Builder builder = Engine.builder()
+                .model(model)
+                .contextSize(CONTEXT_SIZE)
+                .slots(SLOTS)
+                .option("predict", LONGEST_ANSWER)
+                .option("temp", 0); // the tables of docs/conformance.md can be made again
         Path projector = file("mmproj");
         return projector == null
                 ? builder.open()
@@ -41,7 +62,7 @@ final class ConformanceEngine {
     }
 
     private static @Nullable Path file(String name) {
-        String path = System.getProperty("kvfold.conformance." + name);
+        String path = System.getProperty(PROPERTY + name);
         return path == null || path.isEmpty() ? null : Path.of(path);
     }
 }

@@ -1,32 +1,21 @@
 package io.kvfold.langchain4j;
 
-import java.io.IOException;
-import java.nio.file.DirectoryStream;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
-import javax.xml.parsers.DocumentBuilderFactory;
-import javax.xml.parsers.ParserConfigurationException;
-import org.w3c.dom.Element;
-import org.w3c.dom.NodeList;
-import org.xml.sax.SAXException;
+import org.junit.platform.engine.TestExecutionResult;
+import org.junit.platform.engine.support.descriptor.MethodSource;
+import org.junit.platform.launcher.TestExecutionListener;
+import org.junit.platform.launcher.TestIdentifier;
 
-/**
- * Prints what failed in a run of LangChain4j's suites as Markdown, out of Surefire's reports. A program of one file, without
- * dependencies:
- *
- * <pre>{@code java ConformanceReport.java target/surefire-reports}</pre>
- */
-final class ConformanceReport {
+/** What failed in a run of LangChain4j's suites, and whether the model or this integration is to blame. */
+final class ConformanceReport implements TestExecutionListener {
 
     private static final int LONGEST_MESSAGE = 90;
 
-    private ConformanceReport() {}
-
-    private record Failure(String reason, String message) {}
+    /** One failure; {@code ours} if no model can be blamed for it. */
+    record Failure(String suite, String test, String reason, boolean ours, String message) {}
 
     private static final class Suite {
         private int run;
@@ -35,73 +24,103 @@ final class ConformanceReport {
         private final Map<String, List<Failure>> failures = new TreeMap<>();
     }
 
-    /** Argument: Surefire's folder of reports. */
-    public static void main(String[] args) throws IOException, ParserConfigurationException, SAXException {
-        Map<String, Suite> suites = new TreeMap<>();
-        try (DirectoryStream<Path> reports = Files.newDirectoryStream(Path.of(args[0]), "TEST-*ConformanceTest.xml")) {
-            for (Path report : reports) {
-                String name =
-                        report.getFileName().toString().replaceAll(".*\\.Kvfold(\\w+)ConformanceTest\\.xml", "$1");
-                suites.put(name, read(report));
-            }
+    private final Map<String, Suite> suites = new TreeMap<>();
+
+    @Override
+    public void executionSkipped(TestIdentifier identifier, String reason) {
+        identifier.getSource().filter(MethodSource.class::isInstance).ifPresent(source -> {
+            Suite suite = suite((MethodSource) source);
+            suite.run++;
+            suite.skipped++;
+        });
+    }
+
+    @Override
+    public void executionFinished(TestIdentifier identifier, TestExecutionResult result) {
+        if (!identifier.isTest() || !(identifier.getSource().orElse(null) instanceof MethodSource source)) {
+            return;
         }
-        System.out.println("| suite | tests | passed | failed | switched off |\n|---|---|---|---|---|");
-        suites.forEach((name, suite) -> System.out.printf(
+        Suite suite = suite(source);
+        suite.run++;
+        if (result.getStatus() == TestExecutionResult.Status.ABORTED) {
+            suite.skipped++;
+        } else if (result.getStatus() == TestExecutionResult.Status.FAILED) {
+            suite.failed++;
+            suite.failures
+                    .computeIfAbsent(source.getMethodName(), first -> new ArrayList<>())
+                    .add(failure(source, result.getThrowable().orElseThrow()));
+        }
+    }
+
+    private Suite suite(MethodSource source) {
+        return suites.computeIfAbsent(suiteName(source), name -> new Suite());
+    }
+
+    private static String suiteName(MethodSource source) {
+        return source.getJavaClass().getSimpleName().replaceAll("^Kvfold(\\w+)ConformanceTest$", "$1");
+    }
+
+    private static Failure failure(MethodSource source, Throwable error) {
+        String message = String.valueOf(error.getMessage());
+        String type = error.getClass().getName();
+        String test = source.getMethodName();
+        String reason;
+        boolean ours = false;
+        if (message.contains("but a slot holds")) {
+            reason = "context";
+        } else if (message.startsWith("Failed to parse")) {
+            reason = "no end";
+        } else if (type.startsWith("dev.langchain4j.exception")
+                || type.startsWith("io.kvfold")
+                || type.endsWith("TimeoutException")) {
+            reason = "**" + error.getClass().getSimpleName() + "**";
+            ours = true;
+        } else if (test.contains("force")) {
+            reason = "other call";
+        } else {
+            reason = test.contains("tool") || test.contains("return") ? "no call" : "other answer";
+        }
+        return new Failure(suiteName(source), test, reason, ours, message);
+    }
+
+    /** Failures that no model can be blamed for. */
+    List<Failure> ours() {
+        return suites.values().stream()
+                .flatMap(suite -> suite.failures.values().stream())
+                .flatMap(List::stream)
+                .filter(Failure::ours)
+                .toList();
+    }
+
+    int tests() {
+        return suites.values().stream().mapToInt(suite -> suite.run).sum();
+    }
+
+    int passed() {
+        return suites.values().stream()
+                .mapToInt(suite -> suite.run - suite.failed - suite.skipped)
+                .sum();
+    }
+
+    /** The tables of docs/conformance.md. */
+    String markdown() {
+        StringBuilder out =
+                new StringBuilder("| suite | tests | passed | failed | switched off |\n|---|---|---|---|---|\n");
+        suites.forEach((name, suite) -> out.append(String.format(
                 "| %s | %d | %d | %d | %d |%n",
-                name, suite.run, suite.run - suite.failed - suite.skipped, suite.failed, suite.skipped));
-        System.out.println("\n| suite | test | failures | reason | what the first one says |\n|---|---|---|---|---|");
+                name, suite.run, suite.run - suite.failed - suite.skipped, suite.failed, suite.skipped)));
+        out.append("\n| suite | test | failures | reason | what the first one says |\n|---|---|---|---|---|\n");
         suites.forEach((name, suite) -> suite.failures.forEach((test, failures) -> {
             Failure first = failures.get(0);
-            System.out.printf(
-                    "| %s | `%s` | %d | %s | %s |%n", name, test, failures.size(), first.reason(), first.message());
+            out.append(String.format(
+                    "| %s | `%s` | %d | %s | %s |%n",
+                    name, test, failures.size(), first.reason(), shortened(first.message())));
         }));
+        return out.toString();
     }
 
-    private static Suite read(Path report) throws IOException, ParserConfigurationException, SAXException {
-        Suite suite = new Suite();
-        NodeList tests = DocumentBuilderFactory.newInstance()
-                .newDocumentBuilder()
-                .parse(report.toFile())
-                .getElementsByTagName("testcase");
-        for (int i = 0; i < tests.getLength(); i++) {
-            Element test = (Element) tests.item(i);
-            suite.run++;
-            suite.skipped += test.getElementsByTagName("skipped").getLength();
-            for (String kind : List.of("failure", "error")) {
-                if (test.getElementsByTagName(kind).item(0) instanceof Element failure) {
-                    suite.failed++;
-                    String name = test.getAttribute("name").replaceAll("\\(.*", "");
-                    suite.failures
-                            .computeIfAbsent(name, first -> new ArrayList<>())
-                            .add(new Failure(reason(name, failure), message(failure)));
-                }
-            }
-        }
-        return suite;
-    }
-
-    /** A failure of the model, or the exception that no model can be blamed for. */
-    private static String reason(String test, Element failure) {
-        String type = failure.getAttribute("type");
-        String message = failure.getAttribute("message");
-        if (message.contains("but a slot holds")) {
-            return "context";
-        }
-        if (message.startsWith("Failed to parse")) {
-            return "no end";
-        }
-        if (type.startsWith("dev.langchain4j.exception") || type.endsWith("TimeoutException")) {
-            return "**" + type.replaceAll(".*\\.", "") + "**";
-        }
-        if (test.contains("force")) {
-            return "other call";
-        }
-        return test.contains("tool") || test.contains("return") ? "no call" : "other answer";
-    }
-
-    private static String message(Element failure) {
-        String text = failure.hasAttribute("message") ? failure.getAttribute("message") : failure.getTextContent();
-        String line = text.replaceAll("Last chat request:[\\s\\S]*", "")
+    private static String shortened(String message) {
+        String line = message.replaceAll("Last chat request:[\\s\\S]*", "")
                 .replaceAll("\\s+", " ")
                 .replaceAll("[|<>`*\\[\\]$]", " ")
                 .strip();

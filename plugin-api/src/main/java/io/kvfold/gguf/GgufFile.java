@@ -88,15 +88,9 @@ public final class GgufFile {
         }
         try (FileChannel channel = FileChannel.open(path, StandardOpenOption.READ)) {
             long fileBytes = channel.size();
-            for (int bytes = FIRST_READ_BYTES; bytes <= LAST_READ_BYTES; bytes *= 4) {
-                try {
-                    return of(path, start(channel, (int) Math.min(bytes, fileBytes)), fileBytes);
-                } catch (InvalidModelException e) {
-                    if (fileBytes <= bytes) {
-                        throw e;
-                    }
-                    // the header may go on behind what was read
-                }
+            Optional<GgufFile> small = read(path, fileBytes, bytes -> start(channel, bytes));
+            if (small.isPresent()) {
+                return small.get();
             }
             return of(
                     path,
@@ -106,6 +100,48 @@ public final class GgufFile {
         } catch (IOException e) {
             throw new ModelNotFoundException("cannot read " + path + ": " + e, e);
         }
+    }
+
+    /** The beginning of a file that is somewhere else. */
+    @FunctionalInterface
+    public interface Start {
+
+        /**
+         * Called with growing numbers until the header is complete.
+         *
+         * @param bytes no more than the file has
+         * @return the first {@code bytes} of the file
+         */
+        ByteBuffer read(int bytes) throws IOException;
+    }
+
+    /**
+     * Reads the header of a file that is not on this machine, as {@link #open(Path)}; headers of up to 64 MiB. The data of
+     * its tensors cannot be read.
+     *
+     * @param path what to call it
+     * @param fileBytes its size
+     * @throws InvalidModelException as above, and for a larger header
+     * @throws IOException as {@code start} throws it
+     */
+    public static GgufFile open(Path path, long fileBytes, Start start) throws IOException {
+        return read(path, fileBytes, start)
+                .orElseThrow(() ->
+                        new InvalidModelException(path + ": the header has more than " + LAST_READ_BYTES + " bytes"));
+    }
+
+    private static Optional<GgufFile> read(Path path, long fileBytes, Start start) throws IOException {
+        for (int bytes = FIRST_READ_BYTES; bytes <= LAST_READ_BYTES; bytes *= 4) {
+            try {
+                return Optional.of(of(path, start.read((int) Math.min(bytes, fileBytes)), fileBytes));
+            } catch (InvalidModelException e) {
+                if (fileBytes <= bytes) {
+                    throw e;
+                }
+                // the header may go on behind what was read
+            }
+        }
+        return Optional.empty();
     }
 
     private static ByteBuffer start(FileChannel channel, int bytes) throws IOException {

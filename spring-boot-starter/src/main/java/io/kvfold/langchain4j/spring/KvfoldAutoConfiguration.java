@@ -3,6 +3,7 @@ package io.kvfold.langchain4j.spring;
 import dev.langchain4j.model.chat.listener.ChatModelListener;
 import dev.langchain4j.model.embedding.listener.EmbeddingModelListener;
 import io.kvfold.Engine;
+import io.kvfold.hub.Models;
 import io.kvfold.langchain4j.KvfoldChatModel;
 import io.kvfold.langchain4j.KvfoldEmbeddingModel;
 import io.kvfold.langchain4j.KvfoldLanguageModel;
@@ -10,7 +11,6 @@ import io.kvfold.langchain4j.KvfoldScoringModel;
 import io.kvfold.langchain4j.KvfoldStreamingChatModel;
 import io.kvfold.langchain4j.KvfoldTokenCountEstimator;
 import java.nio.file.Path;
-import java.util.Objects;
 import java.util.function.Consumer;
 import org.jspecify.annotations.Nullable;
 import org.springframework.beans.factory.ObjectProvider;
@@ -20,10 +20,12 @@ import org.springframework.boot.autoconfigure.condition.ConditionalOnProperty;
 import org.springframework.boot.autoconfigure.condition.ConditionalOnSingleCandidate;
 import org.springframework.boot.context.properties.EnableConfigurationProperties;
 import org.springframework.context.annotation.Bean;
+import org.springframework.context.annotation.Conditional;
 
 /**
  * One engine per application, closed with its context, and LangChain4j's models over it. An application that declares an
- * {@link Engine} of its own gets the models over that one.
+ * {@link Engine} of its own gets the models over that one. A bean of type {@link Models} says where models by name are looked
+ * up; else the environment does.
  *
  * <p>The model is loaded when the context starts, or with {@code spring.main.lazy-initialization=true} when it is first used.
  */
@@ -33,10 +35,17 @@ public class KvfoldAutoConfiguration {
 
     @Bean(destroyMethod = "close")
     @ConditionalOnMissingBean
-    @ConditionalOnProperty(prefix = KvfoldProperties.PREFIX + ".engine", name = "model-path")
-    Engine kvfoldEngine(KvfoldProperties properties) {
+    @Conditional(OnModel.OfEngine.class)
+    Engine kvfoldEngine(KvfoldProperties properties, ObjectProvider<Models> models) {
         KvfoldProperties.Engine engine = properties.engine();
-        Engine.Builder builder = Engine.builder().model(Path.of(Objects.requireNonNull(engine.modelPath())));
+        Engine.Builder builder = Engine.builder();
+        if (engine.modelPath() != null && engine.modelName() != null) {
+            throw new IllegalArgumentException("Set engine.model-path " + engine.modelPath() + " or engine.model-name "
+                    + engine.modelName() + ", not both");
+        }
+        set(engine.modelPath(), path -> builder.model(Path.of(path)));
+        set(engine.modelName(), builder::modelName);
+        models.ifAvailable(builder::models);
         set(engine.contextSize(), builder::contextSize);
         set(engine.slots(), builder::slots);
         set(engine.maxQueue(), builder::maxQueue);
@@ -134,12 +143,16 @@ public class KvfoldAutoConfiguration {
     /** Over an engine of its own, which the model closes. */
     @Bean
     @ConditionalOnMissingBean
-    @ConditionalOnProperty(prefix = KvfoldProperties.PREFIX + ".embedding-model", name = "model-path")
+    @Conditional(OnModel.OfEmbeddingModel.class)
     KvfoldEmbeddingModel kvfoldEmbeddingModel(
-            KvfoldProperties properties, ObjectProvider<EmbeddingModelListener> listeners) {
+            KvfoldProperties properties,
+            ObjectProvider<Models> models,
+            ObjectProvider<EmbeddingModelListener> listeners) {
         KvfoldProperties.EmbeddingModel embeddingModel = properties.embeddingModel();
         return embeddingModel(embeddingModel, listeners)
                 .modelPath(embeddingModel.modelPath())
+                .modelName(embeddingModel.modelName())
+                .models(models.getIfAvailable())
                 .contextSize(embeddingModel.contextSize())
                 .threads(embeddingModel.threads())
                 .gpuLayers(embeddingModel.gpuLayers())
@@ -172,11 +185,13 @@ public class KvfoldAutoConfiguration {
     /** Over an engine of its own, which the model closes. */
     @Bean
     @ConditionalOnMissingBean
-    @ConditionalOnProperty(prefix = KvfoldProperties.PREFIX + ".scoring-model", name = "model-path")
-    KvfoldScoringModel kvfoldScoringModel(KvfoldProperties properties) {
+    @Conditional(OnModel.OfScoringModel.class)
+    KvfoldScoringModel kvfoldScoringModel(KvfoldProperties properties, ObjectProvider<Models> models) {
         KvfoldProperties.ScoringModel scoringModel = properties.scoringModel();
         return KvfoldScoringModel.builder()
                 .modelPath(scoringModel.modelPath())
+                .modelName(scoringModel.modelName())
+                .models(models.getIfAvailable())
                 .contextSize(scoringModel.contextSize())
                 .threads(scoringModel.threads())
                 .gpuLayers(scoringModel.gpuLayers())

@@ -37,7 +37,8 @@ public record KvfoldProperties(
     /**
      * Options of the engine.
      *
-     * @param modelPath the GGUF file; there is an engine only if this is set
+     * @param modelPath the GGUF file; there is an engine only if this or the name is set
+     * @param modelName a model on a hub instead, hf:owner/name[:quant|/file][@revision]; fetched unless it is cached
      * @param contextSize tokens that one request may use; by default what the model was trained with
      * @param slots requests decoded side by side; 4 by default
      * @param maxQueue requests that may wait for a slot; 256 by default
@@ -56,6 +57,7 @@ public record KvfoldProperties(
      */
     public record Engine(
             @Nullable String modelPath,
+            @Nullable String modelName,
             @Nullable Integer contextSize,
             @Nullable Integer slots,
             @Nullable Integer maxQueue,
@@ -158,8 +160,9 @@ public record KvfoldProperties(
     /**
      * Options of the embedding model.
      *
-     * @param modelPath the GGUF file of an engine of its own; there is an embedding model if this is set
-     * @param enabled whether the shared engine embeds texts, too, if there is no model path; false by default
+     * @param modelPath the GGUF file of an engine of its own; there is an embedding model if this or the name is set
+     * @param modelName a model on a hub instead, hf:owner/name[:quant|/file][@revision]; fetched unless it is cached
+     * @param enabled whether the shared engine embeds texts, too, if there is neither; false by default
      * @param contextSize tokens that one text may have, in its own engine
      * @param threads CPU threads of its own engine
      * @param gpuLayers layers of its own engine to keep on a GPU
@@ -169,6 +172,7 @@ public record KvfoldProperties(
      */
     public record EmbeddingModel(
             @Nullable String modelPath,
+            @Nullable String modelName,
             @DefaultValue("false") boolean enabled,
             @Nullable Integer contextSize,
             @Nullable Integer threads,
@@ -178,20 +182,22 @@ public record KvfoldProperties(
             @Nullable String documentPrefix) {
 
         boolean onSharedEngine() {
-            return enabled && modelPath == null;
+            return enabled && modelPath == null && modelName == null;
         }
     }
 
     /**
      * Options of the scoring model.
      *
-     * @param modelPath the GGUF file of a reranker; there is a scoring model only if this is set
+     * @param modelPath the GGUF file of a reranker; there is a scoring model only if this or the name is set
+     * @param modelName a model on a hub instead, hf:owner/name[:quant|/file][@revision]; fetched unless it is cached
      * @param contextSize tokens that one text may have
      * @param threads CPU threads
      * @param gpuLayers layers to keep on a GPU
      */
     public record ScoringModel(
             @Nullable String modelPath,
+            @Nullable String modelName,
             @Nullable Integer contextSize,
             @Nullable Integer threads,
             @Nullable Integer gpuLayers) {}

@@ -13,6 +13,8 @@ import io.kvfold.ModelNotFoundException;
 import io.kvfold.RealLibrary;
 import io.kvfold.ScriptedEngine;
 import io.kvfold.TinyModel;
+import io.kvfold.hub.LocalHub;
+import io.kvfold.hub.Models;
 import io.kvfold.langchain4j.KvfoldChatModel;
 import io.kvfold.langchain4j.KvfoldChatRequestParameters;
 import io.kvfold.langchain4j.KvfoldEmbeddingModel;
@@ -22,6 +24,7 @@ import io.kvfold.langchain4j.KvfoldStreamingChatModel;
 import io.kvfold.langchain4j.KvfoldTokenCountEstimator;
 import io.micrometer.core.instrument.MeterRegistry;
 import io.micrometer.core.instrument.simple.SimpleMeterRegistry;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -41,9 +44,10 @@ import org.springframework.boot.test.context.runner.ApplicationContextRunner;
 class KvfoldAutoConfigurationTest {
 
     private static final String ANSWER = """
-            {"id": "1", "model": "scripted", "choices": [{"index": 0, "finish_reason": "stop",
-             "message": {"role": "assistant", "content": "Hi."}}],
-             "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}""";
+        {"id": "1", "model": "scripted", "choices": [{"index": 0, "finish_reason": "stop",
+         "message": {"role": "assistant", "content": "Hi."}}],
+         "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}\
+        """;
 
     private final ApplicationContextRunner runner = new ApplicationContextRunner()
             .withConfiguration(AutoConfigurations.of(
@@ -67,6 +71,42 @@ class KvfoldAutoConfigurationTest {
                 .doesNotHaveBean(KvfoldEmbeddingModel.class)
                 .doesNotHaveBean(HealthIndicator.class)
                 .doesNotHaveBean(KvfoldMetrics.class));
+    }
+
+    @Test
+    void takesModelsByTheirNamesOnAHub() throws Exception {
+        RealLibrary.require();
+        byte[] model = Files.readAllBytes(TinyModel.write(directory.resolve("tiny.gguf"), 1));
+        try (LocalHub hub = LocalHub.start().put("a/tiny", "tiny-F32.gguf", model)) {
+            Models models = Models.builder()
+                    .endpoint(hub.endpoint())
+                    .cacheDirectory(directory.resolve("hub"))
+                    .build();
+            runner.withBean(Models.class, () -> models)
+                    .withPropertyValues(
+                            "langchain4j.kvfold.engine.model-name=hf:a/tiny",
+                            "langchain4j.kvfold.engine.context-size=256",
+                            "langchain4j.kvfold.embedding-model.model-name=hf:a/tiny:F32")
+                    .run(context -> assertThat(context)
+                            .hasNotFailed()
+                            .hasSingleBean(KvfoldChatModel.class)
+                            .hasSingleBean(KvfoldEmbeddingModel.class));
+            assertThat(models.list()).hasSize(1);
+            runner.withBean(Models.class, () -> models)
+                    .withPropertyValues("langchain4j.kvfold.scoring-model.model-name=hf:a/tiny")
+                    .run(context -> assertThat(context)
+                            .getFailure()
+                            .rootCause()
+                            .hasMessageContaining("model 'hf:a/tiny': it is no reranker"));
+            runner.withPropertyValues(
+                            "langchain4j.kvfold.engine.model-name=hf:a/tiny",
+                            "langchain4j.kvfold.engine.model-path=tiny.gguf")
+                    .run(context -> assertThat(context)
+                            .getFailure()
+                            .rootCause()
+                            .hasMessageContaining("hf:a/tiny")
+                            .hasMessageContaining("not both"));
+        }
     }
 
     @Test

@@ -1,0 +1,160 @@
+package io.kvfold.cli;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.within;
+import static org.assertj.core.api.Assumptions.assumeThat;
+
+import io.kvfold.DownloadedModels;
+import io.kvfold.Engine;
+import io.kvfold.EngineServer;
+import io.kvfold.RealLibrary;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.TimeUnit;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+/** The commands on trained models that people have heard of. */
+@Tag("real-models")
+@Timeout(300)
+final class SmolLm2CommandsTest {
+
+    /** English, and the same for ever. */
+    private static final Path TEXT = Path.of("../LICENSE");
+
+    @TempDir
+    @SuppressWarnings("NullAway.Init")
+    private Path directory;
+
+    @BeforeEach
+    void needsTheLibrary() {
+        RealLibrary.require();
+    }
+
+    private static CommandRun kvfold(Path model, String command, String... arguments) {
+        List<String> all = new ArrayList<>(List.of(command, "--model", model.toString()));
+        all.addAll(List.of(arguments));
+        return CommandRun.of(Engine::builder, all.toArray(String[]::new));
+    }
+
+    private static double perplexity(Path model, String... options) {
+        List<String> all = new ArrayList<>(List.of("--text", TEXT.toString(), "--ctx", "512", "--chunks", "2"));
+        all.addAll(List.of(options));
+        CommandRun run = kvfold(model, "perplexity", all.toArray(String[]::new));
+        Matcher figure = Pattern.compile("PPL = ([0-9.]+)").matcher(run.out());
+        assertThat(figure.find()).as(run.out() + run.err()).isTrue();
+        return Double.parseDouble(figure.group(1));
+    }
+
+    /**
+     * Against llama-perplexity itself, which takes a second build of llama.cpp: {@code bash benchmarks/unpatched.sh} makes
+     * it, and {@code -Dkvfold.unpatched=FOLDER} says where.
+     */
+    @ParameterizedTest
+    @CsvSource({"f16", "q8_0", "q4_0"})
+    void measuresThePerplexityOfTheUnpatchedRelease(String type) throws IOException, InterruptedException {
+        String folder = System.getProperty("kvfold.unpatched");
+        assumeThat(folder)
+                .as("not run: -Dkvfold.unpatched=FOLDER names no llama-perplexity of the unpatched release")
+                .isNotNull();
+        String output = run(
+                Path.of(folder, "llama-perplexity").toString(),
+                "-m",
+                DownloadedModels.smolLm2().toString(),
+                "-f",
+                TEXT.toString(),
+                "-c",
+                "512",
+                "--chunks",
+                "2",
+                "-fa",
+                "on",
+                "-ctk",
+                type,
+                "-ctv",
+                type);
+        Matcher figure = Pattern.compile("PPL = ([0-9.]+)").matcher(output);
+        assertThat(figure.find()).as(output).isTrue();
+
+        double measured = perplexity(DownloadedModels.smolLm2(), "--kv-type", type, "--flash-attn", "on");
+
+        assertThat(measured / Double.parseDouble(figure.group(1))).isCloseTo(1, within(1e-3));
+    }
+
+    /** Nothing is forgotten within a window that holds the whole chunk. */
+    @ParameterizedTest
+    @CsvSource({
+        "streaming:512",
+        "0_1s_2s_3s_4s_5s_6s_7s_8s_9s_10s_11s_12s_13s_14s_15s_16s_17s_18s_19s_20s_21s_22s_23s_24s_25s_26s_27s_28s_29;window=512;sinks=4"
+    })
+    void losesNothingInWindowsThatHoldAll(String plan) {
+        double standard = perplexity(DownloadedModels.smolLm2());
+
+        assertThat(perplexity(DownloadedModels.smolLm2(), "--kv-plan", plan) / standard)
+                .isCloseTo(1, within(1e-3));
+    }
+
+    @Test
+    void runsGemmaWithItsOwnWindowsAndRefusesPlansForIt() {
+        CommandRun run = kvfold(
+                DownloadedModels.gemma3(),
+                "generate",
+                "-p",
+                "Paris is the capital of",
+                "-n",
+                "4",
+                "--temperature",
+                "0",
+                "--ctx",
+                "512");
+        assertThat(run.exitCode()).as(run.err()).isZero();
+        assertThat(run.out()).contains("France");
+
+        CommandRun planned =
+                kvfold(DownloadedModels.gemma3(), "generate", "-p", "x", "--ctx", "512", "--kv-plan", "cla:2");
+        assertThat(planned.exitCode()).isNotZero();
+        assertThat(planned.err()).contains("gemma3").hasLineCount(1);
+    }
+
+    @Test
+    void answersTheOfficialClientOfOpenAi() throws IOException, InterruptedException {
+        try (Engine engine = Engine.builder()
+                        .model(DownloadedModels.smolLm2())
+                        .slots(1)
+                        .contextSize(2048)
+                        .option("alias", "smollm2")
+                        .open();
+                EngineServer server = engine.server().port(0).apiKey("secret").start()) {
+            String output = run(
+                    DownloadedModels.python().toString(),
+                    "src/test/python/openai_client.py",
+                    server.addresses().get(0) + "/v1");
+
+            assertThat(output.lines())
+                    .contains("models smollm2", "wrong key AuthenticationError", "schema city", "n 5 length");
+            assertThat(output).containsPattern("chat .*Paris").containsPattern("stream .*Paris");
+        }
+    }
+
+    private String run(String... command) throws IOException, InterruptedException {
+        Path output = directory.resolve("output");
+        Process process = new ProcessBuilder(command)
+                .redirectErrorStream(true)
+                .redirectOutput(output.toFile())
+                .start();
+        assertThat(process.waitFor(4, TimeUnit.MINUTES)).isTrue();
+        String text = Files.readString(output);
+        assertThat(process.exitValue()).as(text).isZero();
+        return text;
+    }
+}
