@@ -64,6 +64,7 @@ static const char * const admission_name = "admission";
 static const char * const kv_plan_name = "kv-plan";
 static const char * const kv_prefill_name = "kv-prefill";
 static const char * const memory_reserve_name = "memory-reserve";
+static const char * const describe_schema_name = "describe-schema";
 
 struct option_name {
     const common_arg * option;
@@ -128,6 +129,7 @@ static error unknown_option(const std::string & given, const std::map<std::strin
     consider(kv_plan_name);
     consider(kv_prefill_name);
     consider(memory_reserve_name);
+    consider(describe_schema_name);
     std::sort(near.begin(), near.end());
     std::string message = "unknown option \"" + given + "\"";
     for (size_t i = 0; i < near.size() && i < 3; i++) {
@@ -237,6 +239,16 @@ static void check_range(const char * name, int64_t value, int64_t least, int64_t
     }
 }
 
+// Where this library's defaults are not llama-server's.
+static void set_defaults(common_params & params) {
+    params.fit_params        = false;
+    params.warmup            = false;
+    params.cache_ram_mib     = 0;
+    params.endpoint_metrics  = true;
+    params.endpoint_slots    = true;
+    params.sse_ping_interval = -1;
+}
+
 engine_options parse_options(const std::string & text) {
     const c_locale_scope c_locale;
     const abort_guard    guard; // e.g. an RPC server that cannot be reached
@@ -248,13 +260,7 @@ engine_options parse_options(const std::string & text) {
     auto             context = common_params_parser_init(params, LLAMA_EXAMPLE_SERVER);
     const auto       names   = long_names(context.options);
 
-    params.fit_params       = false;
-    params.warmup           = false;
-    params.cache_ram_mib    = 0;
-    params.endpoint_metrics = true;
-    params.endpoint_slots   = true;
-    params.sse_ping_interval = -1;
-
+    set_defaults(params);
     for (const auto & [key, value] : object.items()) {
         std::string name = key;
         std::replace(name.begin(), name.end(), '_', '-');
@@ -302,6 +308,10 @@ engine_options parse_options(const std::string & text) {
             options.memory_reserve = (uint64_t) bytes;
             continue;
         }
+        if (name == describe_schema_name) {
+            options.describe_schemas = to_bool(name, value);
+            continue;
+        }
         const auto found = names.find(name);
         if (found == names.end()) {
             throw unknown_option(name, names);
@@ -320,7 +330,9 @@ engine_options parse_options(const std::string & text) {
                 }
             }
         }
-        options.batch_size_given = options.batch_size_given || name == "batch-size";
+        options.batch_size_given  = options.batch_size_given || name == "batch-size";
+        options.ubatch_size_given = options.ubatch_size_given || name == "ubatch-size";
+        options.kv_unified_given  = options.kv_unified_given || name == "kv-unified" || name == "no-kv-unified";
     }
 
     choose_devices(params, rpc_servers);
@@ -353,6 +365,8 @@ common_params parse_server_options(const common_params & engine, const std::stri
     common_params  params  = engine;
     params.cors_origins    = "localhost"; // llama-server lets the page of any origin talk to it
     params.ui              = false;
+    params.timeout_read    = 30; // llama-server lets a client hold a connection for an hour
+    bool key_wanted        = false;
     for (const auto & [key, value] : object.items()) {
         std::string name = key;
         std::replace(name.begin(), name.end(), '_', '-');
@@ -368,6 +382,14 @@ common_params parse_server_options(const common_params & engine, const std::stri
             throw error(KVFOLD_ERROR_UNKNOWN_OPTION, "a server has no option \"" + name + "\": " + known).about_option(name);
         }
         apply(name, found->second, value, params);
+        key_wanted = key_wanted || name == "api-key" || name == "api-key-file";
+    }
+    for (auto & key : params.api_keys) {
+        key = string_strip(key); // a file may end its lines with CR LF
+    }
+    params.api_keys.erase(std::remove(params.api_keys.begin(), params.api_keys.end(), ""), params.api_keys.end());
+    if (key_wanted && params.api_keys.empty()) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"api-key\" and \"api-key-file\" hold no key: everybody would be let in").about_option("api-key");
     }
     check_range("port", params.port, 0, 65535);
     check_range("timeout", params.timeout_read, 1, std::numeric_limits<int>::max());
@@ -393,7 +415,13 @@ static void make_room_for_drafts(engine_options & options) {
     params.n_batch = (int32_t) needed;
 }
 
-void complete_options(engine_options & options, uint64_t context_length_train) {
+// Embeddings that sum up all tokens need the whole text in one ubatch.
+static bool sums_up_texts(const common_params & params, const model_facts & facts) {
+    const int pooling = params.pooling_type != LLAMA_POOLING_TYPE_UNSPECIFIED ? (int) params.pooling_type : (int) facts.pooling_type.value_or(0);
+    return params.embedding && (pooling == LLAMA_POOLING_TYPE_MEAN || pooling == LLAMA_POOLING_TYPE_CLS || pooling == LLAMA_POOLING_TYPE_RANK);
+}
+
+void complete_options(engine_options & options, const model_facts & facts) {
     common_params & params = options.params;
 
     postprocess_cpu_params(params.cpuparams, nullptr);
@@ -431,24 +459,29 @@ void complete_options(engine_options & options, uint64_t context_length_train) {
     params.lr.init();
     params.cache_idle_slots = params.cache_idle_slots && params.cache_ram_mib != 0;
 
-    if (!options.batch_size_given) {
-        params.n_batch = std::max(params.n_ubatch, min_batch_size);
-    }
-    if (params.embedding && params.n_batch > params.n_ubatch) {
-        params.n_batch = params.n_ubatch; // embeddings need all tokens of an input in one ubatch
-    }
     if (params.n_parallel < 0) {
         params.n_parallel = 4;
-        params.kv_unified = true;
+        params.kv_unified = params.kv_unified || !options.kv_unified_given;
     }
-    make_room_for_drafts(options);
     if (params.n_ctx == 0 && params.kv_unified_per_slot > 0) {
         params.n_ctx = params.n_parallel * params.kv_unified_per_slot;
     }
     if (params.n_ctx == 0) {
-        const uint64_t size = context_length_train * params.n_parallel;
+        const uint64_t size = facts.context_length * params.n_parallel;
         params.n_ctx        = (int32_t) std::min<uint64_t>(size, std::numeric_limits<int32_t>::max());
     }
+    const uint64_t slot = params.kv_unified ? (uint64_t) params.n_ctx : (uint64_t) params.n_ctx / params.n_parallel;
+    const uint64_t text = facts.context_length > 0 ? std::min(slot, facts.context_length) : slot;
+    if (sums_up_texts(params, facts) && !options.ubatch_size_given && text > (uint64_t) params.n_ubatch) {
+        params.n_ubatch = (int32_t) text;
+    }
+    if (!options.batch_size_given) {
+        params.n_batch = std::max(params.n_ubatch, min_batch_size);
+    }
+    if (params.embedding && params.n_batch > params.n_ubatch) {
+        params.n_batch = params.n_ubatch;
+    }
+    make_room_for_drafts(options);
     if (params.model_alias.empty()) {
         params.model_alias.insert(std::filesystem::u8path(params.model.path).stem().u8string());
     }
@@ -456,8 +489,10 @@ void complete_options(engine_options & options, uint64_t context_length_train) {
 
 json describe_options() {
     common_params params;
-    const auto    context = common_params_parser_init(params, LLAMA_EXAMPLE_SERVER);
-    json          list    = json::array();
+    set_defaults(params);
+    params.n_batch     = params.n_ubatch; // as complete_options() does
+    const auto context = common_params_parser_init(params, LLAMA_EXAMPLE_SERVER);
+    json       list    = json::array();
     auto          strip   = [](const std::vector<const char *> & names) {
         json stripped = json::array();
         for (const std::string name : names) {
@@ -483,7 +518,7 @@ json describe_options() {
     auto add_own = [&](const char * name, const char * value, const char * help) {
         list.push_back(json({ { "names", json::array({ name }) },
                               { "negated", json::array() },
-                              { "value", value },
+                              { "value", *value ? json(value) : json(nullptr) },
                               { "env", nullptr },
                               { "help", help } }));
     };
@@ -498,6 +533,7 @@ json describe_options() {
     add_own(admission_name, "{preempt,reserve}",
             "preempt: a request begins when its prompt has room, and the youngest gives way when there is too little for all;\n"
             "reserve: it waits until the memory of its longest answer is set aside from kv-budget (default: preempt)");
+    add_own(describe_schema_name, "", "whether a request's JSON schema is shown to the model, in its last message (default: true)");
     add_own(kv_budget_name, "BYTES", "memory that keys and values may take; requests wait for it (default: no limit)");
     add_own(memory_reserve_name, "BYTES", "memory of the host that keys and values leave free (default: 256 MiB, or 3% of what there is)");
     return list;

@@ -1,6 +1,7 @@
 // The JSON object of kvfold_open() as llama.cpp's parameters.
 #pragma once
 
+#include "engine/model_check.h"
 #include "process/error.h"
 
 #include "common.h"
@@ -15,7 +16,10 @@ struct engine_options {
     uint64_t      kv_budget = 0; // bytes; 0: none
     bool          reserve   = false; // a request begins when the memory of its longest answer is set aside
     uint64_t      memory_reserve = 0; // bytes that stay free; 0: gauge::default_reserve()
+    bool          describe_schemas = true; // to the model, see serving/chat_messages.h
     bool          batch_size_given = false;
+    bool          ubatch_size_given = false;
+    bool          kv_unified_given = false;
 };
 
 // Throws KVFOLD_ERROR_UNKNOWN_OPTION, KVFOLD_ERROR_UNSUPPORTED or KVFOLD_ERROR_INVALID_ARGUMENT.
@@ -25,7 +29,7 @@ engine_options parse_options(const std::string & text);
 common_params parse_server_options(const common_params & engine, const std::string & text);
 
 // What llama-server does between reading its options and loading the model, with this library's defaults.
-void complete_options(engine_options & options, uint64_t context_length_train);
+void complete_options(engine_options & options, const model_facts & facts);
 
 // The answer of kvfold_options().
 json describe_options();

@@ -5,9 +5,9 @@
 #include "process/json_text.h"
 #include "kv/memory/refusal.h"
 #include "process/kvfold_log.h"
+#include "serving/chat_messages.h"
+#include "serving/request_check.h"
 
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <set>
 
@@ -52,14 +52,26 @@ state_files state_files::parse(const std::string & text) {
     return files;
 }
 
-std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const std::string & route, const std::string & body,
+// The body as the handler of a route takes it.
+static std::string prepared(const request_host & owner, const std::string & route, const std::string & given) {
+    std::string body      = with_whole_characters(given);
+    json        object    = parse_body(body);
+    check_request(object, owner.slots(), owner.adapters());
+    const bool  described = takes_messages(route) && owner.describes_schemas() && describe_schema(object);
+    if (owner.texts().mark(route, object) || described) {
+        body = object.dump();
+    }
+    return body;
+}
+
+std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const std::string & route, const std::string & given,
                                        const state_files & files) {
     request_host::use inside(*owner);
     const auto * handler = owner->find_handler(route);
     if (!handler) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "unknown route '" + route + "'");
     }
-    parse_body(body);
+    const std::string body = prepared(*owner, route, given);
     if (!route_tells_of_engine(route)) {
         owner->require_tokenizer();
     }
@@ -76,10 +88,12 @@ std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & own
     return opened;
 }
 
-std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, bool needs_slot,
-                                       const server_http_req & origin) {
+std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, const char * path,
+                                       bool posts, bool needs_slot, const server_http_req & origin) {
     request_host::use inside(*owner);
-    std::shared_ptr<request> opened(new request(owner, handler, needs_slot, origin.path, origin.body, origin.should_stop, {}));
+    const bool        is_json = posts && origin.files.empty();
+    const std::string body    = is_json ? prepared(*owner, path, origin.body) : origin.body;
+    std::shared_ptr<request> opened(new request(owner, handler, needs_slot, path, body, origin.should_stop, {}));
     opened->http_request.params       = origin.params;
     opened->http_request.query_string = origin.query_string;
     opened->http_request.files        = origin.files;
@@ -118,13 +132,39 @@ void request::run_handler() {
     }
 }
 
+// A strict template refuses what others take: two messages of a user in a row, a system message later on. Nothing of the
+// request has been queued then, so it is made again with messages as that template wants them.
+server_http_res_ptr request::answer_of_handler() {
+    std::string roles; // as they were given, once the template has refused them
+    while (true) {
+        try {
+            return handler(http_request);
+        } catch (const error &) {
+            throw;
+        } catch (const std::exception & e) {
+            const auto complaint = template_complaint(e.what());
+            if (!complaint || !takes_messages(http_request.path)) {
+                throw;
+            }
+            json       body  = json::parse(http_request.body);
+            const bool first = roles.empty();
+            roles            = first ? roles_of(body) : roles;
+            if (!first || !settle_messages(body)) {
+                throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the chat template of this model does not take messages of " + roles + ": " + *complaint);
+            }
+            http_request.body = body.dump();
+        }
+    }
+}
+
 void request::call_handler() {
-    const c_locale_scope c_locale;
-    const abort_guard    guard;
-    const current_scope  scope(this);
+    const c_locale_scope    c_locale;
+    const abort_guard       guard;
+    const current_scope     scope(this);
+    const request_log_scope lines;
     try {
         load_state();
-        settle(handler(http_request), std::nullopt);
+        settle(answer_of_handler(), std::nullopt);
     } catch (const error &) {
         settle(nullptr, current_error());
     } catch (const std::bad_alloc &) {
@@ -199,7 +239,33 @@ void request::settle(server_http_res_ptr result, std::optional<error> caught) {
     changed.notify_all();
 }
 
-void request::on_tasks_waiting(const std::unordered_set<int> & ids) {
+// What cancelling them costs the worker grows with the square of their number.
+static constexpr size_t max_prompts = 2048;
+
+void request::check_inputs(const std::vector<server_task> & tasks) const {
+    if (tasks.size() > max_prompts) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the request has " + std::to_string(tasks.size()) + " prompts or inputs, the limit is " +
+                                                       std::to_string(max_prompts))
+            .compares((int64_t) tasks.size(), (int64_t) max_prompts);
+    }
+    for (size_t i = 0; i < tasks.size(); i++) {
+        const auto   type  = tasks[i].type;
+        const size_t limit = owner->longest_input();
+        if ((type == SERVER_TASK_TYPE_EMBEDDING || type == SERVER_TASK_TYPE_RERANK) && tasks[i].tokens.size() > limit) {
+            const int64_t size = (int64_t) tasks[i].tokens.size();
+            throw error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "input " + std::to_string(i) + " of " + std::to_string(tasks.size()) + " (counted from 0) has " +
+                                                           std::to_string(size) + " tokens, the limit is " + std::to_string(limit) +
+                                                           " (\"ubatch-size\" and \"ctx-size\")")
+                .compares(size, (int64_t) limit)
+                .about_option("ubatch-size");
+        }
+    }
+}
+
+void request::on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks) {
+    if (tasks) {
+        check_inputs(*tasks);
+    }
     if (ids.size() > 1 && (!files.load.empty() || !files.save.empty())) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "a request with a KV state has one prompt and one answer, not " + std::to_string(ids.size()))
             .compares((int64_t) ids.size(), 1);
@@ -211,10 +277,34 @@ void request::on_tasks_waiting(const std::unordered_set<int> & ids) {
         task_ids.insert(ids.begin(), ids.end());
         all_task_ids.insert(ids.begin(), ids.end());
         late = ended != 0;
+        while (tasks && tasks->size() > owner->tasks_at_once()) {
+            kept_tasks.push_front(std::move(tasks->back()));
+            tasks->pop_back();
+            task_ids.erase(kept_tasks.front().id);
+            for (const auto & child : kept_tasks.front().child_tasks) {
+                task_ids.erase(child.id);
+            }
+        }
     }
     if (late) {
         stop_tasks();
     }
+}
+
+void request::on_task_ended(int id_task) {
+    std::unique_lock<std::mutex> lock(mutex);
+    task_ids.erase(id_task);
+    if (kept_tasks.empty() || ended != 0) {
+        return;
+    }
+    server_task next = std::move(kept_tasks.front());
+    kept_tasks.pop_front();
+    task_ids.insert(next.id);
+    for (const auto & child : next.child_tasks) {
+        task_ids.insert(child.id);
+    }
+    lock.unlock();
+    owner->queue_task(std::move(next));
 }
 
 void request::cancel() {
@@ -245,6 +335,7 @@ void request::stop_tasks() {
     {
         std::lock_guard<std::mutex> lock(mutex);
         ids.swap(task_ids);
+        kept_tasks.clear();
     }
     owner->cancel_tasks(ids);
 }
@@ -294,9 +385,10 @@ void request::await_answer() {
 }
 
 bool request::fetch_piece(std::string & text) {
-    request_host::use         inside(*owner);
-    const abort_guard   guard;
-    const current_scope scope(this);
+    request_host::use       inside(*owner);
+    const abort_guard       guard;
+    const current_scope     scope(this);
+    const request_log_scope lines;
     if (note_waiting(*exchange)) {
         owner->wake_worker();
     }
@@ -336,11 +428,17 @@ void request::fetch() {
     }
 }
 
+bool request::has_answer() {
+    std::unique_lock<std::mutex> lock(mutex);
+    return changed.wait_for(lock, std::chrono::milliseconds(250), [&] { return answered; });
+}
+
 bool request::take_answer(server_http_res & into) {
-    {
-        // also of a request that was ended: until it returns, its handler looks at the client's connection
-        std::unique_lock<std::mutex> lock(mutex);
-        changed.wait(lock, [&] { return answered; });
+    // also of a request that was ended: until it returns, its handler looks at the client's connection
+    while (!has_answer()) {
+        if (ended == 0 && gone && gone()) {
+            cancel();
+        }
     }
     await_answer();
     if (ended != 0) {
@@ -365,11 +463,6 @@ bool request::next_piece(std::string & out) {
     return fetch_piece(out);
 }
 
-static int64_t number_after(const std::string & text, const char * words) {
-    const size_t at = text.find(words);
-    return at == std::string::npos ? -1 : strtoll(text.c_str() + at + strlen(words), nullptr, 10);
-}
-
 // The error object of an answer or of a chunk, as format_error_response() makes it.
 static error to_error(const json & object) {
     const std::string message = object.is_object() && object.contains("message") ? object.at("message").get<std::string>() : object.dump_safe();
@@ -381,14 +474,10 @@ static error to_error(const json & object) {
                                                         std::to_string(limit) + ", one of which is for the answer")
             .compares(value, limit);
     }
-    // an embedding or rerank input must fit into one ubatch
-    const int64_t too_large = number_after(message, "input (");
-    if (too_large >= 0 && message.find("too large to process") != std::string::npos) {
-        const int64_t limit = number_after(message, "current batch size: ");
-        return error(KVFOLD_ERROR_CONTEXT_EXCEEDED,
-                     "the input has " + std::to_string(too_large) + " tokens but \"ubatch-size\" is " + std::to_string(limit))
-            .compares(too_large, limit)
-            .about_option("ubatch-size");
+    const size_t start = message.find(" Start it with `--");
+    if (start != std::string::npos) { // "This server does not support embeddings. Start it with `--embeddings`"
+        const std::string flag = message.substr(start + 18, message.rfind('`') - start - 18);
+        return error(KVFOLD_ERROR_UNSUPPORTED, "the engine was opened without option \"" + flag + "\"").about_option(flag);
     }
     if (const auto refusal = memory_refusal::parse(message)) {
         return out_of_memory(*refusal);
@@ -471,8 +560,14 @@ void request::release() {
 
 } // namespace kvfold
 
-void kvfold_tasks_waiting(const std::unordered_set<int> & ids) {
+void kvfold_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks) {
     if (kvfold::current) {
-        kvfold::current->on_tasks_waiting(ids);
+        kvfold::current->on_tasks_waiting(ids, tasks);
+    }
+}
+
+void kvfold_task_ended(int id_task) {
+    if (kvfold::current) {
+        kvfold::current->on_task_ended(id_task);
     }
 }
