@@ -12,6 +12,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
+import java.util.function.UnaryOperator;
 
 /** Runs a main class in a JVM of its own, for what would harm, or could not be seen in, the JVM of the tests. */
 public final class ForkedJvm {
@@ -61,6 +62,12 @@ public final class ForkedJvm {
 
     public ForkedJvm withFirstOnClassPath(Path directory) {
         classPath = directory + File.pathSeparator + classPath;
+        return this;
+    }
+
+    /** Another class path, made of the one that the tests run on. */
+    public ForkedJvm withClassPath(UnaryOperator<String> change) {
+        classPath = change.apply(classPath);
         return this;
     }
 
