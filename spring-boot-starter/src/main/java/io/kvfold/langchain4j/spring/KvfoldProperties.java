@@ -49,6 +49,8 @@ public record KvfoldProperties(
      * @param kvCacheTypeK how keys are stored, such as q8_0; f16 by default
      * @param kvCacheTypeV how values are stored, such as q8_0; f16 by default
      * @param kvPlan which layer reads whose keys and values; by default what the model file says
+     * @param describeTools whether tools are described to a model whose chat template does not; true by default
+     * @param describeSchema whether a model is shown the JSON schema of its answer; true by default
      * @param kvBudget memory that keys and values may take, such as 512MB; requests wait for theirs; no limit by default
      * @param options any other option of the engine by llama-server's long name
      */
@@ -65,6 +67,8 @@ public record KvfoldProperties(
             @Nullable KvType kvCacheTypeK,
             @Nullable KvType kvCacheTypeV,
             @Nullable String kvPlan,
+            @Nullable Boolean describeTools,
+            @Nullable Boolean describeSchema,
             @Nullable DataSize kvBudget,
             @DefaultValue Map<String, String> options) {}
 
@@ -160,6 +164,7 @@ public record KvfoldProperties(
      * @param contextSize tokens in all slots of its own engine together
      * @param threads CPU threads of its own engine
      * @param gpuLayers layers of its own engine to keep on a GPU
+     * @param ubatchSize tokens that a text may have where its vector is a mean or of the first token; the context by default
      * @param pooling mean, cls or last; by default what the model file says
      * @param queryPrefix put before a text to be embedded as a query
      * @param documentPrefix put before a text to be embedded as a document
@@ -170,6 +175,7 @@ public record KvfoldProperties(
             @Nullable Integer contextSize,
             @Nullable Integer threads,
             @Nullable Integer gpuLayers,
+            @Nullable Integer ubatchSize,
             @Nullable String pooling,
             @Nullable String queryPrefix,
             @Nullable String documentPrefix) {
@@ -186,10 +192,12 @@ public record KvfoldProperties(
      * @param contextSize tokens in all slots together
      * @param threads CPU threads
      * @param gpuLayers layers to keep on a GPU
+     * @param ubatchSize tokens that query and document may have together; the context by default
      */
     public record ScoringModel(
             @Nullable String modelPath,
             @Nullable Integer contextSize,
             @Nullable Integer threads,
-            @Nullable Integer gpuLayers) {}
+            @Nullable Integer gpuLayers,
+            @Nullable Integer ubatchSize) {}
 }
