@@ -4,7 +4,6 @@ import io.kvfold.Engine;
 import io.kvfold.InvalidRequestException;
 import io.kvfold.Logits;
 import java.io.IOException;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 
@@ -27,7 +26,7 @@ final class PerplexityScore {
      * @throws InvalidRequestException if the text has less than two chunks
      */
     static PerplexityScore of(Engine engine, Path text, int context, int maxChunks) throws IOException {
-        String content = Files.readString(text).replaceFirst("\\n\\z", "");
+        String content = TextFile.read(text).replaceFirst("\\n\\z", "");
         int[] tokens = engine.tokenize(content, true, false);
         if (tokens.length < 2 * context) {
             throw new InvalidRequestException(Values.format(
