@@ -261,7 +261,10 @@ struct world {
             }
             if (action.what == slot_action::RUN || action.what == slot_action::RESUME) {
                 expect(action.n_tokens > 0, "who runs has tokens");
-                n_taken += action.n_tokens;
+                const seat & own_seat = seats[action.slot];
+                const uint32_t n_left = own_seat.answers ? (action.what == slot_action::RESUME ? own_seat.n_tokens - own_seat.n_cells : action.n_tokens)
+                                                         : own_seat.what.n_prompt - own_seat.n_cells;
+                n_taken += std::min(action.n_tokens, n_left);
                 runs.push_back(action);
                 oldest_runs |= action.slot == oldest;
                 if (action.what == slot_action::RUN) {

@@ -60,7 +60,8 @@ private:
 
         slot_view slot;
         state_t   state    = HELD;
-        uint32_t  n_tokens = 0;
+        uint32_t  n_tokens = 0; // that it may compute
+        uint32_t  n_taken  = 0; // cells that are set aside for that
 
         bool competes() const { return state != GONE && !slot.paused && slot.stage != slot_view::WAITING; }
         bool holds()    const { return state != GONE && slot.n_cells > 0; }
@@ -90,9 +91,8 @@ private:
             return false;
         }
         n_free += victim->slot.n_cells;
-        if (victim->state == seat::RUNS || victim->state == seat::RESUMES) {
-            n_free += victim->n_tokens;
-        }
+        n_free += victim->n_taken;
+        victim->n_taken = 0;
         actions.push_back({ slot_action::SUSPEND, victim->slot.slot });
         victim->state          = seat::GONE;
         victim->slot.suspended = true;
@@ -160,8 +160,10 @@ private:
             while (n_free < (first ? std::min<uint64_t>(left, room.n_batch) : least) && make_room(&each, first)) {}
             while (first && n_free < least && fail_one_in_the_way(&each)) {}
             if (n_free >= least) {
-                const uint32_t n = (uint32_t) std::min<uint64_t>({ left, n_free, std::max<uint64_t>(room.n_batch, least) });
-                run(each, each.slot.resuming ? seat::RESUMES : seat::RUNS, n);
+                // a prompt that has not begun holds what an earlier one left, and may need more than it seems
+                const uint32_t most = (uint32_t) std::min<uint64_t>(n_free, std::max<uint64_t>(room.n_batch, least));
+                run(each, each.slot.resuming ? seat::RESUMES : seat::RUNS, (uint32_t) std::min<uint64_t>(left, most));
+                each.n_tokens = most;
             } else if (first) {
                 fail(each);
             }
@@ -171,6 +173,7 @@ private:
     void run(seat & who, seat::state_t how, uint32_t n_tokens) {
         who.state    = how;
         who.n_tokens = n_tokens;
+        who.n_taken  = n_tokens;
         n_free      -= n_tokens;
     }
 
@@ -181,7 +184,7 @@ private:
         for (const seat & each : by_age) {
             if (each.state == seat::RUNS || each.state == seat::RESUMES) {
                 any_runs = true;
-                n_coming += cells_ahead(each.slot) - std::min<uint64_t>(cells_ahead(each.slot), each.n_tokens);
+                n_coming += cells_ahead(each.slot) - std::min<uint64_t>(cells_ahead(each.slot), each.n_taken);
             }
             if (each.state == seat::RESUMES) {
                 return;
