@@ -22,13 +22,17 @@ final class StoriesModel {
         return PATH;
     }
 
-    /** Without flash attention, whose sums on the CPU depend on what else is in the batch. */
+    /**
+     * Without flash attention, whose sums on the CPU depend on what else is in the batch, and with cells of its own for each
+     * slot, since in a pool the order of a sum depends on who else has cells.
+     */
     static Engine.Builder engine() {
         return Engine.builder()
                 .model(path())
                 .contextSize(2048)
                 .slots(4)
                 .threads(1)
+                .option("kv-unified", false)
                 .flashAttention(FlashAttention.OFF);
     }
 }
