@@ -125,7 +125,7 @@ class ConvertedModelsTest {
                 .flashAttention(FlashAttention.ON)
                 .option("kv-unified", false)
                 .open()) {
-            assertThat(engine.kvCacheStats().bytesAllocated()).isEqualTo(estimate.kvBytes(2048, 2, false, 64));
+            assertThat(engine.kvCacheStats().bytesAllocated()).isEqualTo(estimate.kvBytes(2 * 2048, 2, false, 64));
             assertThat(engine.kvCacheStats().bytesPerToken()).isEqualTo(estimate.kvBytesPerToken());
         }
     }
