@@ -390,6 +390,10 @@ void fixed_cases() {
     room.n_free = 60;
     actions = plan_step({ young, old }, {}, room);
     expect(actions[1].what == slot_action::RESUME && actions[1].slot == 1, "who was suspended comes back");
+    room.n_affordable = 50; // of the 53 that it takes to come back
+    actions = plan_step({ young, old }, { { 2, 7, 5 }, { 3, 3, 5 } }, room);
+    expect(actions.size() == 3 && actions[0].what == slot_action::EVICT && actions[0].slot == 3 && actions[2].what == slot_action::RESUME,
+           "no more prefixes go than it takes to come back");
     room.n_affordable = 0;
     actions = plan_step({ young, old }, {}, room);
     expect(actions[1].what == slot_action::HOLD, "nobody comes back while memory is short");

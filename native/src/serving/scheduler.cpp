@@ -20,7 +20,7 @@ bool is_older(const slot_view & a, const slot_view & b) {
 class planner {
 public:
     planner(const std::vector<slot_view> & slots, const std::vector<prefix_view> & prefixes, const cell_room & room)
-        : prefixes(prefixes), room(room), n_free(room.n_free) {
+        : prefixes(prefixes), room(room), n_free(room.n_free), n_affordable(room.n_affordable) {
         for (const slot_view & slot : slots) {
             by_age.push_back({ slot });
         }
@@ -82,6 +82,7 @@ private:
     bool make_room(const seat * whom, bool may_suspend) {
         if (!prefixes.empty()) {
             n_free += prefixes.back().n_cells;
+            n_affordable += std::min<uint64_t>(prefixes.back().n_cells, UINT64_MAX - n_affordable);
             actions.push_back({ slot_action::EVICT, prefixes.back().slot });
             prefixes.pop_back();
             return true;
@@ -201,10 +202,10 @@ private:
                 for (const prefix_view & prefix : prefixes) {
                     n_idle += prefix.n_cells;
                 }
-                if (n_free + n_idle < ample || (room.n_affordable < UINT64_MAX && room.n_affordable + n_idle < ample)) {
+                if (n_free + n_idle < ample || (n_affordable < ample && n_affordable + n_idle < ample)) {
                     return;
                 }
-                while (n_free < ample || room.n_affordable < ample) {
+                while (n_free < ample || n_affordable < ample) {
                     if (!make_room(&each, false)) {
                         break;
                     }
@@ -243,6 +244,7 @@ private:
     std::vector<prefix_view> prefixes;
     const cell_room &        room;
     uint64_t                 n_free;
+    uint64_t                 n_affordable;
     std::vector<slot_action> actions;
 };
 
