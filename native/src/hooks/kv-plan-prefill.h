@@ -20,6 +20,9 @@ enum kvfold_prefill {
     // not options: like FIXED, for contexts whose every position has an output
     KVFOLD_PREFILL_EVALUATION  = 3, // all tokens are a prompt's, so that layers may turn out lazy on the way
     KVFOLD_PREFILL_OBSERVATION = 4, // no layer does
+
+    // not an option: EXACT where more than one token of a sequence never pays, so that no graph with passes is reserved
+    KVFOLD_PREFILL_SINGLE = 5,
 };
 
 // Nodes that a graph can have, given what it could have without a plan.
@@ -32,7 +35,8 @@ struct kvfold_split_policy {
     float   ridge   = 0.0f; // tokens in a ubatch at which computing takes as long as reading the weights
 };
 
-// What KVFOLD_PREFILL_AUTO means for a model: EXACT, where a lone prompt takes at most twice as long. The rest as it is.
+// What KVFOLD_PREFILL_AUTO means for a model: EXACT, where a lone prompt takes at most twice as long; and EXACT: SINGLE,
+// where no chunk would be longer. The rest as it is.
 int32_t kvfold_choose_prefill(const llama_model & model, int32_t prefill, uint32_t n_ubatch);
 
 kvfold_split_policy kvfold_make_split_policy(const llama_model & model, const llama_cparams & cparams);

@@ -2,6 +2,7 @@
 
 #include "hooks/kv-budget.h"
 #include "hooks/kv-plan-prefill.h"
+#include "kv/graph/passes.h"
 #include "kv/memory/caches.h"
 #include "kv/memory/page_ledger.h"
 #include "kv/memory/refusal.h"
@@ -213,7 +214,7 @@ static bool needs_outputs(const llama_context * ctx, int id_slot) {
     if (plan.is_automatic()) {
         return !kv_caches_of(llama_get_memory(ctx)).front()->retention->is_final(id_slot);
     }
-    return plan.upward() && ctx->get_cparams().kv_prefill != KVFOLD_PREFILL_EXACT;
+    return plan.upward() && !is_exact(plan, ctx->get_cparams().kv_prefill);
 }
 
 int slot_schedule::replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt) {

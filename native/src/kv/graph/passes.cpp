@@ -18,10 +18,13 @@ static constexpr uint32_t EXACT_MAX_TOKENS = 16;
 static constexpr uint32_t AUTO_MAX_PASSES = 5;
 
 bool kvfold::is_exact(const kvfold_plan & plan, int32_t prefill) {
-    return plan.n_passes == 0 || prefill == KVFOLD_PREFILL_EXACT;
+    return plan.n_passes == 0 || prefill == KVFOLD_PREFILL_EXACT || prefill == KVFOLD_PREFILL_SINGLE;
 }
 
 uint32_t kvfold::max_passes(const kvfold_plan & plan, int32_t prefill) {
+    if (prefill == KVFOLD_PREFILL_SINGLE) {
+        return 1;
+    }
     if (is_exact(plan, prefill)) {
         return EXACT_MAX_TOKENS;
     }

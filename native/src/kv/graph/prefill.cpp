@@ -65,14 +65,22 @@ static float ridge_of(const llama_model & model) {
 
 int32_t kvfold_choose_prefill(const llama_model & model, int32_t prefill, uint32_t n_ubatch) {
     const kvfold_plan & plan = model.hparams.kv_plan;
-    if (prefill != KVFOLD_PREFILL_AUTO || !plan.upward()) {
+    if ((prefill != KVFOLD_PREFILL_AUTO && prefill != KVFOLD_PREFILL_EXACT) || !plan.upward()) {
         return prefill;
     }
-    const auto cost = [&](int32_t how) {
-        const kvfold_split_policy policy = { &plan, how, ridge_of(model) };
-        return cost_per_token(policy, 1, choose_seq_tokens(policy, 1, n_ubatch, n_ubatch, false));
+    const auto chunk = [&](const kvfold_split_policy & policy) {
+        return choose_seq_tokens(policy, 1, n_ubatch, n_ubatch, false);
     };
-    return cost(KVFOLD_PREFILL_EXACT) <= EXACT_MAX_COST*cost(KVFOLD_PREFILL_AUTO) ? KVFOLD_PREFILL_EXACT : prefill;
+    const kvfold_split_policy exact = { &plan, KVFOLD_PREFILL_EXACT, ridge_of(model) };
+    const uint32_t            n     = chunk(exact);
+    if (prefill == KVFOLD_PREFILL_AUTO) {
+        const kvfold_split_policy bounded = { &plan, prefill, exact.ridge };
+        if (cost_per_token(exact, 1, n) > EXACT_MAX_COST*cost_per_token(bounded, 1, chunk(bounded))) {
+            return prefill;
+        }
+    }
+    // side by side, longer chunks of each pay even less
+    return n == 1 ? KVFOLD_PREFILL_SINGLE : KVFOLD_PREFILL_EXACT;
 }
 
 kvfold_split_policy kvfold_make_split_policy(const llama_model & model, const llama_cparams & cparams) {

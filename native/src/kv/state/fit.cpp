@@ -86,7 +86,8 @@ state_fit describe_fit(const llama_context * context, const std::vector<std::str
     auto      add = [&](const char * name, const std::string & value) { fit.text += std::string(name) + "=" + value + "\n"; };
     add("model", hash_sha256_hex(sample.data(), sample.size()));
     add("kv-plan", plan.active() ? plan.str() : "standard");
-    add("kv-prefill", std::to_string(plan.upward() ? cparams.kv_prefill : 0));
+    const int32_t prefill = cparams.kv_prefill == KVFOLD_PREFILL_SINGLE ? KVFOLD_PREFILL_EXACT : cparams.kv_prefill; // same rows
+    add("kv-prefill", std::to_string(plan.upward() ? prefill : 0));
     for (const llama_kv_cache * cache : caches) {
         const auto layers = cache->get_layer_ids(); // none where the other cache has them all
         if (!layers.empty()) {
