@@ -197,8 +197,7 @@ void engine::set_up_serving() {
 
     admission::limits limits;
     limits.bytes     = options.kv_budget_given ? options.kv_budget : committed_as_it_fills(layout) ? ledger->cap() : 0;
-    // computing again what a sequence had while others decide which of their layers are lazy is not safe yet
-    limits.reserve   = options.reserve || llama_get_model(context)->hparams.kv_plan.is_automatic();
+    limits.reserve   = options.reserve;
     limits.slots     = options.params.n_parallel;
     limits.max_queue = options.max_queue;
     limits.n_slot    = server->get_meta().slot_n_ctx;

@@ -115,18 +115,20 @@ int32_t kvfold_engine_info(kvfold_engine * engine, char ** out) {
                 "\"bytes_per_token\": 0, \"bytes_allocated\": 0, \"bytes_committed\": 0, \"bytes_in_use\": 0, "
                 "\"bytes_budget\": null, \"ledger\": {\"pages\": 0, \"checkpoints\": 0, \"swapped\": 0, \"states\": 0}, "
                 "\"bytes_promised\": 0, \"slots\": 1, \"slots_busy\": 0, "
-                "\"requests_waiting\": 0, \"lazy_at_least\": 0, \"by_layer\": [], \"by_slot\": [], \"lazy_layers\": []}}",
+                "\"requests_waiting\": 0, \"requests_suspended\": 0, \"preemptions\": 0, \"tokens_recomputed\": 0, "
+                "\"lazy_at_least\": 0, \"by_layer\": [], \"by_slot\": [], \"lazy_layers\": []}}",
                 KVFOLD_OK);
 }
 
 int32_t kvfold_kv_stats(kvfold_engine * engine, char ** out) {
     (void) engine;
-    char text[600];
+    char text[800];
     snprintf(text, sizeof(text),
              "{\"cells\": 0, \"cells_used\": %d, \"layers\": 1, \"layers_with_storage\": 1, \"bytes_per_token\": 0, "
              "\"bytes_allocated\": 0, \"bytes_committed\": 0, \"bytes_in_use\": 0, \"bytes_budget\": null, "
              "\"ledger\": {\"pages\": 0, \"checkpoints\": 0, \"swapped\": 0, \"states\": 0}, "
-             "\"bytes_promised\": 0, \"slots\": 1, \"slots_busy\": 0, \"requests_waiting\": 0, \"lazy_at_least\": 0, \"by_layer\": [], "
+             "\"bytes_promised\": 0, \"slots\": 1, \"slots_busy\": 0, \"requests_waiting\": 0, \"requests_suspended\": 0, "
+             "\"preemptions\": 0, \"tokens_recomputed\": 0, \"lazy_at_least\": 0, \"by_layer\": [], "
              "\"by_slot\": [], \"lazy_layers\": []}",
              (int) n_strings);
     return give(out, text, KVFOLD_OK);

@@ -76,6 +76,10 @@ final class PreemptionTest {
         "yoco:32, F16, ON",
         "streaming:24, F16, ON",
         "streaming:24, Q8_0, ON",
+        "lighttransfer:2;window=8;sinks=2;queries=4, F16, ON",
+        "lighttransfer:2;window=8;sinks=2;queries=4, F32, OFF",
+        "lighttransfer:3;window=8;sinks=2;queries=4;decide=decode, F32, OFF",
+        "simlayerkv:0.6;window=8;sinks=2;queries=4, F32, OFF",
     })
     void everyAnswerIsThatOfTheRequestAlone(String plan, KvType type, FlashAttention attention) throws IOException {
         compare(
