@@ -320,7 +320,7 @@ final class PreemptionTest {
 
     private static Engine.Builder builder(String plan, int slots) throws IOException {
         KvPlan parsed = KvPlan.parse(plan, LAYERS);
-        Path file = MODEL.writeForText(folder.resolve(plan.hashCode() + ".gguf"), parsed);
+        Path file = MODEL.writeForText(folder.resolve(plan.hashCode() + ".gguf"), KvPlan.of(parsed.kvLayers()));
         return Engine.builder()
                 .model(file)
                 .contextSize(POOL)
