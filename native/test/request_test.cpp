@@ -113,7 +113,11 @@ static void answers_every_route(const engine & e) {
     CHECK(run(e, "/v1/chat/completions/input_tokens", chat).at("input_tokens").get<int>() > 3);
     CHECK(run(e, "/props", json::object()).contains("chat_template"));
     CHECK_EQUAL(run(e, "/slots", json::object()).size(), (size_t) 1);
-    CHECK(run(e, "/metrics", json::object()).is_string());
+    const auto metrics = run(e, "/metrics", json::object()).get<std::string>();
+    for (const char * line : { "llamacpp:prompt_tokens_total ", "\nkvfold:kv_committed_bytes ", "\nkvfold:kv_held_bytes{type=\"checkpoints\"} ",
+                               "\nkvfold:requests_suspended 0\n", "\nkvfold:preemptions_total 0\n", "\nkvfold:tokens_recomputed_total 0\n" }) {
+        CHECK(metrics.find(line) != std::string::npos);
+    }
     answer last;
     run(e, "/v1/embeddings", { { "input", "bada" } }, &last);
     CHECK_EQUAL(last.status, (int) KVFOLD_ERROR_UNSUPPORTED);

@@ -158,6 +158,13 @@ void engine::load(kvfold_progress_callback progress, void * user) {
         ledger->set_cap(layout.bytes_whole);
         ledger->take_on_device(layout.bytes_whole);
     }
+    routes->get_metrics = [this, of_server = routes->get_metrics](const server_http_req & req) {
+        auto answer = of_server(req);
+        if (answer->status == 200) {
+            answer->data += kv_metrics();
+        }
+        return answer;
+    };
     handlers = {
         { "/v1/chat/completions",              &routes->post_chat_completions     },
         { "/completion",                       &routes->post_completions          },

@@ -68,6 +68,8 @@ struct engine : request_host {
   private:
     engine() = default;
 
+    std::string kv_metrics() const;
+
     void plan_memory(std::unique_ptr<gauge> system);
     void load(kvfold_progress_callback progress, void * user);
     void start();

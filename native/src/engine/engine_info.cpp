@@ -198,6 +198,37 @@ json engine::kv_stats() {
     });
 }
 
+// In the text format of Prometheus, as the lines of llama-server that they follow. They ask nobody, so that they are there
+// while a batch is computed.
+std::string engine::kv_metrics() const {
+    std::string text;
+    const auto  describe = [&](const char * name, const char * type, const char * help) {
+        text += std::string("# HELP kvfold:") + name + " " + help + "\n# TYPE kvfold:" + name + " " + type + "\n";
+    };
+    const auto value = [&](const std::string & name, uint64_t number) { text += "kvfold:" + name + " " + std::to_string(number) + "\n"; };
+    const auto one   = [&](const char * name, const char * type, const char * help, uint64_t number) {
+        describe(name, type, help);
+        value(name, number);
+    };
+    one("kv_cells", "gauge", "Tokens the KV cache can hold.", layout.cells);
+    one("kv_allocated_bytes", "gauge", "Size of the KV cache.", layout.bytes_allocated);
+    one("kv_committed_bytes", "gauge", "KV cache that takes memory.", bytes_committed(layout));
+    if (ledger->cap() < page_ledger::no_cap) {
+        one("kv_budget_bytes", "gauge", "Most that keys and values may take.", ledger->cap());
+    }
+    describe("kv_held_bytes", "gauge", "What counts against the budget, by kind.");
+    for (const auto & [type, kind] : { std::pair{ "pages", charge::pages }, { "checkpoints", charge::checkpoints },
+                                       { "swapped", charge::swapped }, { "states", charge::states } }) {
+        value(std::string("kv_held_bytes{type=\"") + type + "\"}", ledger->held(kind));
+    }
+    one("kv_promised_bytes", "gauge", "KV memory set aside for requests.", admits->bytes_promised());
+    one("requests_waiting", "gauge", "Requests that wait for a slot or for room in the KV cache.", requests_waiting());
+    one("requests_suspended", "gauge", "Requests that gave their cells up and wait to go on.", schedule->n_suspended.load());
+    one("preemptions_total", "counter", "How often a request gave its cells up.", schedule->n_preemptions.load());
+    one("tokens_recomputed_total", "counter", "Tokens of answers computed again because of it.", schedule->n_recomputed.load());
+    return text;
+}
+
 json engine::token_stats() {
     use          inside(*this);
     const auto   result  = ask_worker(SERVER_TASK_TYPE_METRICS);
