@@ -91,18 +91,13 @@ struct world {
 
     // As slot_schedule::has_room().
     bool has_room(const job & what) const {
-        uint64_t taken = 0;
-        bool     any   = false;
+        std::vector<runner> others;
         for (const seat & each : seats) {
-            if (each.busy && each.suspended && !each.paused) {
-                return false;
-            }
-            if (each.busy && !each.paused) {
-                any    = true;
-                taken += std::max(each.n_cells, each.what.n_prompt);
+            if (each.busy) {
+                others.push_back({ each.what.n_prompt, each.n_cells, 0, each.suspended, each.paused });
             }
         }
-        return !any || taken + what.n_prompt + 1 + watermark(room()) <= n_pool;
+        return may_begin({ what.n_prompt }, others, room(), UINT64_MAX);
     }
 
     cell_room room() const {
@@ -397,6 +392,14 @@ void fixed_cases() {
     room.n_affordable = 0;
     actions = plan_step({ young, old }, {}, room);
     expect(actions[1].what == slot_action::HOLD, "nobody comes back while memory is short");
+    room.n_cells = 100;
+    room.n_batch = 10; // and so much stays free: 10 of 100 cells
+    expect(may_begin({ 500, 0, 500 }, {}, room, 0), "one that is alone begins, whatever it needs");
+    expect(may_begin({ 29, 0, 30 }, { { 60, 20, 40 } }, room, 70), "what the prompts of both will take is there");
+    expect(!may_begin({ 30, 0, 30 }, { { 60, 20, 40 } }, room, 70), "no cell for the first token");
+    expect(!may_begin({ 29, 0, 30 }, { { 60, 20, 40 } }, room, 69), "no memory for the prompt of the one that runs");
+    expect(!may_begin({ 1, 0, 1 }, { { 5, 0, 0, true } }, room, 70), "who was suspended comes first");
+    expect(may_begin({ 1, 0, 1 }, { { 90, 90, 0, true, true } }, room, 70), "but not if nobody reads it");
     expect(give_way({}, {}).empty(), "nobody gives way where nobody runs");
 }
 

@@ -199,8 +199,7 @@ void engine::set_up_serving() {
     seats.n_slot         = server->get_meta().slot_n_ctx;
     seats.n_batch        = llama_n_batch(context);
     seats.tokens_at_once = (uint32_t) layout.tokens_at_once;
-    seats.bytes_per_token = layout.bytes_paged > 0 ? layout.bytes_per_token : 0;
-    schedule = std::make_unique<slot_schedule>(seats);
+    schedule = std::make_unique<slot_schedule>(seats, layout);
 
     admission::limits limits;
     limits.bytes     = options.kv_budget_given ? options.kv_budget : committed_as_it_fills(layout) ? ledger->cap() : 0;
@@ -216,7 +215,7 @@ void engine::set_up_serving() {
         },
         [this](int id_task, const error & why) { refuse_task(id_task, why); },
         [this](int id_task) -> const void * { return exchanges.find(id_task).get(); },
-        [this, context](uint64_t n_prompt, bool alone) { return schedule->has_room(context, n_prompt, alone); },
+        [this, context](uint64_t n_prompt, const auto & granted) { return schedule->has_room(context, n_prompt, granted); },
     });
 }
 

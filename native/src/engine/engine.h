@@ -68,7 +68,7 @@ struct engine : request_host {
   private:
     engine() = default;
 
-    std::string kv_metrics() const;
+    std::string kv_metrics();
 
     void plan_memory(std::unique_ptr<gauge> system);
     void load(kvfold_progress_callback progress, void * user);

@@ -200,7 +200,7 @@ json engine::kv_stats() {
 
 // In the text format of Prometheus, as the lines of llama-server that they follow. They ask nobody, so that they are there
 // while a batch is computed.
-std::string engine::kv_metrics() const {
+std::string engine::kv_metrics() {
     std::string text;
     const auto  describe = [&](const char * name, const char * type, const char * help) {
         text += std::string("# HELP kvfold:") + name + " " + help + "\n# TYPE kvfold:" + name + " " + type + "\n";

@@ -1,6 +1,9 @@
 #include "process/deep_thread.h"
 
+#include "process/error.h"
+
 #include <memory>
+#include <string>
 #include <system_error>
 
 namespace kvfold {
@@ -38,7 +41,8 @@ void deep_thread::start(std::function<void()> work) {
     const int code = pthread_create(&thread, &attributes, run, argument.get());
     pthread_attr_destroy(&attributes);
     if (code != 0) {
-        throw std::system_error(code, std::generic_category(), "cannot start a thread");
+        throw error(KVFOLD_ERROR_OUT_OF_MEMORY, "cannot start a thread, which takes " + std::to_string(stack_bytes >> 20) +
+                                                    " MiB of addresses: " + std::generic_category().message(code));
     }
     argument.release();
     running = true;

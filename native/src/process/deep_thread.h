@@ -18,7 +18,7 @@ struct deep_thread {
     deep_thread(const deep_thread &)             = delete;
     deep_thread & operator=(const deep_thread &) = delete;
 
-    // Throws std::system_error when there is no thread to be had. `work` must not throw.
+    // Throws when there is no thread to be had. `work` must not throw.
     void start(std::function<void()> work);
 
     // Waits for the end of the work, if any was started.

@@ -47,6 +47,7 @@ admission::promise admission::promise_for(const server_task & task) const {
     const int64_t n_prompt = task.n_tokens();
     int64_t       n_answer = 0;
     promise       what;
+    what.n_listed = (uint32_t) n_prompt;
     if (task.need_sampling()) {
         what.n_prompt = n_prompt; // texts to embed decide nothing
         const int32_t asked = task.params.n_predict != -1 ? task.params.n_predict : rules.n_predict;
@@ -84,7 +85,14 @@ bool admission::can_begin(const server_task & task) const {
         return is_free(own.bytes*n_tasks) && cells_promised + own.tokens*n_tasks <= std::max<uint64_t>(layout.cells, own.tokens*n_tasks);
     }
     // one that takes more slots than there are is told so by the server core
-    return promises.size() + std::min(n_tasks, rules.slots) <= rules.slots && server.has_room(task.n_tokens(), promises.empty());
+    if (promises.size() + std::min(n_tasks, rules.slots) > rules.slots) {
+        return false;
+    }
+    std::map<int, uint32_t> granted;
+    for (const auto & [id, each] : promises) {
+        granted[id] = each.n_listed;
+    }
+    return server.has_room(task.n_tokens(), granted);
 }
 
 // What is set aside for several answers is set aside at once; otherwise each of them may run while the others are suspended.

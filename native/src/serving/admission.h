@@ -38,7 +38,8 @@ struct admission {
         std::function<void(std::vector<server_task> &&)>              post;   // to run before what came later
         std::function<void(int id_task, const error & why)>           refuse;
         std::function<const void *(int id_task)>                      request_of; // null if it is gone
-        std::function<bool(uint64_t n_prompt, bool alone)>            has_room;   // for the prompt, beside those that run
+        // for the prompt, beside tasks that were let in before, by id with the tokens of their prompts
+        std::function<bool(uint64_t n_prompt, const std::map<int, uint32_t> & granted)> has_room;
     };
 
     // Throws KVFOLD_ERROR_INVALID_ARGUMENT or KVFOLD_ERROR_UNSUPPORTED where no such budget can be kept.
@@ -75,6 +76,7 @@ struct admission {
     struct promise {
         uint64_t bytes   = 0;
         int32_t  tokens  = 0;
+        uint32_t n_listed = 0; // tokens of its prompt, or text
         uint64_t n_prompt = 0; // of these; 0 where the layers of a task are not decided on
         bool     grows   = false; // the request sets no limit
         int      id_slot = -1;    // none yet

@@ -254,6 +254,22 @@ uint64_t watermark(const cell_room & room) {
     return std::min<uint64_t>(std::max<uint64_t>(room.n_batch, room.n_cells/20), room.n_cells/8);
 }
 
+bool may_begin(const runner & one, const std::vector<runner> & others, const cell_room & room, uint64_t bytes) {
+    uint64_t n_taken = one.n_prompt + 1, bytes_coming = one.bytes_coming;
+    bool     any_runs = false;
+    for (const runner & each : others) {
+        if (each.suspended && !each.paused) {
+            return false; // it comes first
+        }
+        if (!each.paused) {
+            any_runs      = true;
+            n_taken      += std::max(each.n_cells, each.n_prompt);
+            bytes_coming += each.bytes_coming;
+        }
+    }
+    return !any_runs || (n_taken + watermark(room) <= room.n_cells && bytes_coming <= bytes);
+}
+
 std::vector<slot_action> plan_step(const std::vector<slot_view> & slots, const std::vector<prefix_view> & prefixes, const cell_room & room) {
     return planner(slots, prefixes, room).plan();
 }

@@ -45,6 +45,19 @@ struct slot_action {
 // Cells that stay free when a request begins or comes back, so that it is not the next to give way.
 uint64_t watermark(const cell_room & room);
 
+// A request that has begun, or is about to.
+struct runner {
+    uint32_t n_prompt  = 0;
+    uint32_t n_cells   = 0; // that it has
+    uint64_t bytes_coming = 0; // that the rest of its prompt may take
+    bool     suspended = false;
+    bool     paused    = false;
+};
+
+// Whether one may begin beside others: when there will be cells and memory for their prompts and for its own, as far as can
+// be told. `bytes` counts what idle slots hold, which would go for it.
+bool may_begin(const runner & one, const std::vector<runner> & others, const cell_room & room, uint64_t bytes);
+
 // Evictions, suspensions and failures come before what they make room for; each slot is run, held, resumed, suspended or
 // failed.
 std::vector<slot_action> plan_step(const std::vector<slot_view> & slots, const std::vector<prefix_view> & prefixes, const cell_room & room);

@@ -103,10 +103,8 @@ std::vector<kvfold_slot_action> slot_schedule::plan(
     room.n_batch   = rules.n_batch;
     look(room, shared_cells(ctx));
     look(room, shared_cells(ctx_dft));
-    if (refused_at > 0 && step - refused_at < steps_of_caution) {
-        room.n_affordable = 0;
-    } else if (const auto ledger = current_ledger(); ledger && rules.bytes_per_token > 0) {
-        room.n_affordable = ledger->grantable()/rules.bytes_per_token;
+    if (const uint64_t bytes = grantable(); bytes < UINT64_MAX) {
+        room.n_affordable = layout.tokens_for(bytes);
     }
     replayed_slot = -1;
     std::vector<kvfold_slot_action> actions;
@@ -170,27 +168,45 @@ bool slot_schedule::gathers(const std::vector<slot_view> & slots, int id_slot) {
     return true;
 }
 
-bool slot_schedule::has_room(llama_context * ctx, uint64_t n_prompt, bool alone) const {
+bool slot_schedule::has_room(llama_context * ctx, uint64_t n_prompt, const std::map<int, uint32_t> & granted) const {
     const llama_kv_cells * const cells = shared_cells(ctx);
-    if (alone || !cells) {
+    if (granted.empty() || !cells) {
         return true;
     }
     cell_room room;
     room.n_cells = cells->size();
     room.n_batch = rules.n_batch;
-    uint64_t taken = 0;
-    bool     any_runs = false;
+    const auto coming = [&](uint64_t n_tokens, uint64_t bytes_held) {
+        const uint64_t bytes = layout.bytes_for(n_tokens + 1);
+        return bytes - std::min(bytes, bytes_held);
+    };
+    uint64_t                bytes  = grantable();
+    std::map<int, uint32_t> unseen = granted;
+    std::vector<runner>     others;
     for (size_t i = 0; i < entries.size(); ++i) {
-        const entry & each = entries[i];
-        if (each.suspended && !each.paused) {
-            return false; // it comes first
-        }
-        if (each.task >= 0 && !each.paused) {
-            any_runs = true;
-            taken   += std::max(cells->seq_cells((llama_seq_id) i), each.n_prompt);
+        const entry &  each       = entries[i];
+        const auto     seq_id     = (llama_seq_id) i;
+        const uint64_t bytes_held = layout.bytes_held(seq_id);
+        if (each.task >= 0) {
+            others.push_back({ each.n_prompt, cells->seq_cells(seq_id), coming(each.n_prompt, bytes_held), each.suspended, each.paused });
+            unseen.erase(each.task);
+        } else {
+            bytes += std::min(bytes_held, UINT64_MAX - bytes);
         }
     }
-    return !any_runs || taken + n_prompt + 1 + watermark(room) <= room.n_cells;
+    for (const auto & [task, n_tokens] : unseen) {
+        others.push_back({ n_tokens, 0, coming(n_tokens, 0) }); // it has no slot yet
+    }
+    return may_begin({ (uint32_t) n_prompt, 0, coming(n_prompt, 0) }, others, room, bytes);
+}
+
+// Bytes of keys and values that there is memory for, by estimate.
+uint64_t slot_schedule::grantable() const {
+    if (refused_at > 0 && step - refused_at < steps_of_caution) {
+        return 0;
+    }
+    const auto ledger = current_ledger();
+    return ledger && layout.bytes_paged > 0 ? ledger->grantable() : UINT64_MAX;
 }
 
 void slot_schedule::suspended(int id_slot, uint32_t n_tokens) {

@@ -19,10 +19,9 @@ struct slot_schedule {
         uint32_t n_slot         = 0; // tokens that a slot holds
         uint32_t n_batch        = 0;
         uint32_t tokens_at_once = 1; // of an answer: one, and those that are drafted
-        uint64_t bytes_per_token = 0; // of keys and values that are committed as they fill; 0: they are there as a whole
     };
 
-    explicit slot_schedule(const limits & limits) : rules(limits), entries(limits.slots) {}
+    slot_schedule(const limits & limits, const kv_layout & layout) : rules(limits), layout(layout), entries(limits.slots) {}
 
     std::vector<kvfold_slot_action> plan(
             llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes);
@@ -30,8 +29,9 @@ struct slot_schedule {
     std::vector<kvfold_slot_action> give_way(
             llama_context * ctx, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes);
 
-    // Whether a prompt of this length may begin beside those that run, or alone.
-    bool has_room(llama_context * ctx, uint64_t n_prompt, bool alone) const;
+    // Whether a prompt of this length may begin beside the tasks that were let in before, given with the tokens of their
+    // prompts, some of which may have no slot yet.
+    bool has_room(llama_context * ctx, uint64_t n_prompt, const std::map<int, uint32_t> & granted) const;
 
     bool     rests(int id_slot) const { return entries[id_slot].rests; }
     int32_t  most(int id_slot) const { return entries[id_slot].n_most; }
@@ -70,8 +70,10 @@ struct slot_schedule {
     std::vector<prefix_view> view(const std::vector<kvfold_prefix_view> & prefixes, llama_context * ctx) const;
     bool                     gathers(const std::vector<slot_view> & slots, int id_slot);
     void                     count_suspended();
+    uint64_t                 grantable() const;
 
     const limits       rules;
+    const kv_layout &  layout;
     std::vector<entry> entries;
     uint64_t           step          = 0;
     uint64_t           refused_at    = 0; // the last step for which there was no memory

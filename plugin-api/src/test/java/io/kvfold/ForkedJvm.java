@@ -66,6 +66,12 @@ public final class ForkedJvm {
         return this;
     }
 
+    /** Lets a shell run {@code setUp} first, in the process that the JVM is then. */
+    public ForkedJvm after(String setUp) {
+        command.addAll(0, List.of("sh", "-c", setUp + " && exec \"$@\"", "sh"));
+        return this;
+    }
+
     /** What comes on standard input before its end. */
     public ForkedJvm withInput(String input) {
         this.input = input;

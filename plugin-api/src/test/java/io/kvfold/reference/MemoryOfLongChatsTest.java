@@ -118,9 +118,7 @@ final class MemoryOfLongChatsTest {
             System.out.printf(
                     "after a shift: %d of %d bytes committed, peak %d above%n",
                     stats.bytesCommitted(), stats.bytesAllocated(), peakBytes() - before);
-            assertThat(peakBytes() - before)
-                    .as("keys of all slots are 128 MiB")
-                    .isLessThan(32 << 20);
+            assertThat(peakBytes() - before).as("keys of all slots are 128 MiB").isLessThan(32 << 20);
             assertThat(stats.bytesAllocated()).as("of all slots").isEqualTo(8 * 1024 * LAYERS * ROW);
             assertThat(stats.bytesCommitted()).isLessThanOrEqualTo((1024 + 256) * LAYERS * ROW);
         }
@@ -154,11 +152,9 @@ final class MemoryOfLongChatsTest {
         return builder(model, plan, context, slots).kvBudget(budget).open();
     }
 
-    private static Engine.Builder builder(ComparedModel model, String plan, int context, int slots)
-            throws IOException {
+    private static Engine.Builder builder(ComparedModel model, String plan, int context, int slots) throws IOException {
         KvPlan parsed = KvPlan.parse(plan, LAYERS);
-        Path file = model.writeForText(
-                Files.createTempFile(folder, "chat", ".gguf"), KvPlan.of(parsed.kvLayers()));
+        Path file = model.writeForText(Files.createTempFile(folder, "chat", ".gguf"), KvPlan.of(parsed.kvLayers()));
         return Engine.builder()
                 .model(file)
                 .kvPlan(parsed)

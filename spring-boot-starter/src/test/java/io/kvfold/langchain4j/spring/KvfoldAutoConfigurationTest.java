@@ -179,7 +179,7 @@ class KvfoldAutoConfigurationTest {
                                     .tag("engine", "embedding")
                                     .gauge()
                                     .value())
-                            .isEqualTo(256);
+                            .isEqualTo(4 * 256); // a pool for the four slots
                     HealthIndicator indicator = context.getBean(HealthIndicator.class);
                     assertThat(indicator.health().getStatus()).isEqualTo(Status.UP);
                     assertThat(indicator.health().getDetails().get("embedding"))
