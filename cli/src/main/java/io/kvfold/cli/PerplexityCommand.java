@@ -25,7 +25,7 @@ import picocli.CommandLine.Spec;
                     + " of its second half are scored. Compare only figures of the same vocabulary, text and chunk size.",
             "",
             "--kl-divergence also tells how far the predictions are from those with the whole KV cache in f16: mean"
-                    + " and 99.9% quantile of the Kullback-Leibler divergence, and how often the same token is the most"
+                    + " and 99.9%% quantile of the Kullback-Leibler divergence, and how often the same token is the most"
                     + " probable one, as llama-perplexity defines them. --kl-divergence-base FILE takes the base from a"
                     + " file of llama-perplexity or of this command, which writes it without --kl-divergence; per scored"
                     + " token it takes two bytes for each token of the vocabulary.",

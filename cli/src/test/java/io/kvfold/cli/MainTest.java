@@ -6,6 +6,9 @@ import io.kvfold.Engine;
 import io.kvfold.ScriptedEngine;
 import io.kvfold.hub.Models;
 import io.kvfold.internal.NativeStatus;
+import java.io.ByteArrayOutputStream;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.regex.Matcher;
@@ -82,6 +85,25 @@ final class MainTest {
                 Main.commandLine(Engine::builder, Models::fromEnvironment).parseArgs(example);
             }
         }
+    }
+
+    /** A percent sign that is not doubled makes picocli print a warning and the text as it stands in the source. */
+    @Test
+    void printsNothingBesideAHelpPage() {
+        PrintStream before = System.err;
+        ByteArrayOutputStream warnings = new ByteArrayOutputStream();
+        System.setErr(new PrintStream(warnings, true, StandardCharsets.UTF_8));
+        try {
+            printHelp(Main.commandLine(Engine::builder, Models::fromEnvironment));
+        } finally {
+            System.setErr(before);
+        }
+        assertThat(warnings.toString(StandardCharsets.UTF_8)).isEmpty();
+    }
+
+    private static void printHelp(CommandLine command) {
+        assertThat(command.getUsageMessage()).doesNotContain("%%").doesNotContain("%n");
+        command.getSubcommands().values().forEach(MainTest::printHelp);
     }
 
     /** The arguments of the lines of a help page's end that call kvfold. */
