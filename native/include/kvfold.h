@@ -93,10 +93,12 @@ KVFOLD_API void kvfold_free(char * text);
  * What was built, and what it can run on. Does not load a model. *out:
  *
  *   {"version": "0.1.0", "llama_cpp": "v0.5.0", "patches": ["build-hook", ...],
- *    "compiler": "...", "cpu_features": {"AVX2": true, ...}, "backends": ["CPU"],
+ *    "compiler": "...", "cpu_features": {"AVX2": true, ...}, "cpu_required": "avx2 fma ...", "backends": ["CPU"],
  *    "devices": [{"name": "CPU", "description": "...", "type": "cpu|gpu|igpu|accel",
  *                 "memory_free": bytes, "memory_total": bytes, "kv_memory": "as_it_fills|whole"}]}
  *
+ * cpu_required: instructions that the library takes for granted, in the names of /proc/cpuinfo. On Linux its section .kvfold_cpu holds the
+ * same text, for whoever wants to know before calling anything.
  * kv_memory: whether keys and values on the device take memory as tokens come and give it back as they go (host memory on
  * Linux), or from the beginning for as many tokens as the context holds.
  */
@@ -177,7 +179,11 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  * option. Options that concern HTTP, downloads, or that print and exit are refused by name. Environment variables and
  * configuration files are not read.
  *
- * A model file is checked before llama.cpp sees it: a truncated or damaged one is KVFOLD_ERROR_MODEL_INVALID. Weights and a
+ * A model file is checked before llama.cpp sees it: a truncated or damaged one is KVFOLD_ERROR_MODEL_INVALID. It is mapped unless
+ * "load-mode" says otherwise, and must not be cut while it is in use: a page that is gone ends the process (SIGBUS). A request that begins
+ * after that is an error, one that runs is not safe; replace a file by renaming another one to its name. A chat template of the file that
+ * cannot be used makes chats KVFOLD_ERROR_UNSUPPORTED, nothing else.
+ * Weights and a
  * context that need more memory than is free are KVFOLD_ERROR_OUT_OF_MEMORY before anything is allocated, with both numbers
  * of bytes; of the context counts what attention takes at its length, and keys and values only where they are allocated as a
  * whole. While it runs, requests for whose keys and values the system has no memory end with the same error: `limit` is what
@@ -270,8 +276,13 @@ KVFOLD_API void kvfold_close(kvfold_engine * engine);
  *   "/v1/rerank"             needs option "reranking"
  *   "/tokenize"  "/detokenize"  "/apply-template"  "/v1/chat/completions/input_tokens"  "/props"  "/slots"  "/metrics"
  *
- * The model field of a body is not checked here. A body has at most 200 levels of brackets, and 1000 "$ref"; these bounds
- * keep hostile schemas and grammars from exhausting the stack. Fails with KVFOLD_ERROR_QUEUE_FULL, KVFOLD_ERROR_CLOSED or
+ * The model field of a body is not checked here. A body has at most 200 levels of brackets and 1000 "$ref"; grammars, patterns and
+ * schemas have bounds of their own (native/README.md), and what exceeds them is KVFOLD_ERROR_INVALID_ARGUMENT with rule or path and place.
+ * A schema of an answer that no grammar can hold to the letter is KVFOLD_ERROR_UNSUPPORTED and names the keyword, unless its format has
+ * "strict": false; then, and by default in parameters of tools, the keyword is left out and logged. An object with named properties has
+ * no others, a string at most 2,000 characters. "tool_choice" may be an object as OpenAI and Anthropic have it.
+ *
+ * Fails with KVFOLD_ERROR_QUEUE_FULL, KVFOLD_ERROR_CLOSED, KVFOLD_ERROR_MODEL_INVALID (a mapped file of the model was cut meanwhile) or
  * KVFOLD_ERROR_INVALID_ARGUMENT (unknown route, body is not a JSON object); every other failure is reported by
  * kvfold_request_next(). On success *out is NULL.
  */
@@ -381,7 +392,8 @@ KVFOLD_API int32_t kvfold_observe(kvfold_engine * engine, const char * what, con
 
 /*
  * The GBNF grammar of what a JSON schema describes, as the "json_schema" of a request becomes one. Independent of any
- * engine; bounded as the body of a request is. KVFOLD_ERROR_INVALID_ARGUMENT for a schema that llama.cpp cannot convert.
+ * engine; bounded as the body of a request is. KVFOLD_ERROR_INVALID_ARGUMENT for a schema that contradicts itself or is none,
+ * KVFOLD_ERROR_UNSUPPORTED for what no grammar can hold; both name the place.
  * *out:
  *
  *   {"grammar": "root ::= ..."}

@@ -2,11 +2,15 @@
 
 #include "kv/plan/model_plan.h"
 #include "process/at_exit.h"
+#include "process/json_text.h"
 #include "process/kvfold_log.h"
 #include "engine/fit.h"
 #include "engine/progress_relay.h"
 #include "serving/request.h"
+#include "text/grammar.h"
+#include "text/limits.h"
 
+#include "chat.h"
 #include "ggml-backend.h"
 #include "llama-model.h"
 #include "llama.h"
@@ -44,10 +48,12 @@ std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_c
     std::shared_ptr<engine> opened(new engine());
     progress_relay          relay(progress, user);
     relay.run([&] {
-        const busy_scope busy([] {}); // loading looks at process_is_exiting()
+        const busy_scope     busy([] {}); // loading looks at process_is_exiting()
+        const template_scope templates;
         opened->options = parse_options(text);
         opened->facts   = check_model(opened->options.params.model.path);
         check_companions(opened->options.params);
+        opened->choose_template();
         complete_options(opened->options, [&] { opened->plan_memory(std::make_unique<gauge>(opened->options.memory_reserve)); });
         opened->load(progress ? progress_relay::report : nullptr, &relay);
         opened->start();
@@ -55,6 +61,45 @@ std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_c
     static std::once_flag once;
     std::call_once(once, register_exit_handler);
     return opened;
+}
+
+// Why the server core could not load a model with this template; empty if it can.
+static std::string template_failure(const std::string & source) {
+    const abort_guard    guard;
+    const template_scope budget; // the server core does the same once more
+    try {
+        check_template(source);
+        const auto parsed = common_chat_templates_init(nullptr, source);
+        common_chat_format_example(parsed.get(), /*use_jinja =*/true, {});
+        common_chat_templates_support_enable_thinking(parsed.get());
+        return "";
+    } catch (const std::exception & e) {
+        return e.what();
+    }
+}
+
+// A template of the file that cannot be used does not keep the model from what needs none.
+void engine::choose_template() {
+    if (!options.params.chat_template.empty()) {
+        return;
+    }
+    for (const auto & source : facts.chat_templates) {
+        no_template = template_failure(source);
+        if (!no_template.empty()) {
+            options.params.chat_template = "chatml"; // the server core wants one
+            log_emit(KVFOLD_LOG_WARN, "the chat template of '" + options.params.model.path + "' cannot be used: " + no_template);
+            return;
+        }
+    }
+}
+
+void engine::require_template() const {
+    if (!no_template.empty()) {
+        const std::string & path = options.params.model.path;
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "the chat template of '" + path + "' cannot be used, option \"chat-template\" takes another: " + no_template)
+            .about_option("chat-template")
+            .about_path(path);
+    }
 }
 
 engine::~engine() {
@@ -152,6 +197,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     }
     server->set_state_callback([](server_state, json) {});
     routes->update_meta(*server);
+    check_grammar(common_grammar_value(options.params.sampling.grammar), vocabulary()); // of requests that bring none
     layout = read_kv_layout(server->get_llama_context());
     set_up_serving();
     if (!ledger->take_on_device(layout.bytes_whole)) { // the budget was an estimate, and this is there
@@ -263,9 +309,12 @@ const server_http_context::handler_t * engine::find_handler(const std::string & 
     return found == handlers.end() ? nullptr : found->second;
 }
 
+const llama_vocab * engine::vocabulary() const {
+    return llama_model_get_vocab(llama_get_model(server->get_llama_context()));
+}
+
 void engine::require_tokenizer() const {
-    const llama_model * model = llama_get_model(server->get_llama_context());
-    if (llama_vocab_type(llama_model_get_vocab(model)) == LLAMA_VOCAB_TYPE_NONE) {
+    if (llama_vocab_type(vocabulary()) == LLAMA_VOCAB_TYPE_NONE) {
         const std::string & path = options.params.model.path;
         throw error(KVFOLD_ERROR_UNSUPPORTED, "'" + path + "' has no tokenizer, so it takes no text; kvfold_evaluate() takes token ids").about_path(path);
     }
@@ -281,6 +330,10 @@ const server_http_context::handler_t & engine::handler_of(server_http_context::h
 }
 
 void engine::admit(const std::shared_ptr<request> & added, bool needs_slot) {
+    const llama_load_mode mode = options.params.load_mode;
+    if (needs_slot && (mode == LLAMA_LOAD_MODE_AUTO || mode == LLAMA_LOAD_MODE_MMAP || mode == LLAMA_LOAD_MODE_MMAP_MLOCK)) {
+        check_unchanged(facts);
+    }
     std::lock_guard<std::mutex> lock(mutex);
     if (failed) {
         throw error(KVFOLD_ERROR_INTERNAL, "the worker thread has failed; its last words are in the log");

@@ -50,6 +50,8 @@ struct engine : request_host {
     const server_http_context::handler_t & handler_of(server_http_context::handler_t server_routes::* member) const override;
     const server_http_context::handler_t * find_handler(const std::string & route) const override;
     void                                   require_tokenizer() const override;
+    void                                   require_template() const override;
+    const llama_vocab *                    vocabulary() const override;
 
     // Of every context of this engine.
     const std::shared_ptr<page_ledger> & memory() const { return ledger; }
@@ -71,6 +73,7 @@ struct engine : request_host {
     std::string kv_metrics();
 
     void plan_memory(std::unique_ptr<gauge> system);
+    void choose_template();
     void load(kvfold_progress_callback progress, void * user);
     void start();
     void set_up_serving();
@@ -88,6 +91,7 @@ struct engine : request_host {
 
     engine_options                  options;
     model_facts                     facts;
+    std::string                     no_template; // why the file's cannot be used
     std::unique_ptr<server_context> server;
     std::unique_ptr<server_routes>  routes;
     deep_thread                     worker;

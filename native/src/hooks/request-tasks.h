@@ -3,8 +3,11 @@
 #define KVFOLD_REQUEST_TASKS_H
 
 #include <unordered_set>
+#include <vector>
 
-// Called on the posting thread, after the tasks are registered as waiting and before they are queued.
-void kvfold_tasks_waiting(const std::unordered_set<int> & ids);
+struct server_task;
+
+// Called on the posting thread, after the tasks are registered as waiting and before they are queued. Throws if they cannot run.
+void kvfold_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks);
 
 #endif

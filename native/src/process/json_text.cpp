@@ -65,8 +65,6 @@ static void check_strings(const json & value, const std::string & key) {
         }
     } else if (value.is_string() && key == "arguments") {
         check("the arguments of a tool call", "levels of nesting", nesting(value.get<std::string>(), "[{", "]}", true), max_nesting);
-    } else if (value.is_string() && key == "grammar") {
-        check("the grammar", "levels of parentheses", nesting(value.get<std::string>(), "(", ")", true), max_nesting);
     } else if (value.is_string() && (key == "pattern" || key == "value")) {
         check("a pattern", "levels of parentheses", nesting(value.get<std::string>(), "(", ")", false), max_nesting);
     }

@@ -5,7 +5,12 @@
 #include "process/json_text.h"
 #include "kv/memory/refusal.h"
 #include "process/kvfold_log.h"
+#include "serving/dialect.h"
+#include "text/grammar.h"
+#include "text/limits.h"
+#include "text/schema.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -31,6 +36,16 @@ static bool route_needs_slot(const std::string & route) {
 
 static bool route_tells_of_engine(const std::string & route) {
     return route == "/props" || route == "/slots" || route == "/metrics";
+}
+
+// Also where an HTTP server has a prefix before it.
+static bool route_uses_template(const std::string & route) {
+    for (const char * part : { "/chat/completions", "/apply-template", "/responses", "/messages" }) {
+        if (route.find(part) != std::string::npos) {
+            return true;
+        }
+    }
+    return false;
 }
 
 state_files state_files::parse(const std::string & text) {
@@ -118,11 +133,30 @@ void request::run_handler() {
     }
 }
 
+// What llama.cpp reads only in part, in words that it reads. Here and not where the request is opened, since the thread of a caller may
+// have little stack.
+static void rewrite(std::string & text) {
+    static const char * const keys[] = { "schema\"", "\"tools\"", "\"tool_choice\"", "\"format\"", "\"reasoning\"" };
+    if (std::none_of(std::begin(keys), std::end(keys), [&](const char * key) { return text.find(key) != std::string::npos; })) {
+        return;
+    }
+    json body = json::parse_no_throw(text);
+    if (body.is_object()) {
+        const bool dialect = rewrite_dialect(body), schemas = rewrite_schemas(body);
+        text = dialect || schemas ? body.dump_safe() : std::move(text);
+    }
+}
+
 void request::call_handler() {
     const c_locale_scope c_locale;
     const abort_guard    guard;
     const current_scope  scope(this);
+    const template_scope templates(http_request.body.size(), should_stop);
     try {
+        if (route_uses_template(http_request.path)) {
+            owner->require_template();
+        }
+        rewrite(http_request.body);
         load_state();
         settle(handler(http_request), std::nullopt);
     } catch (const error &) {
@@ -199,7 +233,30 @@ void request::settle(server_http_res_ptr result, std::optional<error> caught) {
     changed.notify_all();
 }
 
-void request::on_tasks_waiting(const std::unordered_set<int> & ids) {
+// Tasks of one request differ in their prompts only.
+static void check_sampling(const std::vector<server_task> & tasks, const llama_vocab * vocab) {
+    if (tasks.empty() || !tasks.front().need_sampling()) {
+        return;
+    }
+    const common_params_sampling & sampling = tasks.front().params.sampling;
+    std::vector<std::string>       patterns;
+    for (const auto & trigger : sampling.grammar_triggers) {
+        switch (trigger.type) {
+            case COMMON_GRAMMAR_TRIGGER_TYPE_TOKEN:
+            case COMMON_GRAMMAR_TRIGGER_TYPE_WORD: break;
+            case COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN:
+            case COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN_FULL: patterns.push_back(trigger.value); break;
+            default: throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "grammar_triggers have no type " + std::to_string((int) trigger.type));
+        }
+    }
+    check_grammar(common_grammar_value(sampling.grammar), vocab);
+    check_triggers(patterns);
+}
+
+void request::on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks) {
+    if (tasks) {
+        check_sampling(*tasks, owner->vocabulary());
+    }
     if (ids.size() > 1 && (!files.load.empty() || !files.save.empty())) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "a request with a KV state has one prompt and one answer, not " + std::to_string(ids.size()))
             .compares((int64_t) ids.size(), 1);
@@ -471,8 +528,8 @@ void request::release() {
 
 } // namespace kvfold
 
-void kvfold_tasks_waiting(const std::unordered_set<int> & ids) {
+void kvfold_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks) {
     if (kvfold::current) {
-        kvfold::current->on_tasks_waiting(ids);
+        kvfold::current->on_tasks_waiting(ids, tasks);
     }
 }

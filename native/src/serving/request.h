@@ -51,7 +51,7 @@ struct request : std::enable_shared_from_this<request> {
     void release();
 
     // Called by the hook in server_response_reader on the thread that posts.
-    void on_tasks_waiting(const std::unordered_set<int> & ids);
+    void on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks);
 
   private:
     request(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, bool needs_slot, const std::string & route,

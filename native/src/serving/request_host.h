@@ -57,6 +57,12 @@ struct request_host {
     // Throws KVFOLD_ERROR_UNSUPPORTED if the file has token ids only, no texts for them.
     virtual void require_tokenizer() const = 0;
 
+    // Throws KVFOLD_ERROR_UNSUPPORTED if the file has a chat template that cannot be used.
+    virtual void require_template() const = 0;
+
+    // What texts of this engine's model are made of.
+    virtual const llama_vocab * vocabulary() const = 0;
+
   protected:
     virtual void enter() = 0;
     virtual void leave() = 0;
