@@ -54,7 +54,8 @@ std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_c
         opened->facts   = check_model(opened->options.params.model.path);
         check_companions(opened->options.params);
         opened->choose_template();
-        complete_options(opened->options, [&] { opened->plan_memory(std::make_unique<gauge>(opened->options.memory_reserve)); });
+        complete_options(opened->options, opened->facts,
+                         [&] { opened->plan_memory(std::make_unique<gauge>(opened->options.memory_reserve)); });
         opened->load(progress ? progress_relay::report : nullptr, &relay);
         opened->start();
     });
@@ -198,6 +199,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     server->set_state_callback([](server_state, json) {});
     routes->update_meta(*server);
     check_grammar(common_grammar_value(options.params.sampling.grammar), vocabulary()); // of requests that bring none
+    special_texts = std::make_unique<plain_text>(vocabulary());
     layout = read_kv_layout(server->get_llama_context());
     set_up_serving();
     if (!ledger->take_on_device(layout.bytes_whole)) { // the budget was an estimate, and this is there
@@ -282,6 +284,7 @@ void engine::start() {
         const busy_scope     busy([this] { server->terminate(); });
         const worker_scope   hooks(exchanges);
         const schedule_scope scheduling(*admits, *schedule);
+        const request_log_scope lines;
         const ledger_scope   charged(ledger);
         const c_locale_scope c_locale;
         const abort_guard    guard;
@@ -318,6 +321,13 @@ void engine::require_tokenizer() const {
         const std::string & path = options.params.model.path;
         throw error(KVFOLD_ERROR_UNSUPPORTED, "'" + path + "' has no tokenizer, so it takes no text; kvfold_evaluate() takes token ids").about_path(path);
     }
+}
+
+// As server_slot::can_split() has it: what is not summed up in the last token needs all tokens in one ubatch.
+size_t engine::longest_input() const {
+    const size_t slot = server->get_meta().slot_n_ctx;
+    const bool   last = llama_pooling_type(server->get_llama_context()) == LLAMA_POOLING_TYPE_LAST;
+    return last ? slot : std::min<size_t>(slot, options.params.n_ubatch);
 }
 
 common_params engine::server_params(const std::string & text) {
@@ -358,6 +368,15 @@ void engine::retire(request * gone, bool needs_slot) {
         needing_slot -= needs_slot;
         changed.notify_all();
     }
+}
+
+// As many as run, and as many again, so that no slot waits for the thread that posts the next one.
+size_t engine::tasks_at_once() const {
+    return 2 * (size_t) options.params.n_parallel;
+}
+
+void engine::queue_task(server_task && task) {
+    server->get_response_reader().queue_tasks.post(std::move(task));
 }
 
 void engine::cancel_tasks(const std::unordered_set<int> & ids) {

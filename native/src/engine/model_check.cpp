@@ -212,6 +212,12 @@ static uint64_t check_splits(const gguf_context * header, const std::string & pa
     if (count < 2 || llama_split_prefix(prefix, sizeof(prefix), path.c_str(), (int32_t) number, (int32_t) count) <= 0) {
         return 0; // llama.cpp says what is wrong with the name
     }
+    if (number > 0) {
+        char first[4096];
+        llama_split_path(first, sizeof(first), prefix, 0, (int32_t) count);
+        throw invalid(path, "it is part " + std::to_string(number + 1) + " of " + std::to_string(count) + " of a model; open the first, '" +
+                                first + "'");
+    }
     uint64_t bytes = 0;
     for (uint64_t i = 0; i < count; i++) {
         char other[4096];
@@ -260,6 +266,7 @@ model_facts check_model(const std::string & path) {
     facts.layers             = read_unsigned(file.get(), prefix + "block_count").value_or(0);
     facts.embedding          = read_unsigned(file.get(), prefix + "embedding_length").value_or(0);
     facts.context_length     = read_unsigned(file.get(), prefix + "context_length").value_or(0);
+    facts.pooling_type       = read_unsigned(file.get(), prefix + "pooling_type");
     check_shape(facts, file.get(), path);
     if (const ggml_tensor * embedding = ggml_get_tensor(opened.tensors.get(), "token_embd.weight")) {
         facts.vocabulary = (uint64_t) embedding->ne[1];

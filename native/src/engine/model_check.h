@@ -4,6 +4,7 @@
 #include "hooks/kv-plan.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@ struct model_facts {
     std::vector<std::string> chat_templates;
     uint64_t    bytes          = 0; // tensor data, all files of a split model
     uint64_t    context_length = 0; // trained with; 0 = not stated
+    std::optional<uint64_t> pooling_type; // enum llama_pooling_type, where the file says it
     uint64_t    layers         = 0;
     uint64_t    embedding      = 0;
     uint64_t    heads          = 0;

@@ -5,14 +5,14 @@
 #include "process/json_text.h"
 #include "kv/memory/refusal.h"
 #include "process/kvfold_log.h"
+#include "serving/chat_messages.h"
 #include "serving/dialect.h"
+#include "serving/request_check.h"
 #include "text/grammar.h"
 #include "text/limits.h"
 #include "text/schema.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <set>
 
@@ -67,14 +67,23 @@ state_files state_files::parse(const std::string & text) {
     return files;
 }
 
-std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const std::string & route, const std::string & body,
+// Half of a character made whole, and refused for what its handler would not refuse.
+request_body request_body::parse(const request_host & owner, const std::string & given) {
+    request_body body;
+    body.text   = with_whole_characters(given);
+    body.object = parse_body(body.text);
+    check_request(body.object, owner.slots(), owner.adapters());
+    return body;
+}
+
+std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const std::string & route, const std::string & text,
                                        const state_files & files) {
     request_host::use inside(*owner);
     const auto * handler = owner->find_handler(route);
     if (!handler) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "unknown route '" + route + "'");
     }
-    parse_body(body);
+    request_body body = request_body::parse(*owner, text);
     if (!route_tells_of_engine(route)) {
         owner->require_tokenizer();
     }
@@ -86,15 +95,17 @@ std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & own
         owner->require_states();
     }
     const bool               needs_slot = route_needs_slot(route);
-    std::shared_ptr<request> opened(new request(owner, *handler, needs_slot, route, body, {}, files));
+    std::shared_ptr<request> opened(new request(owner, *handler, needs_slot, route, std::move(body), {}, files));
     opened->start();
     return opened;
 }
 
-std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, bool needs_slot,
-                                       const server_http_req & origin) {
+std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, const char * path,
+                                       bool posts, bool needs_slot, const server_http_req & origin) {
     request_host::use inside(*owner);
-    std::shared_ptr<request> opened(new request(owner, handler, needs_slot, origin.path, origin.body, origin.should_stop, {}));
+    const bool               is_json = posts && origin.files.empty();
+    request_body             body    = is_json ? request_body::parse(*owner, origin.body) : request_body{ origin.body, nullptr };
+    std::shared_ptr<request> opened(new request(owner, handler, needs_slot, path, std::move(body), origin.should_stop, {}));
     opened->http_request.params       = origin.params;
     opened->http_request.query_string = origin.query_string;
     opened->http_request.files        = origin.files;
@@ -109,10 +120,10 @@ void request::start() {
 }
 
 request::request(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, bool needs_slot,
-                 const std::string & route, const std::string & body, std::function<bool()> gone, const state_files & files)
+                 const std::string & route, request_body && body, std::function<bool()> gone, const state_files & files)
     : owner(owner), handler(handler), needs_slot(needs_slot), gone(std::move(gone)),
       should_stop([this] { return ended.load() != 0 || (this->gone && this->gone()); }),
-      http_request{ {}, {}, route, "", body, {}, should_stop }, files(files) {}
+      http_request{ {}, {}, route, "", std::move(body.text), {}, should_stop }, given(std::move(body.object)), files(files) {}
 
 request::~request() {
     cancel();
@@ -133,32 +144,61 @@ void request::run_handler() {
     }
 }
 
-// What llama.cpp reads only in part, in words that it reads. Here and not where the request is opened, since the thread of a caller may
-// have little stack.
-static void rewrite(std::string & text) {
-    static const char * const keys[] = { "schema\"", "\"tools\"", "\"tool_choice\"", "\"format\"", "\"reasoning\"" };
-    if (std::none_of(std::begin(keys), std::end(keys), [&](const char * key) { return text.find(key) != std::string::npos; })) {
+// The body as the handler of a route takes it: what llama.cpp reads only in part, in words that it reads, and texts that are nothing but
+// texts. Here and not where the request is opened, since the thread of a caller may have little stack.
+void request::rewrite_body() {
+    json body = std::move(given);
+    if (!body.is_object()) {
         return;
     }
-    json body = json::parse_no_throw(text);
-    if (body.is_object()) {
-        const bool dialect = rewrite_dialect(body), schemas = rewrite_schemas(body);
-        text = dialect || schemas ? body.dump_safe() : std::move(text);
+    const std::string & route     = http_request.path;
+    const bool          dialect   = rewrite_dialect(body);
+    const bool          described = takes_messages(route) && owner->describes_schemas() && describe_schema(body);
+    const bool          schemas   = rewrite_schemas(body);
+    const bool          marked    = owner->texts().mark(route, body); // after what the others put into texts
+    if (dialect || described || schemas || marked) {
+        http_request.body = body.dump_safe();
+    }
+}
+
+// A strict template refuses what others take: two messages of a user in a row, a system message later on. Nothing of the
+// request has been queued then, so it is made again with messages as that template wants them.
+server_http_res_ptr request::answer_of_handler() {
+    std::string roles; // as they were given, once the template has refused them
+    while (true) {
+        const template_scope templates(http_request.body.size(), should_stop);
+        try {
+            return handler(http_request);
+        } catch (const error &) {
+            throw;
+        } catch (const std::exception & e) {
+            const auto complaint = templates.exceeded() ? std::nullopt : template_complaint(e.what());
+            if (!complaint || !takes_messages(http_request.path)) {
+                throw;
+            }
+            json       body  = json::parse(http_request.body);
+            const bool first = roles.empty();
+            roles            = first ? roles_of(body) : roles;
+            if (!first || !settle_messages(body)) {
+                throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the chat template of this model does not take messages of " + roles + ": " + *complaint);
+            }
+            http_request.body = body.dump();
+        }
     }
 }
 
 void request::call_handler() {
-    const c_locale_scope c_locale;
-    const abort_guard    guard;
-    const current_scope  scope(this);
-    const template_scope templates(http_request.body.size(), should_stop);
+    const c_locale_scope    c_locale;
+    const abort_guard       guard;
+    const current_scope     scope(this);
+    const request_log_scope lines;
     try {
         if (route_uses_template(http_request.path)) {
             owner->require_template();
         }
-        rewrite(http_request.body);
+        rewrite_body();
         load_state();
-        settle(handler(http_request), std::nullopt);
+        settle(answer_of_handler(), std::nullopt);
     } catch (const error &) {
         settle(nullptr, current_error());
     } catch (const std::bad_alloc &) {
@@ -253,8 +293,32 @@ static void check_sampling(const std::vector<server_task> & tasks, const llama_v
     check_triggers(patterns);
 }
 
+// What cancelling them costs the worker grows with the square of their number.
+static constexpr size_t max_prompts = 2048;
+
+void request::check_inputs(const std::vector<server_task> & tasks) const {
+    if (tasks.size() > max_prompts) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the request has " + std::to_string(tasks.size()) + " prompts or inputs, the limit is " +
+                                                       std::to_string(max_prompts))
+            .compares((int64_t) tasks.size(), (int64_t) max_prompts);
+    }
+    for (size_t i = 0; i < tasks.size(); i++) {
+        const auto   type  = tasks[i].type;
+        const size_t limit = owner->longest_input();
+        if ((type == SERVER_TASK_TYPE_EMBEDDING || type == SERVER_TASK_TYPE_RERANK) && tasks[i].tokens.size() > limit) {
+            const int64_t size = (int64_t) tasks[i].tokens.size();
+            throw error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "input " + std::to_string(i) + " of " + std::to_string(tasks.size()) + " (counted from 0) has " +
+                                                           std::to_string(size) + " tokens, the limit is " + std::to_string(limit) +
+                                                           " (\"ubatch-size\" and \"ctx-size\")")
+                .compares(size, (int64_t) limit)
+                .about_option("ubatch-size");
+        }
+    }
+}
+
 void request::on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks) {
     if (tasks) {
+        check_inputs(*tasks);
         check_sampling(*tasks, owner->vocabulary());
     }
     if (ids.size() > 1 && (!files.load.empty() || !files.save.empty())) {
@@ -268,10 +332,34 @@ void request::on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<
         task_ids.insert(ids.begin(), ids.end());
         all_task_ids.insert(ids.begin(), ids.end());
         late = ended != 0;
+        while (tasks && tasks->size() > owner->tasks_at_once()) {
+            kept_tasks.push_front(std::move(tasks->back()));
+            tasks->pop_back();
+            task_ids.erase(kept_tasks.front().id);
+            for (const auto & child : kept_tasks.front().child_tasks) {
+                task_ids.erase(child.id);
+            }
+        }
     }
     if (late) {
         stop_tasks();
     }
+}
+
+void request::on_task_ended(int id_task) {
+    std::unique_lock<std::mutex> lock(mutex);
+    task_ids.erase(id_task);
+    if (kept_tasks.empty() || ended != 0) {
+        return;
+    }
+    server_task next = std::move(kept_tasks.front());
+    kept_tasks.pop_front();
+    task_ids.insert(next.id);
+    for (const auto & child : next.child_tasks) {
+        task_ids.insert(child.id);
+    }
+    lock.unlock();
+    owner->queue_task(std::move(next));
 }
 
 void request::cancel() {
@@ -302,6 +390,7 @@ void request::stop_tasks() {
     {
         std::lock_guard<std::mutex> lock(mutex);
         ids.swap(task_ids);
+        kept_tasks.clear();
     }
     owner->cancel_tasks(ids);
 }
@@ -351,9 +440,10 @@ void request::await_answer() {
 }
 
 bool request::fetch_piece(std::string & text) {
-    request_host::use         inside(*owner);
-    const abort_guard   guard;
-    const current_scope scope(this);
+    request_host::use       inside(*owner);
+    const abort_guard       guard;
+    const current_scope     scope(this);
+    const request_log_scope lines;
     if (note_waiting(*exchange)) {
         owner->wake_worker();
     }
@@ -393,11 +483,17 @@ void request::fetch() {
     }
 }
 
+bool request::has_answer() {
+    std::unique_lock<std::mutex> lock(mutex);
+    return changed.wait_for(lock, std::chrono::milliseconds(250), [&] { return answered; });
+}
+
 bool request::take_answer(server_http_res & into) {
-    {
-        // also of a request that was ended: until it returns, its handler looks at the client's connection
-        std::unique_lock<std::mutex> lock(mutex);
-        changed.wait(lock, [&] { return answered; });
+    // also of a request that was ended: until it returns, its handler looks at the client's connection
+    while (!has_answer()) {
+        if (ended == 0 && gone && gone()) {
+            cancel();
+        }
     }
     await_answer();
     if (ended != 0) {
@@ -422,11 +518,6 @@ bool request::next_piece(std::string & out) {
     return fetch_piece(out);
 }
 
-static int64_t number_after(const std::string & text, const char * words) {
-    const size_t at = text.find(words);
-    return at == std::string::npos ? -1 : strtoll(text.c_str() + at + strlen(words), nullptr, 10);
-}
-
 // The error object of an answer or of a chunk, as format_error_response() makes it.
 static error to_error(const json & object) {
     const std::string message = object.is_object() && object.contains("message") ? object.at("message").get<std::string>() : object.dump_safe();
@@ -438,14 +529,10 @@ static error to_error(const json & object) {
                                                         std::to_string(limit) + ", one of which is for the answer")
             .compares(value, limit);
     }
-    // an embedding or rerank input must fit into one ubatch
-    const int64_t too_large = number_after(message, "input (");
-    if (too_large >= 0 && message.find("too large to process") != std::string::npos) {
-        const int64_t limit = number_after(message, "current batch size: ");
-        return error(KVFOLD_ERROR_CONTEXT_EXCEEDED,
-                     "the input has " + std::to_string(too_large) + " tokens but \"ubatch-size\" is " + std::to_string(limit))
-            .compares(too_large, limit)
-            .about_option("ubatch-size");
+    const size_t start = message.find(" Start it with `--");
+    if (start != std::string::npos) { // "This server does not support embeddings. Start it with `--embeddings`"
+        const std::string flag = message.substr(start + 18, message.rfind('`') - start - 18);
+        return error(KVFOLD_ERROR_UNSUPPORTED, "the engine was opened without option \"" + flag + "\"").about_option(flag);
     }
     if (const auto refusal = memory_refusal::parse(message)) {
         return out_of_memory(*refusal);
@@ -531,5 +618,11 @@ void request::release() {
 void kvfold_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks) {
     if (kvfold::current) {
         kvfold::current->on_tasks_waiting(ids, tasks);
+    }
+}
+
+void kvfold_task_ended(int id_task) {
+    if (kvfold::current) {
+        kvfold::current->on_task_ended(id_task);
     }
 }
