@@ -92,13 +92,15 @@ static std::string lower(std::string text) {
     return text;
 }
 
-static std::string header(const server_http_req & origin, const std::string & name) {
-    for (const auto & [key, value] : origin.headers) {
+// More than one where a request spells a header in several ways; one that is empty where it has none.
+static std::vector<std::string> values_of(const server_http_req & asked, const std::string & name) {
+    std::vector<std::string> values;
+    for (const auto & [key, value] : asked.headers) {
         if (lower(key) == name) {
-            return value;
+            values.push_back(value);
         }
     }
-    return "";
+    return values.empty() ? std::vector<std::string>{ "" } : values;
 }
 
 // "name:port", "name" or "[address]:port" without the port.
@@ -129,18 +131,20 @@ class request_guard {
     }
 
     void check(const server_http_req & asked, bool posts) const {
-        const std::string host = header(asked, "host");
-        if (loopback && !has_key && !host.empty() && !names_this_machine(without_port(host)) &&
-            std::none_of(hosts.begin(), hosts.end(), is_socket_file)) {
-            throw refusal(403, "this server is for this machine only and does not answer as \"" + host + "\"");
+        const auto named_as = values_of(asked, "host");
+        for (const auto & host : named_as) {
+            if (loopback && !has_key && !host.empty() && !names_this_machine(without_port(host)) &&
+                std::none_of(hosts.begin(), hosts.end(), is_socket_file)) {
+                throw refusal(403, "this server is for this machine only and does not answer as \"" + host + "\"");
+            }
         }
-        const std::string origin = lower(header(asked, "origin"));
-        if (!origin.empty() && !is_allowed(origin, lower(host))) {
-            throw refusal(403, "pages of \"" + origin + "\" may not use this server, see \"cors-origins\"");
+        for (const auto & origin : values_of(asked, "origin")) {
+            if (!origin.empty() && !is_allowed(lower(origin), lower(named_as.front()))) {
+                throw refusal(403, "pages of \"" + origin + "\" may not use this server, see \"cors-origins\"");
+            }
         }
-        if (posts && asked.files.empty()) {
-            const std::string type = header(asked, "content-type");
-            if (lower(string_strip(type.substr(0, type.find(';')))) != "application/json") {
+        for (const auto & type : values_of(asked, "content-type")) {
+            if (posts && asked.files.empty() && lower(string_strip(type.substr(0, type.find(';')))) != "application/json") {
                 throw refusal(415, "the content type is \"" + type + "\" but must be \"application/json\"");
             }
         }
