@@ -90,8 +90,8 @@ class type_sketch {
   public:
     explicit type_sketch(const json & root) : root(root) {}
 
-    std::string of(const json & schema, int depth = 0) const {
-        if (!schema.is_object() || depth > max_depth) {
+    std::string of(const json & schema, int depth = 0) {
+        if (!schema.is_object() || depth > max_depth || types++ >= max_types) {
             return "any";
         }
         const std::string type = plain_type(schema, depth);
@@ -101,8 +101,9 @@ class type_sketch {
 
   private:
     static constexpr int max_depth = 8;
+    static constexpr int max_types = 1000; // references may lead to as many as the square of theirs, and on
 
-    std::string plain_type(const json & schema, int depth) const {
+    std::string plain_type(const json & schema, int depth) {
         if (schema.contains("$ref")) {
             const json * target = find(schema.at("$ref"));
             return target ? of(*target, depth + 1) : "any";
@@ -135,7 +136,7 @@ class type_sketch {
         return schema.contains("type") && schema.at("type").is_string() ? schema.at("type").get<std::string>() : "any";
     }
 
-    std::string object(const json & schema, int depth) const {
+    std::string object(const json & schema, int depth) {
         std::set<std::string> required;
         if (schema.contains("required") && schema.at("required").is_array()) {
             for (const auto & name : schema.at("required")) {
@@ -163,6 +164,7 @@ class type_sketch {
     }
 
     const json & root;
+    int          types = 0; // so far
 };
 
 bool describe_schema(json & body) {

@@ -30,19 +30,29 @@ static constexpr int64_t max_held             = 256 << 20;
 static constexpr size_t large = 1 << 20;
 
 static thread_local int             depth = 0; // nodes that run inside each other; what is allocated counts while there are any
-static thread_local template_budget budget{ base_steps, base_allocations, 0 };
+static thread_local template_budget budget{ base_steps, base_allocations, 0, false };
 
 static thread_local std::function<bool()> * stop_now = nullptr;
 
 template_scope::template_scope(size_t input_bytes, std::function<bool()> asked) : outer(budget), stop(std::move(asked)), outer_stop(stop_now) {
     const int64_t bytes = (int64_t) std::min<size_t>(input_bytes, 1u << 30);
-    budget              = { base_steps + bytes * steps_per_byte, base_allocations + bytes * allocations_per_byte, 0 };
+    budget              = { base_steps + bytes * steps_per_byte, base_allocations + bytes * allocations_per_byte, 0, false };
     stop_now            = stop ? &stop : nullptr;
 }
 
 template_scope::~template_scope() {
     budget   = outer;
     stop_now = outer_stop;
+}
+
+bool template_scope::exceeded() const {
+    return budget.exceeded;
+}
+
+// What it is ended with.
+static const std::string & exceeds(const std::string & why) {
+    budget.exceeded = true;
+    return why;
 }
 
 static size_t block_size(void * block) {
@@ -72,10 +82,10 @@ static void count_allocation(size_t size) {
     static constexpr int64_t way_out = 100'000; // which may allocate in its turn
     if (budget.allocations-- <= 0) {
         budget.allocations += way_out;
-        throw allocation_refused(takes_too_long.c_str());
+        throw allocation_refused(exceeds(takes_too_long).c_str());
     }
     if (size >= large && budget.held + (int64_t) size > max_held) {
-        throw allocation_refused(holds_too_much.c_str());
+        throw allocation_refused(exceeds(holds_too_much).c_str());
     }
 }
 
@@ -101,16 +111,16 @@ using namespace kvfold;
 
 kvfold_template_step::kvfold_template_step() {
     if (depth >= max_depth) {
-        throw limit_exceeded("the chat template calls itself more than " + std::to_string(max_depth) + " levels deep");
+        throw limit_exceeded(exceeds("the chat template calls itself more than " + std::to_string(max_depth) + " levels deep"));
     }
     if (budget.steps-- <= 0) {
-        throw limit_exceeded(takes_too_long);
+        throw limit_exceeded(exceeds(takes_too_long));
     }
     if (budget.steps % 1024 == 0 && stop_now && (*stop_now)()) {
-        throw limit_exceeded("the request was ended while its chat template ran");
+        throw limit_exceeded(exceeds("the request was ended while its chat template ran"));
     }
     if (budget.held > max_held) {
-        throw limit_exceeded(holds_too_much);
+        throw limit_exceeded(exceeds(holds_too_much));
     }
     depth++;
 }

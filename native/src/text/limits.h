@@ -17,6 +17,7 @@ struct limit_exceeded : std::runtime_error {
 struct template_budget {
     int64_t steps, allocations; // that are left
     int64_t held;               // bytes
+    bool    exceeded;
 };
 
 // Templates that run on this thread while it lives have one budget, which grows with what they are given. Without one a thread has a single
@@ -26,6 +27,9 @@ struct template_scope {
     ~template_scope();
     template_scope(const template_scope &)             = delete;
     template_scope & operator=(const template_scope &) = delete;
+
+    // Whether a template was ended for what it cost, or since `stop` said so.
+    bool exceeded() const;
 
   private:
     const template_budget         outer;

@@ -61,7 +61,7 @@ class AnswerTest {
 
     @Test
     void hasATextAlsoWhereThinkingHasUsedUpTheTokens() {
-        Answer answer = new Answer("m", true, 0);
+        Answer answer = new Answer("m", true, tokens -> 0);
         answer.accept(chunk("{\"reasoning_content\":\"hm\"}"), event -> {});
         answer.accept(LAST.formatted("{}", "length").getBytes(StandardCharsets.UTF_8), event -> {});
 
@@ -71,9 +71,9 @@ class AnswerTest {
 
     @Test
     void keepsTheThinkingOfTheAnswerBefore() {
-        Answer before = new Answer("m", true, 0);
+        Answer before = new Answer("m", true, tokens -> 0);
         before.accept(chunk("{\"reasoning_content\":\"first\"}"), event -> {});
-        Answer answer = new Answer("m", true, 0).after(before);
+        Answer answer = new Answer("m", true, tokens -> 0).after(before);
         answer.accept(chunk("{\"reasoning_content\":\"again\"}"), event -> {});
         answer.accept(LAST.formatted("{\"content\":\"{}\"}", "stop").getBytes(StandardCharsets.UTF_8), event -> {});
 
