@@ -12,11 +12,19 @@ static const char kvfold_text_mark[] = "\xef\xb7\x90\xef\xb7\xaf";
 // Takes the marks out of `text`. True if there were any.
 inline bool kvfold_remove_marks(std::string & text) {
     const size_t size = sizeof(kvfold_text_mark) - 1;
-    const size_t old  = text.size();
-    for (size_t at = text.find(kvfold_text_mark); at != std::string::npos; at = text.find(kvfold_text_mark, at)) {
-        text.erase(at, size);
+    size_t       at   = text.find(kvfold_text_mark);
+    if (at == std::string::npos) {
+        return false;
     }
-    return text.size() < old;
+    std::string rest;
+    size_t      from = 0;
+    for (; at != std::string::npos; at = text.find(kvfold_text_mark, from)) {
+        rest.append(text, from, at - from);
+        from = at + size;
+    }
+    rest.append(text, from, std::string::npos);
+    text.swap(rest);
+    return true;
 }
 
 // Called when special tokens were found: takes the marks out of the fragments of `text` that are text. Their new texts live

@@ -91,17 +91,20 @@ class type_sketch {
     explicit type_sketch(const json & root) : root(root) {}
 
     std::string of(const json & schema, int depth = 0) {
-        if (!schema.is_object() || depth > max_depth || types++ >= max_types) {
+        if (!schema.is_object() || depth > max_depth || types++ >= max_types || written > max_written) {
             return "any";
         }
-        const std::string type = plain_type(schema, depth);
-        const bool        says = schema.contains("description") && schema.at("description").is_string();
-        return says ? type + " (" + schema.at("description").get<std::string>() + ")" : type;
+        const bool  says = schema.contains("description") && schema.at("description").is_string();
+        std::string type = plain_type(schema, depth) + (says ? " (" + schema.at("description").get<std::string>() + ")" : "");
+        written += type.size();
+        return type;
     }
 
   private:
     static constexpr int max_depth = 8;
-    static constexpr int max_types = 1000; // references may lead to as many as the square of theirs, and on
+    // references may lead to as many as the square of theirs, and on
+    static constexpr int    max_types   = 1000;
+    static constexpr size_t max_written = 1 << 20;
 
     std::string plain_type(const json & schema, int depth) {
         if (schema.contains("$ref")) {
@@ -164,7 +167,8 @@ class type_sketch {
     }
 
     const json & root;
-    int          types = 0; // so far
+    int          types   = 0; // so far
+    size_t       written = 0; // bytes, inner types once more for each level
 };
 
 bool describe_schema(json & body) {

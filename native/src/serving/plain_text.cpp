@@ -2,6 +2,7 @@
 
 #include "hooks/text-marks.h"
 
+#include <algorithm>
 #include <set>
 
 namespace kvfold {
@@ -27,22 +28,41 @@ plain_text::plain_text(const llama_vocab * vocab) {
     for (const auto & name : found) {
         if (!name.empty() && name.size() > character_bytes((unsigned char) name.front())) {
             names.push_back(name);
+            begins[(unsigned char) name.front()] = true;
         }
     }
+}
+
+// Whether one of `names`, which are sorted, begins at `at`. One look at a character for each level, however many names there are.
+static bool names_begin(const std::vector<std::string> & names, const std::string & text, size_t at) {
+    auto first = names.begin(), last = names.end();
+    for (size_t depth = 0; at + depth < text.size() && first != last; depth++) {
+        const unsigned char c = (unsigned char) text[at + depth];
+        first = std::lower_bound(first, last, c, [&](const std::string & name, unsigned char wanted) { return (unsigned char) name[depth] < wanted; });
+        last  = std::upper_bound(first, last, c, [&](unsigned char wanted, const std::string & name) { return wanted < (unsigned char) name[depth]; });
+        if (first != last && first->size() == depth + 1) {
+            return true; // the shortest comes first
+        }
+    }
+    return false;
 }
 
 bool plain_text::mark_text(json & value) const {
     std::string text    = value.get<std::string>();
     bool        changed = kvfold_remove_marks(text); // the caller's
-    for (const auto & name : names) {
-        const size_t first = character_bytes((unsigned char) name.front());
-        for (size_t at = text.find(name); at != std::string::npos; at = text.find(name, at + first)) {
-            text.insert(at + first, kvfold_text_mark);
+    std::string marked;
+    size_t      from = 0; // of what is not in `marked` yet
+    for (size_t at = 0; at < text.size(); at++) {
+        if (begins[(unsigned char) text[at]] && names_begin(names, text, at)) {
+            const size_t after = at + character_bytes((unsigned char) text[at]);
+            marked.append(text, from, after - from) += kvfold_text_mark;
+            from    = after;
+            at      = after - 1;
             changed = true;
         }
     }
     if (changed) {
-        value = text;
+        value = marked.append(text, from, std::string::npos);
     }
     return changed;
 }

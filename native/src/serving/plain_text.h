@@ -5,6 +5,7 @@
 
 #include "llama.h"
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,8 @@ class plain_text {
     bool mark_descriptions(json & value) const;
     bool mark_messages(json & messages) const;
 
-    std::vector<std::string> names; // of control tokens, with two characters at least
+    std::vector<std::string> names; // of control tokens, with two characters at least; sorted by their bytes
+    std::array<bool, 256>    begins = {}; // by the first byte of a name
 };
 
 } // namespace kvfold
