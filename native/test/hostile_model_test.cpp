@@ -106,6 +106,8 @@ static void keeps_hostile_templates_from_loading(const std::string & whole) {
         { "{% set ns = namespace(s=['a']) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "holds more than" },
         { "{% set ns = namespace(s='a') %}{% for i in range(8) %}{% set ns.s = ns.s | replace('a', 'aaaaaaaaaaaaaaaa') %}{% endfor %}{{ ns.s | replace('a', ns.s) }}", "holds more than" },
         { "{{ range(1000000000) | list | length }}", "holds more than" },
+        { "{% set ns = namespace(s='ab') %}{% for i in range(20) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s | replace('a', '') }}", "takes too long" },
+        { "{% set ns = namespace(s='ab') %}{% for i in range(20) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s.split('a') }}", "takes too long" },
         { "{{ brackets " + brackets, "levels of brackets" },
         { "{% for", "" },
     };

@@ -17,6 +17,9 @@ struct kvfold_template_step {
     kvfold_template_step & operator=(const kvfold_template_step &) = delete;
 };
 
+// A function of templates is about to move that many bytes, once for each place that it has found. Throws when that takes too long.
+void kvfold_template_moves(size_t n_bytes);
+
 // Lives while a grammar looks at candidates or takes a token. Throws when it has too many ways to go on; an abort inside it is an
 // exception, too, as when no token is left that the grammar allows.
 struct kvfold_grammar_scope {
@@ -29,8 +32,9 @@ struct kvfold_grammar_scope {
     bool outer_guard;
 };
 
-// Work of that size was done; throws when there is too much of it in the innermost scope.
-void kvfold_grammar_copies(size_t n_elements);
+// A stack is copied, and compared with those that there are; candidates are looked at. Throws when there is too much of it in the
+// innermost scope.
+void kvfold_grammar_copies(size_t n_elements, size_t n_stacks);
 void kvfold_grammar_looks_at(size_t n_candidates);
 
 // Makes the stacks of a copy point into its own rules.

@@ -316,10 +316,23 @@ void request::check_inputs(const std::vector<server_task> & tasks) const {
     }
 }
 
+// The server core, which is in between, passes on the text of an error only.
+void request::refuse_if(const std::function<void()> & check) {
+    try {
+        check();
+    } catch (const error & e) {
+        std::lock_guard<std::mutex> lock(exchange->mutex);
+        exchange->refusal = e;
+        throw;
+    }
+}
+
 void request::on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks) {
     if (tasks) {
-        check_inputs(*tasks);
-        check_sampling(*tasks, owner->vocabulary());
+        refuse_if([&] {
+            check_inputs(*tasks);
+            check_sampling(*tasks, owner->vocabulary());
+        });
     }
     if (ids.size() > 1 && (!files.load.empty() || !files.save.empty())) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "a request with a KV state has one prompt and one answer, not " + std::to_string(ids.size()))
@@ -533,6 +546,9 @@ static error to_error(const json & object) {
     if (start != std::string::npos) { // "This server does not support embeddings. Start it with `--embeddings`"
         const std::string flag = message.substr(start + 18, message.rfind('`') - start - 18);
         return error(KVFOLD_ERROR_UNSUPPORTED, "the engine was opened without option \"" + flag + "\"").about_option(flag);
+    }
+    if (message.find("the grammar has too many ways to go on") != std::string::npos) { // of the worker, while it sampled
+        return error(KVFOLD_ERROR_INVALID_ARGUMENT, message.substr(message.find("the grammar")));
     }
     if (const auto refusal = memory_refusal::parse(message)) {
         return out_of_memory(*refusal);

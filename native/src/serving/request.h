@@ -76,6 +76,7 @@ struct request : std::enable_shared_from_this<request> {
     void call_handler();
     void rewrite_body();
     server_http_res_ptr answer_of_handler();
+    void refuse_if(const std::function<void()> & check);
     void check_inputs(const std::vector<server_task> & tasks) const;
     void settle(server_http_res_ptr result, std::optional<error> caught);
     void await_answer();

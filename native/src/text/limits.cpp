@@ -23,20 +23,21 @@ static constexpr int64_t base_steps           = 2'000'000;
 static constexpr int64_t base_allocations     = 6'000'000;
 static constexpr int64_t steps_per_byte       = 16;
 static constexpr int64_t allocations_per_byte = 100;
-static constexpr int     max_depth            = 20'000; // a level takes a kilobyte of stack, deep_thread has 256 MiB
+static constexpr int64_t max_moves            = (int64_t) 8 << 30; // a second or two
+static constexpr int     max_depth            = 2000; // a level takes a kilobyte of stack, and a template of a model goes some hundreds deep
 static constexpr int64_t max_held             = 256 << 20;
 
 // What smaller allocations add is noticed by the next step.
 static constexpr size_t large = 1 << 20;
 
 static thread_local int             depth = 0; // nodes that run inside each other; what is allocated counts while there are any
-static thread_local template_budget budget{ base_steps, base_allocations, 0, false };
+static thread_local template_budget budget{ base_steps, base_allocations, max_moves, 0, false };
 
 static thread_local std::function<bool()> * stop_now = nullptr;
 
 template_scope::template_scope(size_t input_bytes, std::function<bool()> asked) : outer(budget), stop(std::move(asked)), outer_stop(stop_now) {
     const int64_t bytes = (int64_t) std::min<size_t>(input_bytes, 1u << 30);
-    budget              = { base_steps + bytes * steps_per_byte, base_allocations + bytes * allocations_per_byte, 0, false };
+    budget              = { base_steps + bytes * steps_per_byte, base_allocations + bytes * allocations_per_byte, max_moves, 0, false };
     stop_now            = stop ? &stop : nullptr;
 }
 
@@ -89,9 +90,12 @@ static void count_allocation(size_t size) {
     }
 }
 
-// Work of a grammar for one token: elements copied into stacks and sorted, and candidates compared, which is cheaper. A second at most.
-static constexpr int64_t    work_of_element = 64;
-static constexpr int64_t    max_work        = (int64_t) 1 << 28;
+// Work of a grammar for one token, in nanoseconds or so: elements copied into stacks and sorted, stacks compared with each other, and
+// candidates looked at. An enumeration of a thousand texts over a vocabulary of 150,000 tokens takes four fifths of it.
+static constexpr int64_t    work_of_element   = 64;
+static constexpr int64_t    work_of_stack     = 8;
+static constexpr int64_t    work_of_candidate = 3;
+static constexpr int64_t    max_work          = (int64_t) 1 << 29;
 static constexpr size_t     max_elements    = 1 << 20; // of all stacks between two tokens
 static thread_local int     grammar_depth   = 0;
 static thread_local int64_t grammar_work    = 0;
@@ -129,7 +133,15 @@ kvfold_template_step::~kvfold_template_step() {
     depth--;
 }
 
-// Of this library alone: the linker binds them here and exports nothing.
+void kvfold_template_moves(size_t n_bytes) {
+    budget.moves -= (int64_t) n_bytes;
+    if (budget.moves < 0) {
+        throw limit_exceeded(exceeds(takes_too_long));
+    }
+}
+
+// Of this library alone: the linker binds them here and exports nothing, libstdc++ is linked in, and what either side of its border frees
+// is malloc's. There is no other place that sees what a function of a template is about to take: range(1000000000) is one step.
 void * operator new(size_t size) {
     if (depth > 0) {
         count_allocation(size);
@@ -180,12 +192,12 @@ kvfold_grammar_scope::~kvfold_grammar_scope() {
     grammar_depth--;
 }
 
-void kvfold_grammar_copies(size_t n_elements) {
-    work((1 + (int64_t) n_elements) * work_of_element);
+void kvfold_grammar_copies(size_t n_elements, size_t n_stacks) {
+    work((1 + (int64_t) n_elements) * work_of_element + (int64_t) n_stacks * work_of_stack);
 }
 
 void kvfold_grammar_looks_at(size_t n_candidates) {
-    work(1 + (int64_t) n_candidates);
+    work((1 + (int64_t) n_candidates) * work_of_candidate);
 }
 
 void kvfold_grammar_redirect(const llama_grammar & from, llama_grammar & to) {

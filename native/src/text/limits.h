@@ -15,8 +15,8 @@ struct limit_exceeded : std::runtime_error {
 };
 
 struct template_budget {
-    int64_t steps, allocations; // that are left
-    int64_t held;               // bytes
+    int64_t steps, allocations, moves; // that are left; bytes moved
+    int64_t held;                      // bytes
     bool    exceeded;
 };
 
