@@ -98,16 +98,16 @@ static void keeps_hostile_templates_from_loading(const std::string & whole) {
         brackets += "(";
     }
     const std::pair<std::string, const char *> templates[] = {
-        { "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "calls itself more than" },
-        { "{% macro f(x) %}{{ g(x) }}{% endmacro %}{% macro g(x) %}{{ f([x]) }}{% endmacro %}{{ g(1) }}", "calls itself more than" },
+        { "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "takes too long" },
+        { "{% macro f(x) %}{{ g(x) }}{% endmacro %}{% macro g(x) %}{{ f([x]) }}{% endmacro %}{{ g(1) }}", "takes too long" },
         { "{% for a in range(100000) %}{% for b in range(100000) %}{% for c in range(1000) %}{% endfor %}{% endfor %}{% endfor %}", "takes too long" },
         { "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}", "takes too long" },
         { "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}", "holds more than" },
         { "{% set ns = namespace(s=['a']) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "holds more than" },
-        { "{% set ns = namespace(s='a') %}{% for i in range(8) %}{% set ns.s = ns.s | replace('a', 'aaaaaaaaaaaaaaaa') %}{% endfor %}{{ ns.s | replace('a', ns.s) }}", "holds more than" },
-        { "{{ range(1000000000) | list | length }}", "holds more than" },
-        { "{% set ns = namespace(s='ab') %}{% for i in range(20) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s | replace('a', '') }}", "takes too long" },
-        { "{% set ns = namespace(s='ab') %}{% for i in range(20) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s.split('a') }}", "takes too long" },
+        { "{% set ns = namespace(s='a') %}{% for i in range(8) %}{% set ns.s = ns.s | replace('a', 'aaaaaaaaaaaaaaaa') %}{% endfor %}{{ ns.s | replace('a', ns.s) }}", "takes too long" },
+        { "{{ range(1000000000) | list | length }}", "takes too long" },
+        { "{% set ns = namespace(s='ab') %}{% for i in range(20) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s | replace('a', '') }}", "the chat template " },
+        { "{% set ns = namespace(s='ab') %}{% for i in range(20) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s.split('a') }}", "the chat template " },
         { "{{ brackets " + brackets, "levels of brackets" },
         { "{% for", "" },
     };

@@ -12,6 +12,7 @@
 
 #include "chat.h"
 #include "ggml-backend.h"
+#include "llama-context.h"
 #include "llama-model.h"
 #include "llama.h"
 
@@ -141,6 +142,18 @@ static error load_error(const error_lines & errors, const std::string & path) {
     return error(KVFOLD_ERROR_UNSUPPORTED, "'" + path + "' with these options: " + cause).about_path(path);
 }
 
+// A prompt under such a plan is cut into short pieces, and of a text in pieces llama.cpp would pool the last one.
+static void check_pooling(const llama_context & context) {
+    const auto pooling = context.get_cparams().pooling_type;
+    const bool whole   = pooling == LLAMA_POOLING_TYPE_MEAN || pooling == LLAMA_POOLING_TYPE_CLS || pooling == LLAMA_POOLING_TYPE_RANK;
+    if (context.get_cparams().embeddings && whole && context.get_model().hparams.kv_plan.upward() &&
+        context.get_cparams().kv_prefill != KVFOLD_PREFILL_FIXED) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "pooling by mean, first token or rank needs a whole text at once, which a plan whose layers read"
+                                              " higher ones has with \"kv-prefill\" \"fixed\" only")
+            .about_option("kv-prefill");
+    }
+}
+
 void engine::load(kvfold_progress_callback progress, void * user) {
     const ledger_scope charged(ledger);
 
@@ -196,6 +209,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
                                               " stay as they are where a layer keeps first tokens or a window only")
             .about_option("context-shift");
     }
+    check_pooling(*server->get_llama_context());
     server->set_state_callback([](server_state, json) {});
     routes->update_meta(*server);
     check_grammar(common_grammar_value(options.params.sampling.grammar), vocabulary()); // of requests that bring none

@@ -24,7 +24,7 @@ static constexpr int64_t base_allocations     = 6'000'000;
 static constexpr int64_t steps_per_byte       = 16;
 static constexpr int64_t allocations_per_byte = 100;
 static constexpr int64_t max_moves            = (int64_t) 8 << 30; // a second or two
-static constexpr int     max_depth            = 2000; // a level takes a kilobyte of stack, and a template of a model goes some hundreds deep
+static constexpr int     max_depth            = 20'000; // a level takes a kilobyte of stack, deep_thread has 256 MiB
 static constexpr int64_t max_held             = 256 << 20;
 
 // What smaller allocations add is noticed by the next step.
@@ -99,6 +99,8 @@ static constexpr int64_t    max_work          = (int64_t) 1 << 29;
 static constexpr size_t     max_elements    = 1 << 20; // of all stacks between two tokens
 static thread_local int     grammar_depth   = 0;
 static thread_local int64_t grammar_work    = 0;
+static thread_local int64_t grammar_copies  = 0;
+static thread_local bool    grammar_looks   = false; // at candidates; else it takes a token, whose stacks are all compared with each other
 
 static void work(int64_t amount) {
     grammar_work += amount;
@@ -182,7 +184,8 @@ kvfold_grammar_scope::kvfold_grammar_scope(const llama_grammar & grammar) {
         throw limit_exceeded("the grammar has too many ways to go on, " + std::to_string(grammar.stacks.size()) + " after what is written");
     }
     if (grammar_depth++ == 0) {
-        grammar_work = 0;
+        grammar_work = grammar_copies = 0;
+        grammar_looks = false;
     }
     outer_guard = abort_guard::set(true);
 }
@@ -193,10 +196,12 @@ kvfold_grammar_scope::~kvfold_grammar_scope() {
 }
 
 void kvfold_grammar_copies(size_t n_elements, size_t n_stacks) {
-    work((1 + (int64_t) n_elements) * work_of_element + (int64_t) n_stacks * work_of_stack);
+    const int64_t compared = grammar_looks ? (int64_t) n_stacks : grammar_copies++;
+    work((1 + (int64_t) n_elements) * work_of_element + compared * work_of_stack);
 }
 
 void kvfold_grammar_looks_at(size_t n_candidates) {
+    grammar_looks = true;
     work((1 + (int64_t) n_candidates) * work_of_candidate);
 }
 

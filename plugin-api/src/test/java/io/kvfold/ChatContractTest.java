@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
@@ -217,6 +218,34 @@ class ChatContractTest {
                     .hasMessageContaining("input 1 of 2 (counted from 0) has ")
                     .hasMessageContaining("the limit is 64");
         }
+    }
+
+    /** Cut into pieces, a text had the vector of its last one. */
+    @Test
+    void poolsWholeTextsUnderAPlanThatReadsUpward() throws IOException {
+        Path two = TinyModel.write(folder.resolve("two.gguf"), 1, 2);
+        Engine.Builder upward = Engine.builder()
+                .model(two)
+                .contextSize(256)
+                .slots(1)
+                .threads(1)
+                .kvPlan(KvPlan.parse("1_1", 2))
+                .option("embeddings", true)
+                .option("pooling", "mean");
+
+        assertThatThrownBy(upward::open)
+                .isInstanceOf(UnsupportedOperationByModelException.class)
+                .hasMessageContaining("kv-prefill");
+        try (Engine fixed = upward.option("kv-prefill", "fixed").open()) {
+            assertThat(vector(fixed, "a b a b c")).isNotEqualTo(vector(fixed, "c a b a b c"));
+            assertThat(vector(fixed, "b b b b c")).isNotEqualTo(vector(fixed, "a b a b c"));
+        }
+    }
+
+    private static JsonNode vector(Engine embedding, String text) {
+        return embedding
+                .call("/v1/embeddings", JSON.createObjectNode().put("input", text))
+                .at("/data/0/embedding");
     }
 
     @ParameterizedTest
