@@ -182,6 +182,10 @@ void engine::load(kvfold_progress_callback progress, void * user) {
             }
         }
     });
+    const std::string grammar = common_grammar_value(options.params.sampling.grammar); // of requests that bring none
+    if (grammar.find('<') == std::string::npos) { // else it may name tokens, which are not loaded yet
+        check_grammar(grammar, nullptr);
+    }
     try {
         const abort_guard guard;
         loaded = server->load_model(options.params);
@@ -212,7 +216,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     check_pooling(*server->get_llama_context());
     server->set_state_callback([](server_state, json) {});
     routes->update_meta(*server);
-    check_grammar(common_grammar_value(options.params.sampling.grammar), vocabulary()); // of requests that bring none
+    check_grammar(grammar, vocabulary());
     special_texts = std::make_unique<plain_text>(vocabulary());
     layout = read_kv_layout(server->get_llama_context());
     set_up_serving();

@@ -100,7 +100,7 @@ static constexpr size_t     max_elements    = 1 << 20; // of all stacks between 
 static thread_local int     grammar_depth   = 0;
 static thread_local int64_t grammar_work    = 0;
 static thread_local int64_t grammar_copies  = 0;
-static thread_local bool    grammar_looks   = false; // at candidates; else it takes a token, whose stacks are all compared with each other
+static thread_local bool    grammar_takes   = false; // a token: all stacks that come of it are compared with each other
 
 static void work(int64_t amount) {
     grammar_work += amount;
@@ -185,7 +185,7 @@ kvfold_grammar_scope::kvfold_grammar_scope(const llama_grammar & grammar) {
     }
     if (grammar_depth++ == 0) {
         grammar_work = grammar_copies = 0;
-        grammar_looks = false;
+        grammar_takes = !grammar.stacks.empty();
     }
     outer_guard = abort_guard::set(true);
 }
@@ -196,12 +196,12 @@ kvfold_grammar_scope::~kvfold_grammar_scope() {
 }
 
 void kvfold_grammar_copies(size_t n_elements, size_t n_stacks) {
-    const int64_t compared = grammar_looks ? (int64_t) n_stacks : grammar_copies++;
+    const int64_t compared = grammar_takes ? grammar_copies++ : (int64_t) n_stacks;
     work((1 + (int64_t) n_elements) * work_of_element + compared * work_of_stack);
 }
 
 void kvfold_grammar_looks_at(size_t n_candidates) {
-    grammar_looks = true;
+    grammar_takes = false; // before it takes one it looks
     work((1 + (int64_t) n_candidates) * work_of_candidate);
 }
 
