@@ -332,6 +332,9 @@ template <typename CharT> bool regex_matcher<CharT>::search(size_t from, bool to
 template struct regex_matcher<char>;
 template struct regex_matcher<wchar_t>;
 
+// Two seconds. Only where digits are counted from the end of their number (superbpe) do steps grow with the square of a text.
+static constexpr uint64_t most_split_steps = (uint64_t) 1 << 28;
+
 // As unicode_regex_split_stl() does it with std::regex_iterator.
 template <typename CharT>
 static bool split(const std::basic_string<CharT> & text, const std::basic_string<CharT> & expression, const std::vector<size_t> & lengths,
@@ -346,7 +349,7 @@ static bool split(const std::basic_string<CharT> & text, const std::basic_string
     } catch (const regex_refused &) {
         return false;
     }
-    regex_matcher<CharT> matcher(*compiled, text.data(), text.size());
+    regex_matcher<CharT> matcher(*compiled, text.data(), text.size(), most_split_steps + text.size() * 256);
     split.clear();
     split.reserve(lengths.size());
     size_t begin = 0;
