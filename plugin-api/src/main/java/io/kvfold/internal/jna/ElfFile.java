@@ -72,8 +72,8 @@ final class ElfFile {
         if (header.getShort(58) != SECTION_BYTES || names < 0 || names >= sections) {
             return List.of();
         }
-        ByteBuffer table = read(channel, header.getLong(40), sections * SECTION_BYTES)
-                .order(header.order());
+        ByteBuffer table =
+                read(channel, header.getLong(40), sections * SECTION_BYTES).order(header.order());
         String allNames = text(channel, table, names);
         for (int i = 0; i < sections; i++) {
             int name = table.getInt(i * SECTION_BYTES);
@@ -91,7 +91,9 @@ final class ElfFile {
         if (size < 0 || size > MAX_TEXT_BYTES) {
             return "";
         }
-        return StandardCharsets.ISO_8859_1.decode(read(channel, offset, (int) size)).toString();
+        return StandardCharsets.ISO_8859_1
+                .decode(read(channel, offset, (int) size))
+                .toString();
     }
 
     private static void checkCpu(List<String> required) throws IOException {
