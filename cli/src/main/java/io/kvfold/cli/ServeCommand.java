@@ -32,7 +32,8 @@ import picocli.CommandLine.Spec;
             "  kvfold serve",
             "  kvfold serve -m model.gguf --ctx 32768 --slots 4",
             "  kvfold serve -m model.gguf --port 0 --api-key-file keys.txt",
-            "  curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\",
+            "  curl http://127.0.0.1:8080/v1/chat/completions \\",
+            "      -H 'Content-Type: application/json' \\",
             "      -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}'"
         })
 final class ServeCommand implements Callable<Integer> {
