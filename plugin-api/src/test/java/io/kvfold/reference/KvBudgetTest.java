@@ -24,6 +24,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -164,6 +165,7 @@ final class KvBudgetTest {
                 Generation running = engine.complete(request(10, 500, 1).put("stream", true))) {
             assertThat(running.next()).isNotNull();
             Generation large = engine.complete(request(10, 400, 2).put("stream", true));
+            awaitWaiting(engine, 1); // requests come to the queue by threads of their own
             Generation small = engine.complete(request(10, 20, 3));
             awaitWaiting(engine, 2);
             assertThatThrownBy(() -> engine.complete(request(1, 1, 4)))
@@ -270,7 +272,9 @@ final class KvBudgetTest {
     }
 
     private static void awaitWaiting(Engine engine, int requests) throws InterruptedException {
+        long end = System.nanoTime() + TimeUnit.MINUTES.toNanos(1);
         while (engine.kvCacheStats().requestsWaiting() < requests) {
+            assertThat(System.nanoTime()).as("%s", engine.kvCacheStats()).isLessThan(end);
             Thread.sleep(5);
         }
     }
