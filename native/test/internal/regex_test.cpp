@@ -209,12 +209,21 @@ int main(int argc, char ** argv) {
             const auto          points = unicode_cpts_from_utf8(collapsed(expression));
             std::vector<size_t> split;
             size_t              sum = 0;
-            if (expression.find("\\p{") != std::string::npos) {
-                const std::string text = std::string(run, c < 128 ? (char) c : '\xD2') + "'";
-                kvfold_regex_split(text, collapsed(expression), { text.size() }, split);
-            } else {
-                const std::wstring text = std::wstring(run, c) + L"'";
-                kvfold_regex_split(text, std::wstring(points.begin(), points.end()), { text.size() }, split);
+            try {
+                if (expression.find("\\p{") != std::string::npos) {
+                    const std::string text = std::string(run, c < 128 ? (char) c : '\xD2') + "'";
+                    kvfold_regex_split(text, collapsed(expression), { text.size() }, split);
+                } else {
+                    const std::wstring text = std::wstring(run, c) + L"'";
+                    kvfold_regex_split(text, std::wstring(points.begin(), points.end()), { text.size() }, split);
+                }
+            } catch (const kvfold::regex_exhausted &) {
+                // each digit looks for the end of the number, so that steps grow with the square of its length
+                if (c != '1' || expression.find("(?=(\\d{3})+") == std::string::npos) {
+                    printf("a run of %x takes too long by %s\n", (unsigned) c, expression.c_str());
+                    failures++;
+                }
+                continue;
             }
             for (const size_t length : split) {
                 sum += length;
