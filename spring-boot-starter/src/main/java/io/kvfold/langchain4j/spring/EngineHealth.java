@@ -45,7 +45,7 @@ record EngineHealth(
         EngineInfo info = engine.info();
         details.put("model", info.model().path());
         details.put("architecture", info.model().architecture());
-        details.put("contextSize", info.context().size());
+        details.put("contextSize", info.context().sizePerSlot());
         details.put("kvPlan", info.context().kvPlan());
         KvCacheStats kv = engine.kvCacheStats();
         details.put("kvCacheBytes", kv.bytesAllocated());
