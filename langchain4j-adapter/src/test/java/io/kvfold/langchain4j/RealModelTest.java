@@ -435,6 +435,8 @@ class RealModelTest {
                 .slots(1)
                 .threads(1)
                 .kvPlan(KvPlan.crossLayerAttention(layers, 2))
+                .engineOption("cache-type-k", "f32")
+                .engineOption("cache-type-v", "f32")
                 .maxOutputTokens(10)
                 .build()) {
             ChatResponse response = folded.chat(UserMessage.from(QUESTION));

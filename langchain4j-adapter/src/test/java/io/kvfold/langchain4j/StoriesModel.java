@@ -4,6 +4,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import io.kvfold.Engine;
 import io.kvfold.FlashAttention;
+import io.kvfold.KvType;
 import io.kvfold.NativeLibrary;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -24,7 +25,9 @@ final class StoriesModel {
 
     /**
      * Without flash attention, whose sums on the CPU depend on what else is in the batch, and with cells of its own for each
-     * slot, since in a pool the order of a sum depends on who else has cells.
+     * slot, since in a pool the order of a sum depends on who else has cells. Keys and values are stored as they are computed:
+     * how many tokens of a prompt are computed together depends on what a slot still holds of it, and rounded to F16 the last bit
+     * of a key is another one, which is another token once in a few hundred.
      */
     static Engine.Builder engine() {
         return Engine.builder()
@@ -33,6 +36,7 @@ final class StoriesModel {
                 .slots(4)
                 .threads(1)
                 .option("kv-unified", false)
+                .kvCacheTypes(KvType.F32, KvType.F32)
                 .flashAttention(FlashAttention.OFF);
     }
 }
