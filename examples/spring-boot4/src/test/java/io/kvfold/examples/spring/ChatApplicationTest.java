@@ -116,7 +116,7 @@ class ChatApplicationTest {
         JsonNode health = json("/actuator/health").path("components").path("kvfold");
         assertThat(health.path("status").asText()).isEqualTo("UP");
         assertThat(health.path("details").path("slots").asInt()).isEqualTo(2);
-        assertThat(health.path("details").path("contextSize").asInt()).isEqualTo(8192);
+        assertThat(health.path("details").path("contextSize").asInt()).isEqualTo(4096);
     }
 
     @Test
