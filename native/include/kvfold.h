@@ -143,7 +143,8 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  * and of this project:
  *
  *   "describe-schema"  whether a chat shows the model the JSON schema of its answer, in one line at the end of the last message
- *                   of the user (default true). The answer is held to it by a grammar in any case
+ *                   of the user (default true). The answer is held to it by a grammar in any case. A request may show a
+ *                   schema without being held to it: "answer_format", written as "response_format"
  *   "max-queue"     requests that may wait for a slot before KVFOLD_ERROR_QUEUE_FULL (default 256). A request counts
  *                   from kvfold_request_open() until its last chunk was handed over or it was closed. The bound of those
  *                   that wait for memory of "kv-budget" as well

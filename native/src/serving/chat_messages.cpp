@@ -68,9 +68,10 @@ static json content_of(const json & message) {
 // ---- the schema of the answer -----------------------------------------------------------------------------------------
 
 static std::optional<json> schema_of(const json & body) {
-    json schema;
-    if (body.contains("response_format") && body.at("response_format").is_object()) {
-        const json & format = body.at("response_format");
+    json         schema;
+    const char * name = body.contains("answer_format") ? "answer_format" : "response_format";
+    if (body.contains(name) && body.at(name).is_object()) {
+        const json & format = body.at(name);
         if (format.contains("json_schema") && format.at("json_schema").is_object() && format.at("json_schema").contains("schema")) {
             schema = format.at("json_schema").at("schema");
         } else if (format.contains("schema")) {
@@ -171,6 +172,11 @@ class type_sketch {
     size_t       written = 0; // bytes, inner types once more for each level
 };
 
+static bool may_call(const json & body) {
+    const bool forbidden = body.contains("tool_choice") && body.at("tool_choice").is_string() && body.at("tool_choice").get<std::string>() == "none";
+    return body.contains("tools") && body.at("tools").is_array() && !body.at("tools").empty() && !forbidden;
+}
+
 bool describe_schema(json & body) {
     const auto schema = schema_of(body);
     if (!schema || !has_messages(body)) {
@@ -180,7 +186,8 @@ bool describe_schema(json & body) {
     for (size_t i = messages.size(); i-- > 0;) {
         json & message = messages.at(i);
         if (role_of(message) == "user") {
-            message["content"] = joined(content_of(message), json::make("Answer with JSON: " + type_sketch(*schema).of(*schema)));
+            const std::string line = may_call(body) ? "Unless you call a tool, answer with JSON: " : "Answer with JSON: ";
+            message["content"]     = joined(content_of(message), json::make(line + type_sketch(*schema).of(*schema)));
             return true;
         }
     }

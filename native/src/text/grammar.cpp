@@ -174,8 +174,8 @@ static bool ends(const llama_grammar_element & element) {
     return element.type == LLAMA_GRETYPE_END || element.type == LLAMA_GRETYPE_ALT;
 }
 
-// Rules that can come to an end, or, without `characters`, that can be nothing at all.
-static std::vector<bool> rules_that_end(const llama_grammar_rules & rules, bool characters) {
+// Rules that can come to an end.
+static std::vector<bool> rules_that_end(const llama_grammar_rules & rules) {
     std::vector<std::vector<size_t>> users(rules.size());
     for (size_t i = 0; i < rules.size(); i++) {
         for (const auto & element : rules[i]) {
@@ -184,7 +184,7 @@ static std::vector<bool> rules_that_end(const llama_grammar_rules & rules, bool 
             }
         }
     }
-    std::vector<bool>   empty(rules.size()), queued(rules.size(), true);
+    std::vector<bool>   end(rules.size()), queued(rules.size(), true);
     std::vector<size_t> open(rules.size());
     for (size_t i = 0; i < rules.size(); i++) {
         open[i] = i;
@@ -193,23 +193,38 @@ static std::vector<bool> rules_that_end(const llama_grammar_rules & rules, bool 
         const size_t rule = open.back();
         open.pop_back();
         queued[rule] = false;
-        bool nothing = true, found = false;
+        bool endless = false, found = false;
         for (const auto & element : rules[rule]) {
             if (ends(element)) {
-                found   = found || nothing;
-                nothing = true;
+                found   = found || !endless;
+                endless = false;
             } else {
-                nothing = nothing && (element.type == LLAMA_GRETYPE_RULE_REF ? (bool) empty[element.value] : characters);
+                endless = endless || (element.type == LLAMA_GRETYPE_RULE_REF && !end[element.value]);
             }
         }
-        if (found && !empty[rule]) {
-            empty[rule] = true;
+        if (found && !end[rule]) {
+            end[rule] = true;
             for (const size_t user : users[rule]) {
-                if (!empty[user] && !queued[user]) {
+                if (!end[user] && !queued[user]) {
                     queued[user] = true;
                     open.push_back(user);
                 }
             }
+        }
+    }
+    return end;
+}
+
+// Rules with an empty alternative of their own. Those that are empty through others are not counted, as llama.cpp does:
+// its repetition of something optional is `x ::= y x |`, which begins with itself where y can be nothing, and is harmless.
+// What is not harmless (`x ::= y x "a"`) ends at the bound on ways to begin.
+static std::vector<bool> rules_with_empty_alternative(const llama_grammar_rules & rules) {
+    std::vector<bool> empty(rules.size());
+    for (size_t i = 0; i < rules.size(); i++) {
+        bool at_start = true;
+        for (const auto & element : rules[i]) {
+            empty[i] = empty[i] || (ends(element) && at_start);
+            at_start = ends(element);
         }
     }
     return empty;
@@ -240,7 +255,7 @@ static size_t left_recursive_rule(const llama_grammar_rules & rules) {
         std::vector<size_t> first;
         size_t              next;
     };
-    const auto         empty = rules_that_end(rules, false); // llama.cpp asks only whether an alternative of the rule itself is empty
+    const auto         empty = rules_with_empty_alternative(rules);
     std::vector<state> states(rules.size(), NEW);
     for (size_t start = 0; start < rules.size(); start++) {
         if (states[start] != NEW) {
@@ -337,7 +352,7 @@ static void check_rules(const llama_grammar_parser & parser, const llama_vocab *
     if (!parser.symbol_ids.count("root")) {
         throw refused("there is no rule 'root'");
     }
-    const auto end = rules_that_end(parser.rules, true);
+    const auto end = rules_that_end(parser.rules);
     for (const auto & [name, id] : parser.symbol_ids) {
         if (!end[id]) {
             throw refused("what rule '" + excerpt(name) + "' begins never ends");

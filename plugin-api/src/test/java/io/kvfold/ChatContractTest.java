@@ -165,6 +165,14 @@ class ChatContractTest {
                 .contains("user: Say it again\n\nAnswer with JSON: {\"name\": string (in full), \"age\"?: integer,"
                         + " \"home\"?: null | {\"city\"?: string}, \"tags\": [\"a\" | 1, ...]}\n");
         assertThat(engine.applyTemplate(chat("user", "Who?"))).doesNotContain("JSON");
+        body.set("answer_format", body.get("response_format"));
+        body.remove("response_format");
+        body.set("tools", json("""
+                {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}""").get("tools"));
+        assertThat(engine.applyTemplate(body)).contains("Say it again\n\nUnless you call a tool, answer with JSON: {\"name\"");
+        body.put("tool_choice", "none");
+        assertThat(engine.applyTemplate(body)).contains("Say it again\n\nAnswer with JSON: {\"name\"");
+        body.remove(List.of("answer_format", "tools", "tool_choice"));
         body.set("response_format", json("{\"type\": \"json_object\"}"));
         assertThat(engine.applyTemplate(body)).doesNotContain("Answer with");
         body.set("response_format", json(format));

@@ -43,6 +43,9 @@ final class ChatRequestMapper {
 
     static final ObjectMapper JSON_MAPPER = new ObjectMapper();
 
+    /** A response format that is told to the model and not held by a grammar. */
+    private static final String ANSWER_FORMAT = "answer_format";
+
     /** What the answer's reader relies on. */
     private static final Set<String> RESERVED = Set.of(
             "messages",
@@ -53,6 +56,7 @@ final class ChatRequestMapper {
             "tools",
             "tool_choice",
             "response_format",
+            ANSWER_FORMAT,
             "json_schema");
 
     private final ModelFacts model;
@@ -86,7 +90,8 @@ final class ChatRequestMapper {
 
     /**
      * What a request with tools as well as a JSON response format asks first: llama.cpp's grammar of a response format leaves
-     * no room for a tool call, so calls are asked for without it. Null for other requests.
+     * no room for a tool call, so calls are asked for without it. The prompt is that of the other request. Null for requests of
+     * one kind only.
      */
     @Nullable
     ObjectNode toCallingBody(ChatRequest request) {
@@ -94,7 +99,7 @@ final class ChatRequestMapper {
             return null;
         }
         ObjectNode body = toBody(request, !mustCall(request));
-        body.remove("response_format");
+        body.set(ANSWER_FORMAT, body.remove("response_format"));
         return body;
     }
 
