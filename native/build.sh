@@ -297,7 +297,7 @@ build_kvfold() {
     : > "$log"
     run_logged "$log" cmake -S "$native_dir" -B "$build_dir" -G "$generator" -DCMAKE_BUILD_TYPE=Release \
         "-DKVFOLD_LLAMA_SOURCE=$key_dir/src" "-DKVFOLD_LLAMA_BUILD=$key_dir/build" \
-        "-DKVFOLD_LLAMA_PRISTINE=$pristine_dir" "-DKVFOLD_BACKEND=$backend" \
+        "-DKVFOLD_LLAMA_PRISTINE=$pristine_dir" "-DKVFOLD_BACKEND=$backend" "-DKVFOLD_CPU=$cpu" \
         "-DKVFOLD_TESTS=$build_tests" "-DKVFOLD_SANITIZE=$sanitize" "-DKVFOLD_PATCHES=$(series | paste -sd, -)" \
         "-DKVFOLD_LLAMA_VERSION=$llama_version" \
         "-DKVFOLD_VERSION=$(sed -n 's/.*<version>\(.*\)<\/version>.*/\1/p' "$native_dir/pom.xml" | head -n 1)"

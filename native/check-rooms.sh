@@ -18,11 +18,12 @@ complain() { printf 'rooms: %s\n' "$*" >&2; failures=$((failures + 1)); }
 # From the top to the bottom; what a room may include besides itself and hooks/.
 below() {
     case $1 in
-        abi)     echo "engine serving kv process" ;;
-        engine)  echo "serving kv process" ;;
-        serving) echo "kv process" ;;
+        abi)     echo "engine serving text kv process" ;;
+        engine)  echo "serving text kv process" ;;
+        serving) echo "text kv process" ;;
         kv)      echo "process" ;;
         attention) echo "" ;;
+        text)    echo "process" ;;
         process) echo "" ;;
         *)       return 1 ;;
     esac

@@ -93,10 +93,12 @@ KVFOLD_API void kvfold_free(char * text);
  * What was built, and what it can run on. Does not load a model. *out:
  *
  *   {"version": "0.1.0", "llama_cpp": "v0.5.0", "patches": ["build-hook", ...],
- *    "compiler": "...", "cpu_features": {"AVX2": true, ...}, "backends": ["CPU"],
+ *    "compiler": "...", "cpu_features": {"AVX2": true, ...}, "cpu_required": "avx2 fma ...", "backends": ["CPU"],
  *    "devices": [{"name": "CPU", "description": "...", "type": "cpu|gpu|igpu|accel",
  *                 "memory_free": bytes, "memory_total": bytes, "kv_memory": "as_it_fills|whole"}]}
  *
+ * cpu_required: instructions that the library takes for granted, in the names of /proc/cpuinfo. On Linux its section .kvfold_cpu holds the
+ * same text, for whoever wants to know before calling anything.
  * kv_memory: whether keys and values on the device take memory as tokens come and give it back as they go (host memory on
  * Linux), or from the beginning for as many tokens as the context holds.
  */
@@ -129,7 +131,8 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   to a multiple of 256
  *   "parallel"      slots, i.e. requests decoded side by side (default 4)
  *   "ubatch-size"   defaults to 512, or less where masks and scores over the pool would take more than a twentieth of
- *                   "kv-budget"
+ *                   "kv-budget"; with "embeddings" or "reranking" and pooling by mean, first token or rank, where a text
+ *                   must fit into one, to what a slot holds, as far as the model was trained
  *   "ctx-checkpoints"  defaults to 2: copies of what the windows of a slot hold, where the cache has any; they count against
  *                   "kv-budget", and are dropped before cells lack memory
  *   "batch-size"    defaults to "ubatch-size", so that a cancelled prefill stops after one ubatch; at least 2
@@ -139,6 +142,9 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *
  * and of this project:
  *
+ *   "describe-schema"  whether a chat shows the model the JSON schema of its answer, in one line at the end of the last message
+ *                   of the user (default true). The answer is held to it by a grammar in any case. A request may show a
+ *                   schema without being held to it: "answer_format", written as "response_format"
  *   "max-queue"     requests that may wait for a slot before KVFOLD_ERROR_QUEUE_FULL (default 256). A request counts
  *                   from kvfold_request_open() until its last chunk was handed over or it was closed. The bound of those
  *                   that wait for memory of "kv-budget" as well
@@ -177,7 +183,11 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  * option. Options that concern HTTP, downloads, or that print and exit are refused by name. Environment variables and
  * configuration files are not read.
  *
- * A model file is checked before llama.cpp sees it: a truncated or damaged one is KVFOLD_ERROR_MODEL_INVALID. Weights and a
+ * A model file is checked before llama.cpp sees it: a truncated or damaged one is KVFOLD_ERROR_MODEL_INVALID. It is mapped unless
+ * "load-mode" says otherwise, and must not be cut while it is in use: a page that is gone ends the process (SIGBUS). A request that begins
+ * after that is an error, one that runs is not safe; replace a file by renaming another one to its name. A chat template of the file that
+ * cannot be used makes chats KVFOLD_ERROR_UNSUPPORTED, nothing else.
+ * Weights and a
  * context that need more memory than is free are KVFOLD_ERROR_OUT_OF_MEMORY before anything is allocated, with both numbers
  * of bytes; of the context counts what attention takes at its length, and keys and values only where they are allocated as a
  * whole. While it runs, requests for whose keys and values the system has no memory end with the same error: `limit` is what
@@ -270,9 +280,22 @@ KVFOLD_API void kvfold_close(kvfold_engine * engine);
  *   "/v1/rerank"             needs option "reranking"
  *   "/tokenize"  "/detokenize"  "/apply-template"  "/v1/chat/completions/input_tokens"  "/props"  "/slots"  "/metrics"
  *
- * The model field of a body is not checked here. A body has at most 200 levels of brackets, and 1000 "$ref"; these bounds
- * keep hostile schemas and grammars from exhausting the stack. Fails with KVFOLD_ERROR_QUEUE_FULL, KVFOLD_ERROR_CLOSED or
- * KVFOLD_ERROR_INVALID_ARGUMENT (unknown route, body is not a JSON object); every other failure is reported by
+ * Texts of messages, of tools, and to embed or to rank are texts: the name of a special token in them is letters, and only the
+ * chat template writes special tokens. A raw prompt follows llama.cpp's rule, by which a name is the token, unless the body
+ * says "parse_special": false. Half a surrogate pair becomes U+FFFD. Messages that a strict template refuses are given to
+ * it again with system messages in front, those of one role merged, an empty one of the user before an assistant's that
+ * comes first, and call ids of nine letters and digits.
+ *
+ * The model field of a body is not checked here. A body has at most 200 levels of brackets, 1000 "$ref", 4096 "messages", 256 "tools",
+ * "chat_template_kwargs" and "stop", and 2048 prompts or inputs, of which as many are queued at a time as keep the slots busy; grammars,
+ * patterns and schemas have bounds of their own (native/README.md), and what exceeds them is KVFOLD_ERROR_INVALID_ARGUMENT with rule or
+ * path and place. A schema of an answer that no grammar can hold to the letter is KVFOLD_ERROR_UNSUPPORTED and names the keyword, unless
+ * its format has "strict": false; then, and by default in parameters of tools, the keyword is left out and logged. An object with named
+ * properties has no others, a string at most 2,000 characters. "tool_choice" may be an object as OpenAI and Anthropic have it.
+ *
+ * Fails with KVFOLD_ERROR_QUEUE_FULL, KVFOLD_ERROR_CLOSED, KVFOLD_ERROR_MODEL_INVALID (a mapped file of the model was cut meanwhile) or
+ * KVFOLD_ERROR_INVALID_ARGUMENT (unknown route, body is not a JSON object, a number in it is out of its range); every other failure is
+ * reported by
  * kvfold_request_next(). On success *out is NULL.
  */
 KVFOLD_API int32_t kvfold_request_open(kvfold_engine * engine, const char * route, const char * body,
@@ -326,9 +349,17 @@ KVFOLD_API void kvfold_request_close(kvfold_request * request);
  *
  *   "host"          address to listen on, or several (default "127.0.0.1", this machine only)
  *   "port"          default 8080; 0 takes any that is free
- *   "api-key"       a key, or several, one of which requests must bring ("api-key-file": a file with one per line)
- *   "cors-origins"  default "localhost": only pages of this machine, where llama-server's default is "*"
- *   "api-prefix", "threads-http", "timeout", "reuse-port", "cors-methods", "cors-headers", "cors-credentials"
+ *   "api-key"       a key, or several, one of which requests must bring ("api-key-file": a file with one per line); an error
+ *                   if there is none in it
+ *   "cors-origins"  default "localhost": only pages of this machine, where llama-server's default is "*". A request with
+ *                   another "Origin" than these, or than the server's own, is refused
+ *   "threads-http"  connections at a time (default 512). For one more the one is dropped that has been incomplete for longest
+ *   "timeout"       seconds that a client may take to send a request, and to take each piece of an answer, beyond one for
+ *                   each 64 KiB (default 30). Then the connection ends, and what is computed for it
+ *   "api-prefix", "reuse-port", "cors-methods", "cors-headers", "cors-credentials"
+ *
+ * On loopback, and without a key, a request must name loopback as its "Host". The content type of a body is application/json.
+ * A body has 64 MiB at most, all bodies together beyond 1 MiB of each 256 MiB.
  *
  * There is no user interface, no tools, no switching of models and no TLS. *out:
  *
@@ -338,7 +369,8 @@ KVFOLD_API void kvfold_request_close(kvfold_request * request);
  */
 KVFOLD_API int32_t kvfold_serve(kvfold_engine * engine, const char * options, kvfold_server ** server, char ** out);
 
-/* Ends the requests that came through this server, and returns when it listens no more. NULL is allowed. */
+/* Ends the requests that came through this server and all its connections, and returns when it listens no more, at once
+ * whatever the clients do. NULL is allowed. */
 KVFOLD_API void kvfold_server_close(kvfold_server * server);
 
 /* ---- raw evaluation --------------------------------------------------------------------------------------------- */
@@ -381,7 +413,8 @@ KVFOLD_API int32_t kvfold_observe(kvfold_engine * engine, const char * what, con
 
 /*
  * The GBNF grammar of what a JSON schema describes, as the "json_schema" of a request becomes one. Independent of any
- * engine; bounded as the body of a request is. KVFOLD_ERROR_INVALID_ARGUMENT for a schema that llama.cpp cannot convert.
+ * engine; bounded as the body of a request is. KVFOLD_ERROR_INVALID_ARGUMENT for a schema that contradicts itself or is none,
+ * KVFOLD_ERROR_UNSUPPORTED for what no grammar can hold; both name the place.
  * *out:
  *
  *   {"grammar": "root ::= ..."}

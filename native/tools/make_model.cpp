@@ -2,9 +2,10 @@
 // that need a shape and not a meaning. Quantised weights are made as random blocks, so a large model takes seconds.
 //
 //   make_model --out model.gguf [--layers 2] [--embd 64] [--heads 4] [--heads-kv 2] [--ff 128] [--vocab 320] [--ctx 512]
-//              [--head-dim N] [--type f32|f16|q4_0|q8_0] [--seed 1] [--kv-plan PLAN]
+//              [--head-dim N] [--type f32|f16|q4_0|q8_0] [--seed 1] [--kv-plan PLAN] [--pre NAME]
 //
 // --head-dim is --embd divided by --heads unless it is given: a wide cache behind narrow weights.
+// --pre makes a byte-level BPE vocabulary of a single merge, which is split by llama.cpp's pre-tokenizer of that name.
 // --kv-plan writes the plan as metadata and leaves out the key and value weights of layers that nobody reads.
 
 #include "hooks/kv-plan.h"
@@ -29,7 +30,7 @@ struct shape {
     int64_t     layers = 2, embd = 64, heads = 4, heads_kv = 2, ff = 128, vocab = 320, ctx = 512, head_dim = 0;
     ggml_type   type = GGML_TYPE_F32;
     uint64_t    seed = 1;
-    std::string out, kv_plan;
+    std::string out, kv_plan, pre;
 };
 
 // xorshift64*: the weights of a model of 1.1 billion parameters in seconds
@@ -60,6 +61,8 @@ shape parse(int argc, char ** argv) {
             s.out = value;
         } else if (name == "--kv-plan") {
             s.kv_plan = value;
+        } else if (name == "--pre") {
+            s.pre = value;
         } else if (name == "--seed") {
             s.seed = std::stoull(value);
         } else if (name == "--type") {
@@ -128,6 +131,42 @@ void add_vocabulary(gguf_context * file, int64_t n_vocab) {
     gguf_set_val_bool(file, "tokenizer.ggml.add_bos_token", true);
     gguf_set_val_str(file, "tokenizer.chat_template",
                      "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}");
+}
+
+// The characters that stand for bytes, as GPT-2 has them: those that can be seen are their own.
+std::string byte_name(int byte, int & n_hidden) {
+    const bool seen = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
+    const int  c    = seen ? byte : 256 + n_hidden++;
+    if (c < 0x80) {
+        return std::string(1, (char) c);
+    }
+    return { (char) (0xC0 | c >> 6), (char) (0x80 | (c & 0x3F)) };
+}
+
+void add_bpe_vocabulary(gguf_context * file, int64_t n_vocab, const std::string & pre) {
+    std::vector<std::string> pieces   = { "<|endoftext|>", "aa" };
+    std::vector<int32_t>     types    = { 3, 1 };
+    int                      n_hidden = 0;
+    for (int byte = 0; byte < 256; byte++) {
+        pieces.push_back(byte_name(byte, n_hidden));
+        types.push_back(1);
+    }
+    while ((int64_t) pieces.size() < n_vocab) {
+        pieces.push_back("[unused" + std::to_string(pieces.size()) + "]");
+        types.push_back(5);
+    }
+    std::vector<const char *> texts;
+    for (const auto & piece : pieces) {
+        texts.push_back(piece.c_str());
+    }
+    gguf_set_val_str(file, "tokenizer.ggml.model", "gpt2");
+    gguf_set_val_str(file, "tokenizer.ggml.pre", pre.c_str());
+    gguf_set_arr_str(file, "tokenizer.ggml.tokens", texts.data(), texts.size());
+    const char * merge = "a a";
+    gguf_set_arr_str(file, "tokenizer.ggml.merges", &merge, 1);
+    gguf_set_arr_data(file, "tokenizer.ggml.token_type", GGUF_TYPE_INT32, types.data(), types.size());
+    gguf_set_val_u32(file, "tokenizer.ggml.bos_token_id", 0);
+    gguf_set_val_u32(file, "tokenizer.ggml.eos_token_id", 0);
 }
 
 void add_plan(gguf_context * file, const kvfold_plan & plan) {
@@ -271,7 +310,11 @@ int main(int argc, char ** argv) {
         ggml_context_ptr context(ggml_init({ n_tensors * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
         tensor_list      list{ context.get(), file.get(), s.type, {} };
         add_hyperparameters(file.get(), s);
-        add_vocabulary(file.get(), s.vocab);
+        if (s.pre.empty()) {
+            add_vocabulary(file.get(), s.vocab);
+        } else {
+            add_bpe_vocabulary(file.get(), s.vocab, s.pre);
+        }
         if (plan.active()) {
             add_plan(file.get(), plan);
         }

@@ -10,6 +10,13 @@
 
 namespace kvfold {
 
+#if defined(__linux__)
+// For whoever loads the library: to be read from the file, as to call anything of it may be too late.
+__attribute__((section(".kvfold_cpu"), used)) extern const char cpu_required[] = KVFOLD_CPU_FEATURES;
+#else
+static const char cpu_required[] = KVFOLD_CPU_FEATURES;
+#endif
+
 static const char * device_type(ggml_backend_dev_t device) {
     switch (ggml_backend_dev_type(device)) {
         case GGML_BACKEND_DEVICE_TYPE_CPU:  return "cpu";
@@ -65,6 +72,7 @@ json describe_build() {
         { "patches",      patches                  },
         { "compiler",     KVFOLD_COMPILER          },
         { "cpu_features", describe_features()      },
+        { "cpu_required", cpu_required             },
         { "backends",     backends                 },
         { "devices",      devices                  },
     });

@@ -2,6 +2,8 @@
 
 #include "process/deep_thread.h"
 #include "process/json_text.h"
+#include "text/grammar.h"
+#include "text/schema.h"
 
 #include "json-schema-to-grammar.h"
 
@@ -18,7 +20,10 @@ json schema_to_grammar(const std::string & text) {
         const c_locale_scope c_locale;
         const abort_guard    guard;
         try {
-            grammar = json_schema_to_grammar(schema, true);
+            grammar = json_schema_to_grammar(exact_schema(schema, "#", true), true);
+            check_grammar(grammar, nullptr);
+        } catch (const error & e) {
+            failure = e;
         } catch (const std::bad_alloc &) {
             failure = current_error();
         } catch (const std::exception & e) {

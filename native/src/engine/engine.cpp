@@ -2,12 +2,17 @@
 
 #include "kv/plan/model_plan.h"
 #include "process/at_exit.h"
+#include "process/json_text.h"
 #include "process/kvfold_log.h"
 #include "engine/fit.h"
 #include "engine/progress_relay.h"
 #include "serving/request.h"
+#include "text/grammar.h"
+#include "text/limits.h"
 
+#include "chat.h"
 #include "ggml-backend.h"
+#include "llama-context.h"
 #include "llama-model.h"
 #include "llama.h"
 
@@ -44,17 +49,59 @@ std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_c
     std::shared_ptr<engine> opened(new engine());
     progress_relay          relay(progress, user);
     relay.run([&] {
-        const busy_scope busy([] {}); // loading looks at process_is_exiting()
+        const busy_scope     busy([] {}); // loading looks at process_is_exiting()
+        const template_scope templates;
         opened->options = parse_options(text);
         opened->facts   = check_model(opened->options.params.model.path);
         check_companions(opened->options.params);
-        complete_options(opened->options, [&] { opened->plan_memory(std::make_unique<gauge>(opened->options.memory_reserve)); });
+        opened->choose_template();
+        complete_options(opened->options, opened->facts,
+                         [&] { opened->plan_memory(std::make_unique<gauge>(opened->options.memory_reserve)); });
         opened->load(progress ? progress_relay::report : nullptr, &relay);
         opened->start();
     });
     static std::once_flag once;
     std::call_once(once, register_exit_handler);
     return opened;
+}
+
+// Why the server core could not load a model with this template; empty if it can.
+static std::string template_failure(const std::string & source) {
+    const abort_guard    guard;
+    const template_scope budget; // the server core does the same once more
+    try {
+        check_template(source);
+        const auto parsed = common_chat_templates_init(nullptr, source);
+        common_chat_format_example(parsed.get(), /*use_jinja =*/true, {});
+        common_chat_templates_support_enable_thinking(parsed.get());
+        return "";
+    } catch (const std::exception & e) {
+        return e.what();
+    }
+}
+
+// A template of the file that cannot be used does not keep the model from what needs none.
+void engine::choose_template() {
+    if (!options.params.chat_template.empty()) {
+        return;
+    }
+    for (const auto & source : facts.chat_templates) {
+        no_template = template_failure(source);
+        if (!no_template.empty()) {
+            options.params.chat_template = "chatml"; // the server core wants one
+            log_emit(KVFOLD_LOG_WARN, "the chat template of '" + options.params.model.path + "' cannot be used: " + no_template);
+            return;
+        }
+    }
+}
+
+void engine::require_template() const {
+    if (!no_template.empty()) {
+        const std::string & path = options.params.model.path;
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "the chat template of '" + path + "' cannot be used, option \"chat-template\" takes another: " + no_template)
+            .about_option("chat-template")
+            .about_path(path);
+    }
 }
 
 engine::~engine() {
@@ -95,6 +142,18 @@ static error load_error(const error_lines & errors, const std::string & path) {
     return error(KVFOLD_ERROR_UNSUPPORTED, "'" + path + "' with these options: " + cause).about_path(path);
 }
 
+// A prompt under such a plan is cut into short pieces, and of a text in pieces llama.cpp would pool the last one.
+static void check_pooling(const llama_context & context) {
+    const auto pooling = context.get_cparams().pooling_type;
+    const bool whole   = pooling == LLAMA_POOLING_TYPE_MEAN || pooling == LLAMA_POOLING_TYPE_CLS || pooling == LLAMA_POOLING_TYPE_RANK;
+    if (context.get_cparams().embeddings && whole && context.get_model().hparams.kv_plan.upward() &&
+        context.get_cparams().kv_prefill != KVFOLD_PREFILL_FIXED) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "pooling by mean, first token or rank needs a whole text at once, which a plan whose layers read"
+                                              " higher ones has with \"kv-prefill\" \"fixed\" only")
+            .about_option("kv-prefill");
+    }
+}
+
 void engine::load(kvfold_progress_callback progress, void * user) {
     const ledger_scope charged(ledger);
 
@@ -123,6 +182,10 @@ void engine::load(kvfold_progress_callback progress, void * user) {
             }
         }
     });
+    const std::string grammar = common_grammar_value(options.params.sampling.grammar); // of requests that bring none
+    if (grammar.find('<') == std::string::npos) { // else it may name tokens, which are not loaded yet
+        check_grammar(grammar, nullptr);
+    }
     try {
         const abort_guard guard;
         loaded = server->load_model(options.params);
@@ -150,8 +213,11 @@ void engine::load(kvfold_progress_callback progress, void * user) {
                                               " stay as they are where a layer keeps first tokens or a window only")
             .about_option("context-shift");
     }
+    check_pooling(*server->get_llama_context());
     server->set_state_callback([](server_state, json) {});
     routes->update_meta(*server);
+    check_grammar(grammar, vocabulary());
+    special_texts = std::make_unique<plain_text>(vocabulary());
     layout = read_kv_layout(server->get_llama_context());
     set_up_serving();
     if (!ledger->take_on_device(layout.bytes_whole)) { // the budget was an estimate, and this is there
@@ -236,6 +302,7 @@ void engine::start() {
         const busy_scope     busy([this] { server->terminate(); });
         const worker_scope   hooks(exchanges);
         const schedule_scope scheduling(*admits, *schedule);
+        const request_log_scope lines;
         const ledger_scope   charged(ledger);
         const c_locale_scope c_locale;
         const abort_guard    guard;
@@ -263,12 +330,22 @@ const server_http_context::handler_t * engine::find_handler(const std::string & 
     return found == handlers.end() ? nullptr : found->second;
 }
 
+const llama_vocab * engine::vocabulary() const {
+    return llama_model_get_vocab(llama_get_model(server->get_llama_context()));
+}
+
 void engine::require_tokenizer() const {
-    const llama_model * model = llama_get_model(server->get_llama_context());
-    if (llama_vocab_type(llama_model_get_vocab(model)) == LLAMA_VOCAB_TYPE_NONE) {
+    if (llama_vocab_type(vocabulary()) == LLAMA_VOCAB_TYPE_NONE) {
         const std::string & path = options.params.model.path;
         throw error(KVFOLD_ERROR_UNSUPPORTED, "'" + path + "' has no tokenizer, so it takes no text; kvfold_evaluate() takes token ids").about_path(path);
     }
+}
+
+// As server_slot::can_split() has it: what is not summed up in the last token needs all tokens in one ubatch.
+size_t engine::longest_input() const {
+    const size_t slot = server->get_meta().slot_n_ctx;
+    const bool   last = llama_pooling_type(server->get_llama_context()) == LLAMA_POOLING_TYPE_LAST;
+    return last ? slot : std::min<size_t>(slot, options.params.n_ubatch);
 }
 
 common_params engine::server_params(const std::string & text) {
@@ -281,6 +358,10 @@ const server_http_context::handler_t & engine::handler_of(server_http_context::h
 }
 
 void engine::admit(const std::shared_ptr<request> & added, bool needs_slot) {
+    const llama_load_mode mode = options.params.load_mode;
+    if (needs_slot && (mode == LLAMA_LOAD_MODE_AUTO || mode == LLAMA_LOAD_MODE_MMAP || mode == LLAMA_LOAD_MODE_MMAP_MLOCK)) {
+        check_unchanged(facts);
+    }
     std::lock_guard<std::mutex> lock(mutex);
     if (failed) {
         throw error(KVFOLD_ERROR_INTERNAL, "the worker thread has failed; its last words are in the log");
@@ -305,6 +386,15 @@ void engine::retire(request * gone, bool needs_slot) {
         needing_slot -= needs_slot;
         changed.notify_all();
     }
+}
+
+// As many as run, and as many again, so that no slot waits for the thread that posts the next one.
+size_t engine::tasks_at_once() const {
+    return 2 * (size_t) options.params.n_parallel;
+}
+
+void engine::queue_task(server_task && task) {
+    server->get_response_reader().queue_tasks.post(std::move(task));
 }
 
 void engine::cancel_tasks(const std::unordered_set<int> & ids) {

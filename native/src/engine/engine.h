@@ -40,6 +40,8 @@ struct engine : request_host {
     void admit(const std::shared_ptr<request> & added, bool needs_slot) override;
     void retire(request * gone, bool needs_slot) override;
     void wake_worker() override;
+    size_t tasks_at_once() const override;
+    void queue_task(server_task && task) override;
     void cancel_tasks(const std::unordered_set<int> & ids) override;
 
     void                      require_states() override;
@@ -50,6 +52,13 @@ struct engine : request_host {
     const server_http_context::handler_t & handler_of(server_http_context::handler_t server_routes::* member) const override;
     const server_http_context::handler_t * find_handler(const std::string & route) const override;
     void                                   require_tokenizer() const override;
+    void                                   require_template() const override;
+    const llama_vocab *                    vocabulary() const override;
+    int                                    slots() const override { return options.params.n_parallel; }
+    int                                    adapters() const override { return (int) options.params.lora_adapters.size(); }
+    size_t                                 longest_input() const override;
+    const plain_text &                     texts() const override { return *special_texts; }
+    bool                                   describes_schemas() const override { return options.describe_schemas; }
 
     // Of every context of this engine.
     const std::shared_ptr<page_ledger> & memory() const { return ledger; }
@@ -71,6 +80,7 @@ struct engine : request_host {
     std::string kv_metrics();
 
     void plan_memory(std::unique_ptr<gauge> system);
+    void choose_template();
     void load(kvfold_progress_callback progress, void * user);
     void start();
     void set_up_serving();
@@ -88,8 +98,10 @@ struct engine : request_host {
 
     engine_options                  options;
     model_facts                     facts;
+    std::string                     no_template; // why the file's cannot be used
     std::unique_ptr<server_context> server;
     std::unique_ptr<server_routes>  routes;
+    std::unique_ptr<plain_text>     special_texts; // after loading
     deep_thread                     worker;
     std::atomic<bool>               abandoned{ false }; // the worker ended within llama.cpp
     kv_layout                       layout;

@@ -2,7 +2,6 @@
 
 #include "process/error.h"
 #include "kv/plan/model_plan.h"
-#include "process/json_text.h"
 #include "process/kvfold_log.h"
 
 #include "ggml-cpp.h"
@@ -16,6 +15,7 @@
 #include <fstream>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 namespace kvfold {
@@ -95,7 +95,11 @@ static void check_shape(const model_facts & facts, const gguf_context * file, co
     }
     const auto heads    = read_per_layer(file, prefix + "attention.head_count", facts.layers, 0);
     const auto heads_kv = read_per_layer(file, prefix + "attention.head_count_kv", facts.layers, 0);
+    const auto all_kv = read_unsigned(file, prefix + "attention.head_count_kv"); // a number for all layers, not one each
     for (size_t i = 0; i < heads.size(); i++) {
+        if (heads[i] != 0 && all_kv && *all_kv == 0) {
+            throw invalid(path, prefix + "attention.head_count_kv is 0").compares(0, 1);
+        }
         if (heads[i] != 0 && heads_kv[i] > heads[i]) {
             throw invalid(path, "layer " + std::to_string(i) + " has more KV heads than heads").compares(heads_kv[i], heads[i]);
         }
@@ -126,6 +130,41 @@ static void count_kv_elements(model_facts & facts, const gguf_context * file) {
 static std::string read_string(const gguf_context * file, const char * key) {
     const int64_t id = gguf_find_key(file, key);
     return id >= 0 && gguf_get_kv_type(file, id) == GGUF_TYPE_STRING ? gguf_get_val_str(file, id) : "";
+}
+
+// llama.cpp calls itself once for each character of a token that a grammar looks at, and asserts that no token is there twice.
+static void check_tokens(const gguf_context * file, const std::string & path) {
+    static constexpr size_t max_length = 16 * 1024;
+    const int64_t           id         = gguf_find_key(file, "tokenizer.ggml.tokens");
+    if (id < 0 || gguf_get_kv_type(file, id) != GGUF_TYPE_ARRAY || gguf_get_arr_type(file, id) != GGUF_TYPE_STRING) {
+        return;
+    }
+    std::unordered_map<std::string, size_t> seen;
+    for (size_t i = 0; i < gguf_get_arr_n(file, id); i++) {
+        std::string token = gguf_get_arr_str(file, id, i);
+        if (token.size() > max_length) {
+            throw invalid(path, "token " + std::to_string(i) + " has " + std::to_string(token.size()) + " bytes")
+                .compares((int64_t) token.size(), (int64_t) max_length);
+        }
+        if (token.empty()) {
+            token = "[EMPTY_" + std::to_string(i) + "]"; // as llama.cpp names it
+        }
+        const auto [first, added] = seen.emplace(std::move(token), i);
+        if (!added) {
+            throw invalid(path, "its tokens " + std::to_string(first->second) + " and " + std::to_string(i) + " are the same");
+        }
+    }
+}
+
+static std::vector<std::string> read_templates(const gguf_context * file) {
+    std::vector<std::string> templates;
+    for (const char * key : { "tokenizer.chat_template", "tokenizer.chat_template.tool_use" }) {
+        const std::string text = read_string(file, key);
+        if (!text.empty()) {
+            templates.push_back(text);
+        }
+    }
+    return templates;
 }
 
 struct opened_file {
@@ -166,22 +205,42 @@ static opened_file open_whole(const std::string & path) {
 }
 
 // The other files of a model that comes in several.
-static uint64_t check_splits(const gguf_context * header, const std::string & path, std::vector<std::string> & files) {
+static uint64_t check_splits(const gguf_context * header, const std::string & path, model_facts & facts) {
     const uint64_t count  = read_unsigned(header, "split.count").value_or(0);
     const uint64_t number = read_unsigned(header, "split.no").value_or(0);
     char           prefix[4096];
     if (count < 2 || llama_split_prefix(prefix, sizeof(prefix), path.c_str(), (int32_t) number, (int32_t) count) <= 0) {
         return 0; // llama.cpp says what is wrong with the name
     }
+    if (number > 0) {
+        char first[4096];
+        llama_split_path(first, sizeof(first), prefix, 0, (int32_t) count);
+        throw invalid(path, "it is part " + std::to_string(number + 1) + " of " + std::to_string(count) + " of a model; open the first, '" +
+                                first + "'");
+    }
     uint64_t bytes = 0;
     for (uint64_t i = 0; i < count; i++) {
         char other[4096];
         if (i != number && llama_split_path(other, sizeof(other), prefix, (int32_t) i, (int32_t) count) > 0) {
             bytes += open_whole(other).tensor_bytes;
-            files.push_back(other);
+            facts.files.push_back(other);
+            facts.sizes.push_back(fs::file_size(fs::u8path(other)));
         }
     }
     return bytes;
+}
+
+void check_unchanged(const model_facts & facts) {
+    for (size_t i = 0; i < facts.files.size(); i++) {
+        std::error_code code;
+        const uint64_t  size = fs::file_size(fs::u8path(facts.files[i]), code);
+        if (!code && size < facts.sizes[i]) { // one that was deleted is still there for whoever has it open
+            throw error(KVFOLD_ERROR_MODEL_INVALID, "'" + facts.files[i] + "' was cut from " + std::to_string(facts.sizes[i]) + " to " +
+                                                        std::to_string(size) + " bytes since it was loaded; close the engine")
+                .compares((int64_t) size, (int64_t) facts.sizes[i])
+                .about_path(facts.files[i]);
+        }
+    }
 }
 
 void check_companion(const std::string & path) {
@@ -200,21 +259,20 @@ model_facts check_model(const std::string & path) {
         throw invalid(path, "it does not name an architecture (general.architecture)");
     }
     facts.files = { path };
-    facts.bytes = opened.tensor_bytes + check_splits(file.get(), path, facts.files);
+    facts.sizes = { fs::file_size(fs::u8path(path)) };
+    facts.bytes = opened.tensor_bytes + check_splits(file.get(), path, facts);
 
     const std::string prefix = facts.architecture + ".";
     facts.layers             = read_unsigned(file.get(), prefix + "block_count").value_or(0);
     facts.embedding          = read_unsigned(file.get(), prefix + "embedding_length").value_or(0);
     facts.context_length     = read_unsigned(file.get(), prefix + "context_length").value_or(0);
+    facts.pooling_type       = read_unsigned(file.get(), prefix + "pooling_type");
     check_shape(facts, file.get(), path);
     if (const ggml_tensor * embedding = ggml_get_tensor(opened.tensors.get(), "token_embd.weight")) {
         facts.vocabulary = (uint64_t) embedding->ne[1];
     }
-    try {
-        check_template(read_string(file.get(), "tokenizer.chat_template"));
-    } catch (const error & e) {
-        throw invalid(path, e.message);
-    }
+    check_tokens(file.get(), path);
+    facts.chat_templates = read_templates(file.get());
     count_kv_elements(facts, file.get());
     try {
         facts.kv_plan = kvfold_plan_from_metadata(file.get(), facts.architecture, (uint32_t) facts.layers);

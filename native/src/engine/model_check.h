@@ -4,6 +4,7 @@
 #include "hooks/kv-plan.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,11 @@ namespace kvfold {
 struct model_facts {
     std::string architecture;
     std::vector<std::string> files; // several for a split model
+    std::vector<uint64_t>    sizes; // of the files, in bytes
+    std::vector<std::string> chat_templates;
     uint64_t    bytes          = 0; // tensor data, all files of a split model
     uint64_t    context_length = 0; // trained with; 0 = not stated
+    std::optional<uint64_t> pooling_type; // enum llama_pooling_type, where the file says it
     uint64_t    layers         = 0;
     uint64_t    embedding      = 0;
     uint64_t    heads          = 0;
@@ -28,7 +32,10 @@ struct model_facts {
 // Throws KVFOLD_ERROR_MODEL_NOT_FOUND, KVFOLD_ERROR_MODEL_INVALID or KVFOLD_ERROR_PLAN_INVALID.
 model_facts check_model(const std::string & path);
 
-// The same for a file that goes with a model: a projector, a draft model, an adapter. An empty path is none.
+// Throws KVFOLD_ERROR_MODEL_INVALID if a file has become shorter. To touch what a mapped file has lost would end the process.
+void check_unchanged(const model_facts & facts);
+
+// As check_model() for a file that goes with a model: a projector, a draft model, an adapter. An empty path is none.
 void check_companion(const std::string & path);
 
 } // namespace kvfold

@@ -65,6 +65,7 @@ static const char * const kv_plan_name = "kv-plan";
 static const char * const kv_prefill_name = "kv-prefill";
 static const char * const cpu_attention_name = "cpu-attention";
 static const char * const memory_reserve_name = "memory-reserve";
+static const char * const describe_schema_name = "describe-schema";
 
 struct option_name {
     const common_arg * option;
@@ -130,6 +131,7 @@ static error unknown_option(const std::string & given, const std::map<std::strin
     consider(kv_prefill_name);
     consider(cpu_attention_name);
     consider(memory_reserve_name);
+    consider(describe_schema_name);
     std::sort(near.begin(), near.end());
     std::string message = "unknown option \"" + given + "\"";
     for (size_t i = 0; i < near.size() && i < 3; i++) {
@@ -251,6 +253,17 @@ static void check_range(const char * name, int64_t value, int64_t least, int64_t
     }
 }
 
+// Where this library's defaults are not llama-server's.
+static void set_defaults(common_params & params) {
+    params.fit_params        = false;
+    params.warmup            = false;
+    params.cache_ram_mib     = 0;
+    params.n_ctx_checkpoints = 2;
+    params.endpoint_metrics  = true;
+    params.endpoint_slots    = true;
+    params.sse_ping_interval = -1;
+}
+
 engine_options parse_options(const std::string & text) {
     const c_locale_scope c_locale;
     const abort_guard    guard; // e.g. an RPC server that cannot be reached
@@ -262,14 +275,7 @@ engine_options parse_options(const std::string & text) {
     auto             context = common_params_parser_init(params, LLAMA_EXAMPLE_SERVER);
     const auto       names   = long_names(context.options);
 
-    params.fit_params       = false;
-    params.warmup           = false;
-    params.cache_ram_mib    = 0;
-    params.n_ctx_checkpoints = 2;
-    params.endpoint_metrics = true;
-    params.endpoint_slots   = true;
-    params.sse_ping_interval = -1;
-
+    set_defaults(params);
     for (const auto & [key, value] : object.items()) {
         std::string name = key;
         std::replace(name.begin(), name.end(), '_', '-');
@@ -309,6 +315,10 @@ engine_options parse_options(const std::string & text) {
             const int64_t bytes = to_int64(name, value);
             check_range(memory_reserve_name, bytes, 1, std::numeric_limits<int64_t>::max());
             options.memory_reserve = (uint64_t) bytes;
+            continue;
+        }
+        if (name == describe_schema_name) {
+            options.describe_schemas = to_bool(name, value);
             continue;
         }
         const auto found = names.find(name);
@@ -365,6 +375,8 @@ common_params parse_server_options(const common_params & engine, const std::stri
     common_params  params  = engine;
     params.cors_origins    = "localhost"; // llama-server lets the page of any origin talk to it
     params.ui              = false;
+    params.timeout_read    = 30; // llama-server lets a client hold a connection for an hour
+    bool key_wanted        = false;
     for (const auto & [key, value] : object.items()) {
         std::string name = key;
         std::replace(name.begin(), name.end(), '_', '-');
@@ -380,6 +392,14 @@ common_params parse_server_options(const common_params & engine, const std::stri
             throw error(KVFOLD_ERROR_UNKNOWN_OPTION, "a server has no option \"" + name + "\": " + known).about_option(name);
         }
         apply(name, found->second, value, params);
+        key_wanted = key_wanted || name == "api-key" || name == "api-key-file";
+    }
+    for (auto & key : params.api_keys) {
+        key = string_strip(key); // a file may end its lines with CR LF
+    }
+    params.api_keys.erase(std::remove(params.api_keys.begin(), params.api_keys.end(), ""), params.api_keys.end());
+    if (key_wanted && params.api_keys.empty()) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"api-key\" and \"api-key-file\" hold no key: everybody would be let in").about_option("api-key");
     }
     check_range("port", params.port, 0, 65535);
     check_range("timeout", params.timeout_read, 1, std::numeric_limits<int>::max());
@@ -405,7 +425,20 @@ static void make_room_for_drafts(engine_options & options) {
     params.n_batch = (int32_t) needed;
 }
 
-void complete_options(engine_options & options, const std::function<void()> & fit) {
+// Embeddings that sum up all tokens need the whole text in one ubatch.
+static bool sums_up_texts(const common_params & params, const model_facts & facts) {
+    const int pooling = params.pooling_type != LLAMA_POOLING_TYPE_UNSPECIFIED ? (int) params.pooling_type : (int) facts.pooling_type.value_or(0);
+    return params.embedding && (pooling == LLAMA_POOLING_TYPE_MEAN || pooling == LLAMA_POOLING_TYPE_CLS || pooling == LLAMA_POOLING_TYPE_RANK);
+}
+
+// What a slot holds, as far as the model was trained; 0 where the file does not say.
+static int32_t longest_text(const common_params & params, const model_facts & facts) {
+    const int64_t cells = params.kv_unified ? params.n_ctx : params.n_ctx / params.n_parallel;
+    const int64_t slot  = params.kv_unified_per_slot > 0 ? std::min<int64_t>(cells, params.kv_unified_per_slot) : cells;
+    return (int32_t) (facts.context_length > 0 ? std::min<uint64_t>(slot, facts.context_length) : slot);
+}
+
+void complete_options(engine_options & options, const model_facts & facts, const std::function<void()> & fit) {
     common_params & params = options.params;
 
     postprocess_cpu_params(params.cpuparams, nullptr);
@@ -450,11 +483,14 @@ void complete_options(engine_options & options, const std::function<void()> & fi
         params.kv_unified = true;
     }
     fit();
+    if (!options.ubatch_size_given && sums_up_texts(params, facts)) {
+        params.n_ubatch = std::max(params.n_ubatch, longest_text(params, facts));
+    }
     if (!options.batch_size_given) {
         params.n_batch = std::max(params.n_ubatch, min_batch_size);
     }
     if (params.embedding && params.n_batch > params.n_ubatch) {
-        params.n_batch = params.n_ubatch; // embeddings need all tokens of an input in one ubatch
+        params.n_batch = params.n_ubatch;
     }
     make_room_for_drafts(options);
     if (params.model_alias.empty()) {
@@ -464,8 +500,10 @@ void complete_options(engine_options & options, const std::function<void()> & fi
 
 json describe_options() {
     common_params params;
-    const auto    context = common_params_parser_init(params, LLAMA_EXAMPLE_SERVER);
-    json          list    = json::array();
+    set_defaults(params);
+    params.n_batch     = params.n_ubatch; // as complete_options() does
+    const auto context = common_params_parser_init(params, LLAMA_EXAMPLE_SERVER);
+    json       list    = json::array();
     auto          strip   = [](const std::vector<const char *> & names) {
         json stripped = json::array();
         for (const std::string name : names) {
@@ -491,7 +529,7 @@ json describe_options() {
     auto add_own = [&](const char * name, const char * value, const char * help) {
         list.push_back(json({ { "names", json::array({ name }) },
                               { "negated", json::array() },
-                              { "value", value },
+                              { "value", *value ? json(value) : json(nullptr) },
                               { "env", nullptr },
                               { "help", help } }));
     };
@@ -509,6 +547,7 @@ json describe_options() {
     add_own(admission_name, "{preempt,reserve}",
             "preempt: a request begins when its prompt has room, and the youngest gives way when there is too little for all;\n"
             "reserve: it waits until the memory of its longest answer is set aside from kv-budget (default: preempt)");
+    add_own(describe_schema_name, "", "whether a request's JSON schema is shown to the model, in its last message (default: true)");
     add_own(kv_budget_name, "BYTES", "memory that keys and values may take (default: 60% of what is free beside weights)");
     add_own(memory_reserve_name, "BYTES", "memory of the host that keys and values leave free (default: 256 MiB, or 3% of what there is)");
     return list;

@@ -1,6 +1,7 @@
 // The JSON object of kvfold_open() as llama.cpp's parameters.
 #pragma once
 
+#include "engine/model_check.h"
 #include "process/error.h"
 
 #include "common.h"
@@ -17,6 +18,7 @@ struct engine_options {
     bool          reserve   = false; // a request begins when the memory of its longest answer is set aside
     bool          kv_budget_given = false;
     uint64_t      memory_reserve = 0; // bytes that stay free; 0: gauge::default_reserve()
+    bool          describe_schemas = true; // to the model, see serving/chat_messages.h
     bool          batch_size_given = false;
     bool          ubatch_size_given = false;
     bool          kv_unified_given = false;
@@ -30,7 +32,7 @@ common_params parse_server_options(const common_params & engine, const std::stri
 
 // What llama-server does between reading its options and loading the model, with this library's defaults. `fit` sets what
 // depends on the model and on memory: contexts, n_ubatch and kv_budget.
-void complete_options(engine_options & options, const std::function<void()> & fit);
+void complete_options(engine_options & options, const model_facts & facts, const std::function<void()> & fit);
 
 // The answer of kvfold_options().
 json describe_options();

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 
 namespace kvfold {
 
@@ -34,7 +35,8 @@ static std::string short_name(llama_ftype type) {
 }
 
 static llama_ftype find_type(const std::string & wanted) {
-    std::string known;
+    std::string                known;
+    std::optional<llama_ftype> medium; // "q2_k" is "Q2_K - Medium", as there is no other
     for (int i = 0; i < LLAMA_FTYPE_GUESSED && i < 256; i++) {
         const std::string name = short_name((llama_ftype) i);
         if (name.find("unknown") != std::string::npos) {
@@ -43,7 +45,13 @@ static llama_ftype find_type(const std::string & wanted) {
         if (name == wanted) {
             return (llama_ftype) i;
         }
+        if (name == wanted + "_m") {
+            medium = (llama_ftype) i;
+        }
         known += (known.empty() ? "" : ", ") + name;
+    }
+    if (medium) {
+        return *medium;
     }
     throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "unknown type \"" + wanted + "\", known are " + known).about_option("type");
 }

@@ -24,8 +24,8 @@ void deep_thread::join() {
 
 #else
 
-// address space only, pages are used as the stack grows; enough for what json_text.cpp lets through
-static constexpr size_t stack_bytes = 64u << 20;
+// address space only, pages are used as the stack grows; enough for what json_text.cpp and the limits in text/ let through
+static constexpr size_t stack_bytes = 256u << 20;
 
 static void * run(void * argument) {
     const std::unique_ptr<std::function<void()>> work(static_cast<std::function<void()> *>(argument));

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <utility>
 
 #if defined(__APPLE__)
 #    include <xlocale.h>
@@ -20,15 +21,19 @@ namespace kvfold {
 
 static thread_local bool throw_on_abort = false;
 
-abort_guard::abort_guard() : outer(throw_on_abort) {
-    throw_on_abort = true;
+bool abort_guard::set(bool throws) {
+    return std::exchange(throw_on_abort, throws);
 }
 
-abort_guard::~abort_guard() {
-    throw_on_abort = outer;
+// "FOLDER/FILE:LINE: what" without the folder, which is one of the machine that compiled it.
+static std::string without_folder(const std::string & message) {
+    const size_t colon  = message.find(": ");
+    const size_t folder = message.find_last_of("/\\", colon);
+    return colon == std::string::npos || folder == std::string::npos ? message : message.substr(folder + 1);
 }
 
-static void on_abort(const char * message) {
+static void on_abort(const char * text) {
+    const std::string message = without_folder(text);
     log_emit(KVFOLD_LOG_ERROR, message);
     if (throw_on_abort && std::uncaught_exceptions() == 0) {
         throw aborted(message);

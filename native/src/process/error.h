@@ -56,13 +56,16 @@ struct aborted : std::exception {
 // and unwinds cleanly, i.e. reading files and requests. Around a graph that is being computed it leaves the graph's other
 // threads waiting for this one, so that whoever catches it must not touch, nor free, what they compute with.
 struct abort_guard {
-    abort_guard();
-    ~abort_guard();
+    abort_guard() : outer(set(true)) {}
+    ~abort_guard() { set(outer); }
     abort_guard(const abort_guard &)             = delete;
     abort_guard & operator=(const abort_guard &) = delete;
 
+    // For a scope of another kind; returns what it was.
+    static bool set(bool throws);
+
   private:
-    bool outer;
+    const bool outer;
 };
 
 // Makes numbers parse and print with '.' on this thread, whatever locale the host process has chosen.

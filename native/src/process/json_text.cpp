@@ -1,6 +1,7 @@
 #include "process/json_text.h"
 
 #include <algorithm>
+#include <cctype>
 #include <string_view>
 
 namespace kvfold {
@@ -44,13 +45,61 @@ static int64_t occurrences(const std::string & text, const std::string & part) {
     return n;
 }
 
+// What the parser of llama.cpp says, "parse error at line 1, column 8: ...", without its own name and number, and without
+// all of a long text that it has last read.
+static std::string cause_of(const common_json_error & e) {
+    static constexpr size_t longest = 200;
+    const std::string       message = e.what();
+    const size_t            end     = message.rfind("[json.", 0) == 0 ? message.find("] ") : std::string::npos;
+    return message.substr(end == std::string::npos ? 0 : end + 2, longest);
+}
+
 json parse_object(const std::string & text, const char * what) {
     check(what, "levels of nesting", nesting(text, "[{", "]}", true), max_nesting);
-    json object = json::parse_no_throw(text);
-    if (object.is_discarded() || !object.is_object()) {
+    json object;
+    try {
+        object = json::parse(text);
+    } catch (const common_json_error & e) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, std::string(what) + " must be a JSON object: " + cause_of(e));
+    }
+    if (!object.is_object()) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, std::string(what) + " must be a JSON object");
     }
     return object;
+}
+
+// The code unit of the escape \uXXXX at `at`, or -1.
+static int escaped_unit(const std::string & text, size_t at) {
+    if (at + 6 > text.size() || text[at] != '\\' || text[at + 1] != 'u') {
+        return -1;
+    }
+    int value = 0;
+    for (size_t i = at + 2; i < at + 6; i++) {
+        const unsigned char c = (unsigned char) text[i];
+        if (!std::isxdigit(c)) {
+            return -1;
+        }
+        value = 16 * value + (std::isdigit(c) ? c - '0' : std::tolower(c) - 'a' + 10);
+    }
+    return value;
+}
+
+std::string with_whole_characters(std::string text) {
+    for (size_t at = text.find('\\'); at != std::string::npos && at + 1 < text.size(); at = text.find('\\', at)) {
+        const int unit = escaped_unit(text, at);
+        if (unit < 0xd800 || unit > 0xdfff) {
+            at += 2;
+            continue;
+        }
+        const int next = unit < 0xdc00 ? escaped_unit(text, at + 6) : -1;
+        if (next >= 0xdc00 && next <= 0xdfff) {
+            at += 12;
+            continue;
+        }
+        text.replace(at + 2, 4, "fffd");
+        at += 6;
+    }
+    return text;
 }
 
 // Strings that are parsed in their turn.
@@ -65,8 +114,6 @@ static void check_strings(const json & value, const std::string & key) {
         }
     } else if (value.is_string() && key == "arguments") {
         check("the arguments of a tool call", "levels of nesting", nesting(value.get<std::string>(), "[{", "]}", true), max_nesting);
-    } else if (value.is_string() && key == "grammar") {
-        check("the grammar", "levels of parentheses", nesting(value.get<std::string>(), "(", ")", true), max_nesting);
     } else if (value.is_string() && (key == "pattern" || key == "value")) {
         check("a pattern", "levels of parentheses", nesting(value.get<std::string>(), "(", ")", false), max_nesting);
     }

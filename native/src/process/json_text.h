@@ -16,4 +16,7 @@ json parse_body(const std::string & text, const char * what = "the body of a req
 // A Jinja template, the caller's or a model's own.
 void check_template(const std::string & text);
 
+// JSON in which half a surrogate pair, as is left of an emoji where a text was cut, is U+FFFD; parsers reject it otherwise.
+std::string with_whole_characters(std::string text);
+
 } // namespace kvfold

@@ -18,6 +18,18 @@ void log_mute();
 
 void log_emit(int32_t level, const std::string & line);
 
+// While one lives, what llama.cpp writes on this thread is DEBUG: it is about one request, and what goes wrong with that is
+// told to its caller.
+struct request_log_scope {
+    request_log_scope();
+    ~request_log_scope();
+    request_log_scope(const request_log_scope &)             = delete;
+    request_log_scope & operator=(const request_log_scope &) = delete;
+
+  private:
+    bool outer;
+};
+
 // Collects the errors that are logged on this thread while it lives: llama.cpp reports why a load failed only in its log.
 struct error_lines {
     error_lines();

@@ -25,6 +25,7 @@ static void *              sink_user      = nullptr;
 static std::atomic<int>    sink_min_level = KVFOLD_LOG_ERROR + 1;
 
 static thread_local error_lines * collector = nullptr;
+static thread_local bool          of_request = false;
 
 void log_emit(int32_t level, const std::string & line) {
     if (level >= KVFOLD_LOG_ERROR && collector) {
@@ -76,6 +77,9 @@ struct line_buffer {
 static thread_local line_buffer buffer;
 
 static int32_t to_level(enum ggml_log_level level) {
+    if (of_request) {
+        return KVFOLD_LOG_DEBUG;
+    }
     switch (level) {
         case GGML_LOG_LEVEL_DEBUG: return KVFOLD_LOG_DEBUG;
         case GGML_LOG_LEVEL_WARN:  return KVFOLD_LOG_WARN;
@@ -114,6 +118,14 @@ void log_set(kvfold_log_callback callback, int32_t min_level, void * user) {
 
 void log_mute() {
     sink_min_level = KVFOLD_LOG_ERROR + 1;
+}
+
+request_log_scope::request_log_scope() : outer(of_request) {
+    of_request = true;
+}
+
+request_log_scope::~request_log_scope() {
+    of_request = outer;
 }
 
 error_lines::error_lines() : outer(collector) {

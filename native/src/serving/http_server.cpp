@@ -1,13 +1,16 @@
 #include "serving/http_server.h"
 
 #include "process/at_exit.h"
-#include "process/json_text.h"
 #include "process/kvfold_log.h"
+#include "serving/http_connections.h"
 #include "serving/request.h"
 
 #include "server-common.h"
 
+#include <algorithm>
+#include <filesystem>
 #include <list>
+#include <sstream>
 
 namespace kvfold {
 
@@ -63,6 +66,7 @@ static const route routes[] = {
 static error_type type_of(const error & e) {
     switch (e.status) {
         case KVFOLD_ERROR_INVALID_ARGUMENT:
+        case KVFOLD_ERROR_CONTEXT_EXCEEDED:
         case KVFOLD_ERROR_BUDGET_EXCEEDED:  return ERROR_TYPE_INVALID_REQUEST;
         case KVFOLD_ERROR_UNSUPPORTED:      return ERROR_TYPE_NOT_SUPPORTED;
         case KVFOLD_ERROR_CANCELLED:
@@ -81,13 +85,106 @@ static json describe(const error & e) {
     return object;
 }
 
+// ---- who may ask -------------------------------------------------------------------------------------------------------
+
+static std::string lower(std::string text) {
+    std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return (char) std::tolower(c); });
+    return text;
+}
+
+// More than one where a request spells a header in several ways; one that is empty where it has none.
+static std::vector<std::string> values_of(const server_http_req & asked, const std::string & name) {
+    std::vector<std::string> values;
+    for (const auto & [key, value] : asked.headers) {
+        if (lower(key) == name) {
+            values.push_back(value);
+        }
+    }
+    return values.empty() ? std::vector<std::string>{ "" } : values;
+}
+
+// "name:port", "name" or "[address]:port" without the port.
+static std::string without_port(const std::string & authority) {
+    const size_t from = !authority.empty() && authority.front() == '[' ? authority.find(']') : 0;
+    return lower(authority.substr(0, from == std::string::npos ? from : authority.find(':', from)));
+}
+
+static bool names_this_machine(const std::string & host) {
+    const bool is_number = host.find_first_not_of("0123456789.") == std::string::npos; // not 127.0.0.1.example.com
+    return host == "localhost" || host == "::1" || host == "[::1]" || (is_number && host.rfind("127.", 0) == 0);
+}
+
+static bool is_socket_file(const std::string & host) {
+    return string_ends_with(host, ".sock");
+}
+
+// A page of another site can send requests to this machine: under a name of its own that it lets point here, or to the
+// address itself. What it sends then is nothing that the owner of this machine has asked for.
+class request_guard {
+  public:
+    explicit request_guard(const common_params & params) : hosts(params.hostnames), has_key(!params.api_keys.empty()) {
+        loopback = std::all_of(hosts.begin(), hosts.end(), [](const auto & host) { return names_this_machine(host) || is_socket_file(host); });
+        std::stringstream list(params.cors_origins);
+        for (std::string each; std::getline(list, each, ',');) {
+            origins.push_back(lower(string_strip(each)));
+        }
+    }
+
+    void check(const server_http_req & asked, bool posts) const {
+        const auto named_as = values_of(asked, "host");
+        for (const auto & host : named_as) {
+            if (loopback && !has_key && !host.empty() && !names_this_machine(without_port(host)) &&
+                std::none_of(hosts.begin(), hosts.end(), is_socket_file)) {
+                throw refusal(403, "this server is for this machine only and does not answer as \"" + host + "\"");
+            }
+        }
+        for (const auto & origin : values_of(asked, "origin")) {
+            if (!origin.empty() && !is_allowed(lower(origin), lower(named_as.front()))) {
+                throw refusal(403, "pages of \"" + origin + "\" may not use this server, see \"cors-origins\"");
+            }
+        }
+        for (const auto & type : values_of(asked, "content-type")) {
+            if (posts && asked.files.empty() && lower(string_strip(type.substr(0, type.find(';')))) != "application/json") {
+                throw refusal(415, "the content type is \"" + type + "\" but must be \"application/json\"");
+            }
+        }
+    }
+
+    struct refusal {
+        int         status;
+        std::string message;
+
+        refusal(int status, std::string message) : status(status), message(std::move(message)) {}
+    };
+
+  private:
+    bool is_allowed(const std::string & origin, const std::string & host) const {
+        const size_t      scheme    = origin.find("://");
+        const std::string authority = scheme == std::string::npos ? "" : origin.substr(scheme + 3);
+        return std::any_of(origins.begin(), origins.end(), [&](const auto & allowed) {
+            return allowed == "*" || allowed == origin || (allowed == "localhost" && names_this_machine(without_port(authority)));
+        }) || (!loopback && !authority.empty() && authority == host); // a page that this address serves
+    }
+
+    std::vector<std::string> hosts;
+    std::vector<std::string> origins;
+    bool                     has_key;
+    bool                     loopback;
+};
+
 // An answer on its way to a client. Freed when the client has it or has gone, which cancels the request.
 struct served_answer : server_http_res {
     std::shared_ptr<request> running;
 };
 
 struct llama_http_server : http_server {
-    llama_http_server(const std::shared_ptr<request_host> & owner, common_params && params) : owner(owner), params(std::move(params)) {}
+    static constexpr int max_connections = 512;
+
+    llama_http_server(const std::shared_ptr<request_host> & owner, common_params && given)
+        : owner(owner), params(std::move(given)), guard(params),
+          connections(params.n_threads_http > 0 ? params.n_threads_http : max_connections, params.timeout_read) {
+        params.n_threads_http = 1; // of a pool that serves none of them
+    }
 
     ~llama_http_server() override {
         {
@@ -100,12 +197,25 @@ struct llama_http_server : http_server {
             }
         }
         http.stop();
+        connections.shut_down();
+        connections.join();
         http.join();
+        for (const auto & host : params.hostnames) {
+            if (is_socket_file(host)) {
+                remove_abandoned(host);
+            }
+        }
     }
 
     void start() {
-        const error_lines errors;
-        bool              listening = http.init(params);
+        for (const auto & host : params.hostnames) {
+            if (is_socket_file(host)) {
+                remove_abandoned(host);
+            }
+        }
+        const http_connections::scope here(connections);
+        const error_lines             errors;
+        bool                          listening = http.init(params);
         if (listening) {
             for (const route & each : routes) {
                 add(each);
@@ -123,6 +233,14 @@ struct llama_http_server : http_server {
     json info() const override { return json({ { "addresses", http.listening_addresses }, { "port", http.port } }); }
 
   private:
+    // The file of a socket outlives a process that was killed, and nobody else can listen there then.
+    static void remove_abandoned(const std::string & path) {
+        if (http_connections::is_abandoned_socket(path)) {
+            std::error_code code;
+            std::filesystem::remove(std::filesystem::u8path(path), code);
+        }
+    }
+
     std::string address() const {
         std::string hosts;
         for (const auto & host : params.hostnames) {
@@ -143,29 +261,37 @@ struct llama_http_server : http_server {
     // Never throws: what it would throw is an answer.
     server_http_res_ptr serve(const route & each, const server_http_req & origin) {
         auto answer = std::make_unique<served_answer>();
+        http_connections::request_is_complete();
         try {
-            if (each.how == method::post && origin.files.empty()) {
-                parse_body(origin.body);
-            }
+            guard.check(origin, each.how == method::post);
             answer->running = open_request(each, origin);
             if (answer->running->take_answer(*answer)) {
                 answer->next = [running = answer->running.get()](std::string & out) { return next_piece(*running, out); };
             }
+        } catch (const request_guard::refusal & e) {
+            json object    = format_error_response(e.message, ERROR_TYPE_PERMISSION);
+            object["code"] = e.status;
+            refuse(*answer, object);
         } catch (...) {
-            const json object = describe(current_error());
-            answer->status    = object.at("code").get<int>();
-            answer->data      = json({ { "error", object } }).dump_safe();
+            refuse(*answer, describe(current_error()));
         }
         return answer;
     }
 
+    static void refuse(server_http_res & answer, const json & object) {
+        answer.status = object.at("code").get<int>();
+        answer.data   = json({ { "error", object } }).dump_safe();
+    }
+
     static bool next_piece(request & running, std::string & out) {
+        bool more = false;
         try {
-            return running.next_piece(out);
+            more = running.next_piece(out);
         } catch (...) {
             out = "data: " + json({ { "error", describe(current_error()) } }).dump_safe() + "\n\n";
-            return false;
         }
+        http_connections::piece_begins();
+        return more;
     }
 
     std::shared_ptr<request> open_request(const route & each, const server_http_req & origin) {
@@ -177,15 +303,17 @@ struct llama_http_server : http_server {
         if (each.how == method::post) {
             owner->require_tokenizer();
         }
-        auto opened = request::open(owner, owner->handler_of(each.handler), each.needs_slot, origin);
+        auto opened = request::open(owner, owner->handler_of(each.handler), each.path, each.how == method::post, each.needs_slot, origin);
         running.remove_if([](const auto & weak) { return weak.expired(); });
         running.push_back(opened);
         return opened;
     }
 
     const std::shared_ptr<request_host> owner;
-    const common_params           params; // the HTTP layer keeps a reference
-    server_http_context           http;
+    common_params                       params; // the HTTP layer keeps a reference
+    const request_guard                 guard;
+    http_connections                    connections; // outlives the HTTP layer
+    server_http_context                 http;
 
     std::mutex                        mutex;
     bool                              closing = false;

@@ -5,9 +5,14 @@
 #include "process/json_text.h"
 #include "kv/memory/refusal.h"
 #include "process/kvfold_log.h"
+#include "serving/chat_messages.h"
+#include "serving/dialect.h"
+#include "serving/request_check.h"
+#include "text/grammar.h"
+#include "text/limits.h"
+#include "text/schema.h"
 
-#include <cstdlib>
-#include <cstring>
+#include <algorithm>
 #include <filesystem>
 #include <set>
 
@@ -33,6 +38,16 @@ static bool route_tells_of_engine(const std::string & route) {
     return route == "/props" || route == "/slots" || route == "/metrics";
 }
 
+// Also where an HTTP server has a prefix before it.
+static bool route_uses_template(const std::string & route) {
+    for (const char * part : { "/chat/completions", "/apply-template", "/responses", "/messages" }) {
+        if (route.find(part) != std::string::npos) {
+            return true;
+        }
+    }
+    return false;
+}
+
 state_files state_files::parse(const std::string & text) {
     const json  object = parse_object(text, "the state");
     state_files files;
@@ -52,14 +67,23 @@ state_files state_files::parse(const std::string & text) {
     return files;
 }
 
-std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const std::string & route, const std::string & body,
+// Half of a character made whole, and refused for what its handler would not refuse.
+request_body request_body::parse(const request_host & owner, const std::string & given) {
+    request_body body;
+    body.text   = with_whole_characters(given);
+    body.object = parse_body(body.text);
+    check_request(body.object, owner.slots(), owner.adapters());
+    return body;
+}
+
+std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const std::string & route, const std::string & text,
                                        const state_files & files) {
     request_host::use inside(*owner);
     const auto * handler = owner->find_handler(route);
     if (!handler) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "unknown route '" + route + "'");
     }
-    parse_body(body);
+    request_body body = request_body::parse(*owner, text);
     if (!route_tells_of_engine(route)) {
         owner->require_tokenizer();
     }
@@ -71,15 +95,17 @@ std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & own
         owner->require_states();
     }
     const bool               needs_slot = route_needs_slot(route);
-    std::shared_ptr<request> opened(new request(owner, *handler, needs_slot, route, body, {}, files));
+    std::shared_ptr<request> opened(new request(owner, *handler, needs_slot, route, std::move(body), {}, files));
     opened->start();
     return opened;
 }
 
-std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, bool needs_slot,
-                                       const server_http_req & origin) {
+std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, const char * path,
+                                       bool posts, bool needs_slot, const server_http_req & origin) {
     request_host::use inside(*owner);
-    std::shared_ptr<request> opened(new request(owner, handler, needs_slot, origin.path, origin.body, origin.should_stop, {}));
+    const bool               is_json = posts && origin.files.empty();
+    request_body             body    = is_json ? request_body::parse(*owner, origin.body) : request_body{ origin.body, nullptr };
+    std::shared_ptr<request> opened(new request(owner, handler, needs_slot, path, std::move(body), origin.should_stop, {}));
     opened->http_request.params       = origin.params;
     opened->http_request.query_string = origin.query_string;
     opened->http_request.files        = origin.files;
@@ -94,10 +120,10 @@ void request::start() {
 }
 
 request::request(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, bool needs_slot,
-                 const std::string & route, const std::string & body, std::function<bool()> gone, const state_files & files)
+                 const std::string & route, request_body && body, std::function<bool()> gone, const state_files & files)
     : owner(owner), handler(handler), needs_slot(needs_slot), gone(std::move(gone)),
       should_stop([this] { return ended.load() != 0 || (this->gone && this->gone()); }),
-      http_request{ {}, {}, route, "", body, {}, should_stop }, files(files) {}
+      http_request{ {}, {}, route, "", std::move(body.text), {}, should_stop }, given(std::move(body.object)), files(files) {}
 
 request::~request() {
     cancel();
@@ -118,13 +144,61 @@ void request::run_handler() {
     }
 }
 
+// The body as the handler of a route takes it: what llama.cpp reads only in part, in words that it reads, and texts that are nothing but
+// texts. Here and not where the request is opened, since the thread of a caller may have little stack.
+void request::rewrite_body() {
+    json body = std::move(given);
+    if (!body.is_object()) {
+        return;
+    }
+    const std::string & route     = http_request.path;
+    const bool          dialect   = rewrite_dialect(body);
+    const bool          described = takes_messages(route) && owner->describes_schemas() && describe_schema(body);
+    const bool          schemas   = rewrite_schemas(body);
+    const bool          marked    = owner->texts().mark(route, body); // after what the others put into texts
+    if (dialect || described || schemas || marked) {
+        http_request.body = body.dump_safe();
+    }
+}
+
+// A strict template refuses what others take: two messages of a user in a row, a system message later on. Nothing of the
+// request has been queued then, so it is made again with messages as that template wants them.
+server_http_res_ptr request::answer_of_handler() {
+    std::string roles; // as they were given, once the template has refused them
+    while (true) {
+        const template_scope templates(http_request.body.size(), should_stop);
+        try {
+            return handler(http_request);
+        } catch (const error &) {
+            throw;
+        } catch (const std::exception & e) {
+            const auto complaint = templates.exceeded() ? std::nullopt : template_complaint(e.what());
+            if (!complaint || !takes_messages(http_request.path)) {
+                throw;
+            }
+            json       body  = json::parse(http_request.body);
+            const bool first = roles.empty();
+            roles            = first ? roles_of(body) : roles;
+            if (!first || !settle_messages(body)) {
+                throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the chat template of this model does not take messages of " + roles + ": " + *complaint);
+            }
+            http_request.body = body.dump();
+        }
+    }
+}
+
 void request::call_handler() {
-    const c_locale_scope c_locale;
-    const abort_guard    guard;
-    const current_scope  scope(this);
+    const c_locale_scope    c_locale;
+    const abort_guard       guard;
+    const current_scope     scope(this);
+    const request_log_scope lines;
     try {
+        if (route_uses_template(http_request.path)) {
+            owner->require_template();
+        }
+        rewrite_body();
         load_state();
-        settle(handler(http_request), std::nullopt);
+        settle(answer_of_handler(), std::nullopt);
     } catch (const error &) {
         settle(nullptr, current_error());
     } catch (const std::bad_alloc &) {
@@ -199,7 +273,67 @@ void request::settle(server_http_res_ptr result, std::optional<error> caught) {
     changed.notify_all();
 }
 
-void request::on_tasks_waiting(const std::unordered_set<int> & ids) {
+// Tasks of one request differ in their prompts only.
+static void check_sampling(const std::vector<server_task> & tasks, const llama_vocab * vocab) {
+    if (tasks.empty() || !tasks.front().need_sampling()) {
+        return;
+    }
+    const common_params_sampling & sampling = tasks.front().params.sampling;
+    std::vector<std::string>       patterns;
+    for (const auto & trigger : sampling.grammar_triggers) {
+        switch (trigger.type) {
+            case COMMON_GRAMMAR_TRIGGER_TYPE_TOKEN:
+            case COMMON_GRAMMAR_TRIGGER_TYPE_WORD: break;
+            case COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN:
+            case COMMON_GRAMMAR_TRIGGER_TYPE_PATTERN_FULL: patterns.push_back(trigger.value); break;
+            default: throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "grammar_triggers have no type " + std::to_string((int) trigger.type));
+        }
+    }
+    check_grammar(common_grammar_value(sampling.grammar), vocab);
+    check_triggers(patterns);
+}
+
+// What cancelling them costs the worker grows with the square of their number.
+static constexpr size_t max_prompts = 2048;
+
+void request::check_inputs(const std::vector<server_task> & tasks) const {
+    if (tasks.size() > max_prompts) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the request has " + std::to_string(tasks.size()) + " prompts or inputs, the limit is " +
+                                                       std::to_string(max_prompts))
+            .compares((int64_t) tasks.size(), (int64_t) max_prompts);
+    }
+    for (size_t i = 0; i < tasks.size(); i++) {
+        const auto   type  = tasks[i].type;
+        const size_t limit = owner->longest_input();
+        if ((type == SERVER_TASK_TYPE_EMBEDDING || type == SERVER_TASK_TYPE_RERANK) && tasks[i].tokens.size() > limit) {
+            const int64_t size = (int64_t) tasks[i].tokens.size();
+            throw error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "input " + std::to_string(i) + " of " + std::to_string(tasks.size()) + " (counted from 0) has " +
+                                                           std::to_string(size) + " tokens, the limit is " + std::to_string(limit) +
+                                                           " (\"ubatch-size\" and \"ctx-size\")")
+                .compares(size, (int64_t) limit)
+                .about_option("ubatch-size");
+        }
+    }
+}
+
+// The server core, which is in between, passes on the text of an error only.
+void request::refuse_if(const std::function<void()> & check) {
+    try {
+        check();
+    } catch (const error & e) {
+        std::lock_guard<std::mutex> lock(exchange->mutex);
+        exchange->refusal = e;
+        throw;
+    }
+}
+
+void request::on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks) {
+    if (tasks) {
+        refuse_if([&] {
+            check_inputs(*tasks);
+            check_sampling(*tasks, owner->vocabulary());
+        });
+    }
     if (ids.size() > 1 && (!files.load.empty() || !files.save.empty())) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "a request with a KV state has one prompt and one answer, not " + std::to_string(ids.size()))
             .compares((int64_t) ids.size(), 1);
@@ -211,10 +345,34 @@ void request::on_tasks_waiting(const std::unordered_set<int> & ids) {
         task_ids.insert(ids.begin(), ids.end());
         all_task_ids.insert(ids.begin(), ids.end());
         late = ended != 0;
+        while (tasks && tasks->size() > owner->tasks_at_once()) {
+            kept_tasks.push_front(std::move(tasks->back()));
+            tasks->pop_back();
+            task_ids.erase(kept_tasks.front().id);
+            for (const auto & child : kept_tasks.front().child_tasks) {
+                task_ids.erase(child.id);
+            }
+        }
     }
     if (late) {
         stop_tasks();
     }
+}
+
+void request::on_task_ended(int id_task) {
+    std::unique_lock<std::mutex> lock(mutex);
+    task_ids.erase(id_task);
+    if (kept_tasks.empty() || ended != 0) {
+        return;
+    }
+    server_task next = std::move(kept_tasks.front());
+    kept_tasks.pop_front();
+    task_ids.insert(next.id);
+    for (const auto & child : next.child_tasks) {
+        task_ids.insert(child.id);
+    }
+    lock.unlock();
+    owner->queue_task(std::move(next));
 }
 
 void request::cancel() {
@@ -245,6 +403,7 @@ void request::stop_tasks() {
     {
         std::lock_guard<std::mutex> lock(mutex);
         ids.swap(task_ids);
+        kept_tasks.clear();
     }
     owner->cancel_tasks(ids);
 }
@@ -294,9 +453,10 @@ void request::await_answer() {
 }
 
 bool request::fetch_piece(std::string & text) {
-    request_host::use         inside(*owner);
-    const abort_guard   guard;
-    const current_scope scope(this);
+    request_host::use       inside(*owner);
+    const abort_guard       guard;
+    const current_scope     scope(this);
+    const request_log_scope lines;
     if (note_waiting(*exchange)) {
         owner->wake_worker();
     }
@@ -336,11 +496,17 @@ void request::fetch() {
     }
 }
 
+bool request::has_answer() {
+    std::unique_lock<std::mutex> lock(mutex);
+    return changed.wait_for(lock, std::chrono::milliseconds(250), [&] { return answered; });
+}
+
 bool request::take_answer(server_http_res & into) {
-    {
-        // also of a request that was ended: until it returns, its handler looks at the client's connection
-        std::unique_lock<std::mutex> lock(mutex);
-        changed.wait(lock, [&] { return answered; });
+    // also of a request that was ended: until it returns, its handler looks at the client's connection
+    while (!has_answer()) {
+        if (ended == 0 && gone && gone()) {
+            cancel();
+        }
     }
     await_answer();
     if (ended != 0) {
@@ -365,11 +531,6 @@ bool request::next_piece(std::string & out) {
     return fetch_piece(out);
 }
 
-static int64_t number_after(const std::string & text, const char * words) {
-    const size_t at = text.find(words);
-    return at == std::string::npos ? -1 : strtoll(text.c_str() + at + strlen(words), nullptr, 10);
-}
-
 // The error object of an answer or of a chunk, as format_error_response() makes it.
 static error to_error(const json & object) {
     const std::string message = object.is_object() && object.contains("message") ? object.at("message").get<std::string>() : object.dump_safe();
@@ -381,14 +542,13 @@ static error to_error(const json & object) {
                                                         std::to_string(limit) + ", one of which is for the answer")
             .compares(value, limit);
     }
-    // an embedding or rerank input must fit into one ubatch
-    const int64_t too_large = number_after(message, "input (");
-    if (too_large >= 0 && message.find("too large to process") != std::string::npos) {
-        const int64_t limit = number_after(message, "current batch size: ");
-        return error(KVFOLD_ERROR_CONTEXT_EXCEEDED,
-                     "the input has " + std::to_string(too_large) + " tokens but \"ubatch-size\" is " + std::to_string(limit))
-            .compares(too_large, limit)
-            .about_option("ubatch-size");
+    const size_t start = message.find(" Start it with `--");
+    if (start != std::string::npos) { // "This server does not support embeddings. Start it with `--embeddings`"
+        const std::string flag = message.substr(start + 18, message.rfind('`') - start - 18);
+        return error(KVFOLD_ERROR_UNSUPPORTED, "the engine was opened without option \"" + flag + "\"").about_option(flag);
+    }
+    if (message.find("the grammar has too many ways to go on") != std::string::npos) { // of the worker, while it sampled
+        return error(KVFOLD_ERROR_INVALID_ARGUMENT, message.substr(message.find("the grammar")));
     }
     if (const auto refusal = memory_refusal::parse(message)) {
         return out_of_memory(*refusal);
@@ -471,8 +631,14 @@ void request::release() {
 
 } // namespace kvfold
 
-void kvfold_tasks_waiting(const std::unordered_set<int> & ids) {
+void kvfold_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks) {
     if (kvfold::current) {
-        kvfold::current->on_tasks_waiting(ids);
+        kvfold::current->on_tasks_waiting(ids, tasks);
+    }
+}
+
+void kvfold_task_ended(int id_task) {
+    if (kvfold::current) {
+        kvfold::current->on_task_ended(id_task);
     }
 }

@@ -19,13 +19,22 @@ struct state_files {
     static state_files parse(const std::string & text);
 };
 
+// The body of a request, as text and as what that says.
+struct request_body {
+    std::string text;
+    json        object; // null where it is not JSON
+
+    // Throws KVFOLD_ERROR_INVALID_ARGUMENT for what no handler may be given, see process/json_text.h and serving/request_check.h.
+    static request_body parse(const request_host & owner, const std::string & given);
+};
+
 struct request : std::enable_shared_from_this<request> {
     static std::shared_ptr<request> open(const std::shared_ptr<request_host> & owner, const std::string & route, const std::string & body,
                                          const state_files & files = {});
 
-    // One that came over HTTP. `origin`.should_stop() is asked until take_answer() returns, and then by next_piece().
+    // One that came over HTTP, on the route `path`. `origin`.should_stop() is asked until take_answer() returns, and then by next_piece().
     static std::shared_ptr<request> open(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler,
-                                         bool needs_slot, const server_http_req & origin);
+                                         const char * path, bool posts, bool needs_slot, const server_http_req & origin);
 
     ~request();
 
@@ -50,12 +59,13 @@ struct request : std::enable_shared_from_this<request> {
     // Drops the answer and everything of the server core that it holds. Only when no call is inside this request.
     void release();
 
-    // Called by the hook in server_response_reader on the thread that posts.
-    void on_tasks_waiting(const std::unordered_set<int> & ids);
+    // Called by the hooks in server_response_reader, on the thread that posts and on the one that reads results.
+    void on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks);
+    void on_task_ended(int id_task);
 
   private:
     request(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, bool needs_slot, const std::string & route,
-            const std::string & body, std::function<bool()> gone, const state_files & files);
+            request_body && body, std::function<bool()> gone, const state_files & files);
 
     void start();
 
@@ -64,8 +74,13 @@ struct request : std::enable_shared_from_this<request> {
     void save_state();
     void keep_state_from(const std::function<void()> & work);
     void call_handler();
+    void rewrite_body();
+    server_http_res_ptr answer_of_handler();
+    void refuse_if(const std::function<void()> & check);
+    void check_inputs(const std::vector<server_task> & tasks) const;
     void settle(server_http_res_ptr result, std::optional<error> caught);
     void await_answer();
+    bool has_answer();
     bool fetch_piece(std::string & text);
     void fetch();
     void throw_refusal();
@@ -79,6 +94,7 @@ struct request : std::enable_shared_from_this<request> {
     const std::function<bool()>            gone; // whether a client has gone away; may be empty
     const std::function<bool()>            should_stop;
     server_http_req                        http_request;
+    json                                   given; // its body, until the handler is called
     const state_files                      files;
     const std::shared_ptr<slot_exchange>   exchange = std::make_shared<slot_exchange>();
 
@@ -91,6 +107,7 @@ struct request : std::enable_shared_from_this<request> {
     std::optional<error>    failure;          // guarded by `mutex` until `answered`
     std::unordered_set<int> task_ids;         // guarded by `mutex`; those that may still have to be stopped
     std::unordered_set<int> all_task_ids;     // guarded by `mutex`
+    std::deque<server_task> kept_tasks;       // guarded by `mutex`; those that are queued when others have ended
 
     // Used by one thread at a time: the one inside next(), or the one that closes the engine after the last next().
     server_http_res_ptr     answer;

@@ -3,6 +3,7 @@
 
 #include "process/error.h"
 #include "kv/state/state.h"
+#include "serving/plain_text.h"
 #include "serving/slot_exchange.h"
 
 #include "server-context.h"
@@ -39,6 +40,10 @@ struct request_host {
     // Lets a slot that has paused go on.
     virtual void wake_worker() = 0;
 
+    // How many tasks of one request keep the slots busy; queues one that was kept back.
+    virtual size_t tasks_at_once() const            = 0;
+    virtual void   queue_task(server_task && task) = 0;
+
     // Ends what waits for these tasks and frees their slots.
     virtual void cancel_tasks(const std::unordered_set<int> & ids) = 0;
 
@@ -56,6 +61,21 @@ struct request_host {
 
     // Throws KVFOLD_ERROR_UNSUPPORTED if the file has token ids only, no texts for them.
     virtual void require_tokenizer() const = 0;
+
+    // Throws KVFOLD_ERROR_UNSUPPORTED if the file has a chat template that cannot be used.
+    virtual void require_template() const = 0;
+
+    // What texts of this engine's model are made of.
+    virtual const llama_vocab * vocabulary() const = 0;
+
+    virtual int slots() const    = 0;
+    virtual int adapters() const = 0;
+
+    // Tokens that a text to embed or to rank may have.
+    virtual size_t longest_input() const = 0;
+
+    virtual const plain_text & texts() const             = 0;
+    virtual bool               describes_schemas() const = 0;
 
   protected:
     virtual void enter() = 0;

@@ -15,6 +15,10 @@
 #    define STUB_ABI_VERSION KVFOLD_ABI_VERSION
 #endif
 
+#ifdef STUB_CPU
+__attribute__((section(".kvfold_cpu"), used)) const char cpu_required[] = STUB_CPU;
+#endif
+
 struct kvfold_engine {
     int n_vocab;
 };

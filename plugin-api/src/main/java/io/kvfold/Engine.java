@@ -123,8 +123,8 @@ public final class Engine implements AutoCloseable {
      * {@code /v1/rerank}, {@code /tokenize}, {@code /detokenize}, {@code /apply-template},
      * {@code /v1/chat/completions/input_tokens}, {@code /props}, {@code /slots}, {@code /metrics}. Does not wait for a result.
      *
-     * @throws InvalidRequestException if there is no such route or the body is not an object; what else is wrong with a
-     *     request is reported by {@link Generation#next()}
+     * @throws InvalidRequestException if there is no such route, the body is not an object, or a number in it is out of its
+     *     range; what else is wrong with a request is reported by {@link Generation#next()}
      * @throws QueueFullException if too many requests wait
      */
     public Generation start(String route, JsonNode body) {
@@ -156,7 +156,7 @@ public final class Engine implements AutoCloseable {
             throw new InvalidRequestException("the body of a request is a JSON object, not "
                     + body.getNodeType().name().toLowerCase(Locale.ROOT));
         }
-        byte[] json = Json.write(describesTools ? ToolTemplate.force(body) : body);
+        byte[] json = Json.write(describesTools ? ToolTemplate.adapt(body) : body);
         byte[] state = files == null ? null : files.toJson();
         return new Generation(this, use(engine -> engine.open(route, json, state)), files);
     }
@@ -598,6 +598,15 @@ public final class Engine implements AutoCloseable {
         public Builder describeTools(boolean describeTools) {
             this.describeTools = describeTools;
             return this;
+        }
+
+        /**
+         * Whether a model is shown the JSON schema that its answer has to match, in the last message of the user; true by
+         * default. The grammar made of the schema keeps a model from writing anything else, but does not tell it what to
+         * write: a small one fills the names in at random. With false a prompt stays what the template makes of it.
+         */
+        public Builder describeSchema(boolean describeSchema) {
+            return set("describe-schema", describeSchema);
         }
 
         /**

@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.internal.NativeServer;
 import java.net.URI;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
@@ -26,6 +27,8 @@ import java.util.stream.StreamSupport;
  */
 public final class EngineServer implements AutoCloseable {
 
+    private static final String UNIX = "unix://";
+
     private static final Set<EngineServer> OPEN = new LinkedHashSet<>(); // also keeps what nobody refers to
 
     private final Engine engine;
@@ -37,11 +40,20 @@ public final class EngineServer implements AutoCloseable {
         this.handle = handle;
         JsonNode info = Json.read(handle.info());
         this.addresses = StreamSupport.stream(info.path("addresses").spliterator(), false)
-                .map(address -> URI.create(address.asText()))
+                .map(address -> uri(address.asText()))
                 .toList();
     }
 
-    /** Where it listens, such as {@code http://127.0.0.1:8080}. */
+    /** The path of a Unix socket comes as it is, with blanks and all. */
+    private static URI uri(String address) {
+        if (!address.startsWith(UNIX)) {
+            return URI.create(address);
+        }
+        return URI.create(
+                UNIX + Path.of(address.substring(UNIX.length())).toUri().getRawPath());
+    }
+
+    /** Where it listens, such as {@code http://127.0.0.1:8080}, or {@code unix:///tmp/kvfold.sock}. */
     public List<URI> addresses() {
         return addresses;
     }

@@ -2,8 +2,9 @@ package io.kvfold;
 
 import org.jspecify.annotations.Nullable;
 
-/** The native library could not be loaded. The message lists every path that was tried and why it failed; each failure is
- * also a {@linkplain Throwable#getSuppressed() suppressed exception}. */
+/** The native library could not be loaded. The message lists every path that was tried and why it failed, as that the CPU
+ * lacks instructions the library was built for; each failure is also a {@linkplain Throwable#getSuppressed() suppressed
+ * exception}. */
 public final class NativeLibraryException extends KvfoldException {
 
     private static final long serialVersionUID = 1L;

@@ -50,7 +50,7 @@ final class SessionFiles implements Runnable {
                 throw e;
             }
             return files;
-        } catch (IOException e) {
+        } catch (IOException | RuntimeException e) { // a store may be anything
             fail(session, "cannot be loaded", e);
             return null;
         }
@@ -74,7 +74,7 @@ final class SessionFiles implements Runnable {
         try {
             session.store().save(session.key(), save);
             Files.deleteIfExists(save);
-        } catch (IOException e) {
+        } catch (IOException | RuntimeException e) {
             fail(session, "cannot be saved", e);
         }
     }
@@ -94,7 +94,7 @@ final class SessionFiles implements Runnable {
         }
     }
 
-    private static void fail(Session session, String what, IOException cause) {
+    private static void fail(Session session, String what, Exception cause) {
         String message = session + " " + what + ": " + cause;
         if (session.isStrict()) {
             throw new KvStateException(message, cause);

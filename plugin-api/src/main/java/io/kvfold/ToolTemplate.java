@@ -53,6 +53,16 @@ final class ToolTemplate {
         }
     }
 
+    /** A request to a model that was not trained to call: one call at a time unless more are asked for, and forced ones. */
+    static JsonNode adapt(JsonNode body) {
+        JsonNode forced = force(body);
+        if (body.path("tools").isEmpty() || body.hasNonNull("parallel_tool_calls")) {
+            return forced;
+        }
+        ObjectNode adapted = forced.deepCopy();
+        return adapted.put("parallel_tool_calls", false);
+    }
+
     /**
      * A request whose answer has to be a call, with the beginning of one as the beginning of the answer: llama.cpp's grammar
      * allows for a text before the call, which a small model would not end. Not where the caller has begun the answer, or

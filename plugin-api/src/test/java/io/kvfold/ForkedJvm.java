@@ -13,6 +13,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.TimeUnit;
+import java.util.function.UnaryOperator;
 
 /** Runs a main class in a JVM of its own, for what would harm, or could not be seen in, the JVM of the tests. */
 public final class ForkedJvm {
@@ -75,6 +76,12 @@ public final class ForkedJvm {
     /** What comes on standard input before its end. */
     public ForkedJvm withInput(String input) {
         this.input = input;
+        return this;
+    }
+
+    /** Another class path, made of the one that the tests run on. */
+    public ForkedJvm withClassPath(UnaryOperator<String> change) {
+        classPath = change.apply(classPath);
         return this;
     }
 

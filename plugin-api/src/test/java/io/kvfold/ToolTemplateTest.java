@@ -162,6 +162,27 @@ class ToolTemplateTest {
     }
 
     @Test
+    void asksForOneCallAtATime() throws Exception {
+        assertThat(ToolTemplate.adapt(body(user("light!"), TOOLS)).path("parallel_tool_calls"))
+                .isEqualTo(JSON.valueToTree(false));
+        ObjectNode asked = body(user("light!"), TOOLS).put("parallel_tool_calls", true);
+        assertThat(ToolTemplate.adapt(asked)).isSameAs(asked);
+        ObjectNode without = body(user("light!"), "[]");
+        assertThat(ToolTemplate.adapt(without)).isSameAs(without);
+    }
+
+    /** A grammar of one call ends with it; a model that may go on calls until the limit. */
+    @Test
+    void endsTheAnswerAfterOneCall() throws Exception {
+        ObjectNode body =
+                body(user("light!"), TOOLS).put("tool_choice", "required").put("max_tokens", 3000);
+        JsonNode choice = engine.call("/v1/chat/completions", body).at("/choices/0");
+
+        assertThat(choice.at("/message/tool_calls")).hasSize(1);
+        assertThat(choice.path("finish_reason").asText()).isEqualTo("tool_calls");
+    }
+
+    @Test
     void leavesRoomForAResponseFormat() throws Exception {
         ObjectNode body = body(user("light!"), TOOLS).put("tool_choice", "required");
         body.putObject("response_format").put("type", "json_object");

@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.AutomaticRetention;
+import io.kvfold.InvalidModelException;
 import io.kvfold.KvPlan;
 import io.kvfold.UnsupportedOperationByModelException;
 import io.kvfold.gguf.GgufFile;
@@ -24,8 +25,11 @@ import java.util.Optional;
 import java.util.TreeMap;
 import java.util.concurrent.Callable;
 import java.util.function.IntPredicate;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
+import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -57,6 +61,9 @@ import picocli.CommandLine.Spec;
         })
 final class InspectCommand implements Callable<Integer> {
 
+    private static final String SPLIT_COUNT = "split.count";
+    private static final Pattern PART = Pattern.compile("(.*)-(\\d{5})-of-\\d{5}\\.gguf");
+
     @Spec
     @SuppressWarnings("NullAway.Init")
     private CommandSpec spec;
@@ -67,6 +74,13 @@ final class InspectCommand implements Callable<Integer> {
             converter = ModelFile.Converter.class,
             description = EngineOptions.MODEL)
     private @Nullable ModelFile model;
+
+    @Option(
+            names = {"-m", "--model"},
+            paramLabel = "FILE",
+            converter = ModelFile.Converter.class,
+            description = "As FILE, the way other commands take it.")
+    private @Nullable ModelFile modelOption;
 
     @Option(
             names = {"-c", "--ctx-size", "--ctx"},
@@ -85,6 +99,11 @@ final class InspectCommand implements Callable<Integer> {
         if (contextSize != null && contextSize < 1) {
             throw new ParameterException(spec.commandLine(), "--ctx-size is 1 or more, not " + contextSize);
         }
+        if (model != null && modelOption != null) {
+            throw new ParameterException(
+                    spec.commandLine(), "the model is named twice: " + model + " and " + modelOption);
+        }
+        model = model == null ? modelOption : model;
         if (model == null) {
             ModelFile.introduceDefault(spec, kvOptions, contextSize, 1);
         }
@@ -112,20 +131,22 @@ final class InspectCommand implements Callable<Integer> {
         facts.put("path", file.path().toString());
         file.string(GgufKeys.NAME).ifPresent(name -> facts.put("name", name));
         facts.put("architecture", architecture);
-        Map<String, Long> types = bytesByType(file);
+        List<GgufFile> parts = parts(file);
+        Map<String, Long> types = bytesByType(parts);
         facts.put(
                 "file_type",
                 types.entrySet().stream()
                         .max(Comparator.comparingLong(Map.Entry::getValue))
                         .map(Map.Entry::getKey)
                         .orElse("none"));
-        facts.put("file_bytes", file.fileBytes());
+        facts.put("file_bytes", parts.stream().mapToLong(GgufFile::fileBytes).sum());
+        if (parts.size() > 1) {
+            facts.put("files", parts.size());
+        }
         ObjectNode tensorTypes = facts.putObject("tensor_bytes_by_type");
         types.forEach(tensorTypes::put);
-        facts.put("tensors", file.tensors().size());
-        facts.put(
-                "parameters",
-                file.tensors().stream().mapToLong(GgufTensor::elements).sum());
+        facts.put("tensors", tensors(parts).count());
+        facts.put("parameters", tensors(parts).mapToLong(GgufTensor::elements).sum());
         number(facts, "layers", file, GgufKeys.blockCount(architecture));
         number(facts, "heads", file, GgufKeys.headCount(architecture));
         number(facts, "heads_kv", file, GgufKeys.headCountKv(architecture));
@@ -252,7 +273,7 @@ final class InspectCommand implements Callable<Integer> {
                             files == 1 ? "" : "; weights below are those of the first"));
         }
         line(out, "architecture", facts.path("architecture").asText());
-        line(out, "file type", types(file));
+        line(out, "file type", types(parts(file)));
         line(
                 out,
                 "parameters",
@@ -331,15 +352,39 @@ final class InspectCommand implements Callable<Integer> {
         }
     }
 
-    private static String types(GgufFile file) {
-        return bytesByType(file).entrySet().stream()
+    private static String types(List<GgufFile> parts) {
+        return bytesByType(parts).entrySet().stream()
                 .sorted(Map.Entry.<String, Long>comparingByValue().reversed())
                 .map(type -> type.getKey() + " (" + Values.bytes(type.getValue()) + ")")
                 .collect(Collectors.joining(", "));
     }
 
-    private static Map<String, Long> bytesByType(GgufFile file) {
-        return file.tensors().stream()
+    /** The files of a model that comes in several, of which this is the first, as llama.cpp names them. */
+    private static List<GgufFile> parts(GgufFile file) {
+        long count = file.integer(SPLIT_COUNT).orElse(1);
+        String name = file.path().getFileName().toString();
+        Matcher numbered = PART.matcher(name);
+        if (count < 2 || !numbered.matches()) {
+            return List.of(file);
+        }
+        if (Integer.parseInt(numbered.group(2)) != 1) {
+            throw new InvalidModelException("'" + file.path() + "' is part " + Integer.parseInt(numbered.group(2))
+                    + " of " + count + " of a model; inspect the first");
+        }
+        List<GgufFile> parts = new ArrayList<>(List.of(file));
+        for (int i = 2; i <= count; i++) {
+            parts.add(GgufFile.open(
+                    file.path().resolveSibling(String.format("%s-%05d-of-%05d.gguf", numbered.group(1), i, count))));
+        }
+        return parts;
+    }
+
+    private static Stream<GgufTensor> tensors(List<GgufFile> parts) {
+        return parts.stream().flatMap(part -> part.tensors().stream());
+    }
+
+    private static Map<String, Long> bytesByType(List<GgufFile> parts) {
+        return tensors(parts)
                 .collect(Collectors.groupingBy(
                         tensor -> tensor.type().label(), TreeMap::new, Collectors.summingLong(GgufTensor::bytes)));
     }

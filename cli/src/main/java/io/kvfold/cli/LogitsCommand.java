@@ -4,7 +4,6 @@ import io.kvfold.Engine;
 import io.kvfold.Logits;
 import java.io.IOException;
 import java.nio.channels.FileChannel;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.util.Arrays;
@@ -57,7 +56,7 @@ final class LogitsCommand implements Callable<Integer> {
 
     @Override
     public Integer call() throws IOException {
-        int[] ids = parse(tokens.startsWith("@") ? Files.readString(Path.of(tokens.substring(1))) : tokens);
+        int[] ids = parse(tokens.startsWith("@") ? TextFile.read(Path.of(tokens.substring(1))) : tokens);
         Integer asked = engineOptions.contextSize();
         try (Engine engine = engineOptions.open(asked != null ? asked : Integer.valueOf(ids.length))) {
             Logits logits = engine.evaluate(ids);

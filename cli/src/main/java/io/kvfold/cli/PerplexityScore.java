@@ -5,7 +5,6 @@ import io.kvfold.InvalidRequestException;
 import io.kvfold.Logits;
 import java.io.IOException;
 import java.io.UncheckedIOException;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 
@@ -38,7 +37,7 @@ final class PerplexityScore {
      * @throws InvalidRequestException if it has less than two chunks
      */
     static int[] tokens(Engine engine, Path text, int context) throws IOException {
-        String content = Files.readString(text).replaceFirst("\\n\\z", "");
+        String content = TextFile.read(text).replaceFirst("\\n\\z", "");
         int[] tokens = engine.tokenize(content, true, false);
         if (tokens.length < 2 * context) {
             throw new InvalidRequestException(Values.format(

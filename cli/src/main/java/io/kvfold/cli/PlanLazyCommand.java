@@ -135,7 +135,7 @@ final class PlanLazyCommand implements Callable<Integer> {
     private record Scores(double[] values, double threshold, int pieces, int tokens) {}
 
     private Scores measure(RetentionSearch search, KvPlan base) throws IOException {
-        String content = Files.readString(text);
+        String content = TextFile.read(text);
         int asked = tokens == null ? LENGTH_IN_WINDOWS * Math.addExact(sinks, recent) : tokens;
         try (Engine engine = engineOptions.open(1024, base)) {
             EngineInfo.Model model = engine.info().model();

@@ -9,7 +9,6 @@ import io.kvfold.gguf.GgufKvPlan;
 import io.kvfold.search.SharingSearch;
 import java.io.IOException;
 import java.io.PrintWriter;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.concurrent.Callable;
@@ -94,7 +93,7 @@ final class PlanShareCommand implements Callable<Integer> {
                     "a plan is searched for an ordinary model, but this one has the KV plan " + engineOptions.plan());
         }
         PrintWriter printer = spec.commandLine().getOut();
-        String content = Files.readString(text);
+        String content = TextFile.read(text);
         List<int[]> calibration;
         int modelLayers;
         Measured before;

@@ -1,8 +1,6 @@
 package io.kvfold.cli;
 
 import java.io.IOException;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import org.jspecify.annotations.Nullable;
 import picocli.CommandLine.Option;
@@ -27,8 +25,8 @@ final class PromptOption {
             return text;
         }
         if (file == null || file.toString().equals("-")) {
-            return new String(System.in.readAllBytes(), StandardCharsets.UTF_8);
+            return TextFile.decode(System.in.readAllBytes(), "standard input");
         }
-        return Files.readString(file);
+        return TextFile.read(file);
     }
 }

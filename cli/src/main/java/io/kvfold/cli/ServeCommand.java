@@ -23,7 +23,8 @@ import picocli.CommandLine.Spec;
             "",
             "The routes are llama-server's: chat completions with streaming and tools, completions, responses, embeddings"
                     + " (--option embeddings), models, Anthropic's messages. Prompts that begin alike share what is in the"
-                    + " KV cache. Ctrl-C ends it.",
+                    + " KV cache. On this machine alone it answers only under its names (localhost) and to pages of it."
+                    + " Ctrl-C ends it.",
             ""
         },
         footerHeading = "%nExamples:%n",
@@ -32,6 +33,7 @@ import picocli.CommandLine.Spec;
             "  kvfold serve -m model.gguf --ctx 32768 --slots 4",
             "  kvfold serve -m model.gguf --port 0 --api-key-file keys.txt",
             "  curl http://127.0.0.1:8080/v1/chat/completions \\",
+            "      -H 'Content-Type: application/json' \\",
             "      -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}'"
         })
 final class ServeCommand implements Callable<Integer> {

@@ -7,6 +7,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import io.kvfold.ScriptedEngine;
 import java.io.IOException;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import org.junit.jupiter.api.Test;
@@ -61,6 +62,14 @@ final class GenerateCommandTest {
         generate("--prompt-file", file.toString());
 
         assertThat(scripted.lastRequest().body().path("prompt").asText()).isEqualTo("Ein Ende: ä\n");
+    }
+
+    @Test
+    void saysWhereAFileIsNotUtf8(@TempDir Path directory) throws IOException {
+        Path file = Files.write(directory.resolve("latin"), "caf\u00e9!".getBytes(StandardCharsets.ISO_8859_1));
+
+        assertThat(generate("--prompt-file", file.toString()).err())
+                .contains(file + " is not UTF-8: byte 0xE9 at offset 3");
     }
 
     @Test

@@ -53,6 +53,23 @@ final class InspectCommandTest {
     }
 
     @Test
+    void countsAllFilesOfAModel() throws IOException {
+        Path first = directory.resolve("split-00001-of-00002.gguf");
+        Path second = directory.resolve("split-00002-of-00002.gguf");
+        TinyFile.header("llama").put("split.count", 2).write(first);
+        TinyFile.header("llama").put("split.count", 2).write(second);
+
+        assertThat(inspect(first).out()).contains("file type     f32 (1.00 KiB)");
+        assertThat(inspect(second).err()).contains("is part 2 of 2 of a model; inspect the first");
+    }
+
+    @Test
+    void takesTheModelAsOtherCommandsDo() {
+        assertThat(inspect("-m", model).out()).isEqualTo(inspect(model).out());
+        assertThat(inspect("--model", model, model).err()).contains("named twice");
+    }
+
+    @Test
     void tellsWhatAPlanAndATypeSave() {
         CommandRun run = inspect(model, "--kv-plan", "lckv:2", "--kv-type", "q8_0", "--ctx", 1024);
 

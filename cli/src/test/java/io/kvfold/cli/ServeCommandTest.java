@@ -74,6 +74,17 @@ final class ServeCommandTest {
     }
 
     @Test
+    void doesNotServeEverybodyForAKeyThatIsEmpty() throws IOException {
+        Path none = Files.writeString(folder.resolve("none"), "# none\n");
+        for (CommandRun run : List.of(
+                serve("--host", "0.0.0.0", "--port", "0", "--api-key", ""),
+                serve("--port", "0", "--api-key-file", none.toString()))) {
+            assertThat(run.exitCode()).isEqualTo(ExitCode.ERROR);
+            assertThat(run.err()).contains("hold no key");
+        }
+    }
+
+    @Test
     void saysThatAKeyFileIsMissing() {
         CommandRun run = serve("--api-key-file", folder.resolve("none").toString());
 
@@ -141,6 +152,7 @@ final class ServeCommandTest {
                 .send(
                         HttpRequest.newBuilder(address.resolve("/v1/chat/completions"))
                                 .header("Authorization", "Bearer " + key)
+                                .header("Content-Type", "application/json")
                                 .POST(HttpRequest.BodyPublishers.ofString(QUESTION.formatted(stream)))
                                 .build(),
                         BodyHandlers.ofString());

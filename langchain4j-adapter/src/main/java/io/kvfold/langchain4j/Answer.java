@@ -4,7 +4,6 @@ import com.fasterxml.jackson.databind.JsonNode;
 import dev.langchain4j.agent.tool.ToolExecutionRequest;
 import dev.langchain4j.data.message.AiMessage;
 import dev.langchain4j.exception.InternalServerException;
-import dev.langchain4j.model.chat.response.ChatModelStreamingEvent;
 import dev.langchain4j.model.chat.response.ChatResponse;
 import dev.langchain4j.model.chat.response.PartialResponse;
 import dev.langchain4j.model.chat.response.PartialThinking;
@@ -34,6 +33,7 @@ final class Answer {
     private final StringBuilder thinking = new StringBuilder();
     private final ToolCalls toolCalls = new ToolCalls();
     private String id = "";
+    private boolean thought;
     private @Nullable FinishReason finishReason;
     private @Nullable JsonNode usage;
     private @Nullable JsonNode timings;
@@ -45,8 +45,15 @@ final class Answer {
         this.kvBytes = kvBytes;
     }
 
+    /** Takes over the thinking of an answer in whose place this one comes; thinking once more is not told. */
+    Answer after(Answer other) {
+        thinking.append(other.thinking);
+        thought = !thinking.isEmpty();
+        return this;
+    }
+
     /** Takes the next chunk, JSON in UTF-8, and hands what is new in it to {@code events}. */
-    void accept(byte[] chunk, Consumer<ChatModelStreamingEvent> events) {
+    void accept(byte[] chunk, Consumer<Object> events) {
         String newText = plainText(chunk);
         if (newText != null) {
             addText(newText, events);
@@ -78,14 +85,14 @@ final class Answer {
                 : null;
     }
 
-    private void addText(String newText, Consumer<ChatModelStreamingEvent> events) {
+    private void addText(String newText, Consumer<Object> events) {
         if (!newText.isEmpty()) {
             text.append(newText);
             events.accept(new PartialResponse(newText));
         }
     }
 
-    private void accept(JsonNode chunk, Consumer<ChatModelStreamingEvent> events) {
+    private void accept(JsonNode chunk, Consumer<Object> events) {
         id = chunk.path("id").asText(id);
         usage = chunk.hasNonNull("usage") ? chunk.get("usage") : usage;
         timings = chunk.hasNonNull("timings") ? chunk.get("timings") : timings;
@@ -94,9 +101,9 @@ final class Answer {
         }
     }
 
-    private void accept(JsonNode delta, Consumer<ChatModelStreamingEvent> events, JsonNode choice) {
+    private void accept(JsonNode delta, Consumer<Object> events, JsonNode choice) {
         String newThinking = delta.path("reasoning_content").asText("");
-        if (returnThinking && !newThinking.isEmpty()) {
+        if (returnThinking && !thought && !newThinking.isEmpty()) {
             thinking.append(newThinking);
             events.accept(new PartialThinking(newThinking));
         }
@@ -107,6 +114,9 @@ final class Answer {
         }
         if (choice.hasNonNull("finish_reason")) {
             finishReason = finishReason(choice.get("finish_reason").asText());
+            if (finishReason == FinishReason.LENGTH) {
+                toolCalls.dropUnfinished();
+            }
             toolCalls.complete(events);
         }
     }
@@ -126,7 +136,7 @@ final class Answer {
         }
         List<ToolExecutionRequest> requests = toolCalls.requests();
         AiMessage message = AiMessage.builder()
-                .text(text.isEmpty() ? null : text.toString())
+                .text(text.isEmpty() && !requests.isEmpty() ? null : text.toString()) // a call alone has no text
                 .thinking(thinking.isEmpty() ? null : thinking.toString())
                 .toolExecutionRequests(requests)
                 .build();

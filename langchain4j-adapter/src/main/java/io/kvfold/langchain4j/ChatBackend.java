@@ -29,7 +29,7 @@ final class ChatBackend implements AutoCloseable {
     ChatBackend(ChatModelBuilder<?> builder, Logger log) {
         this.engine = builder.openEngine();
         this.rows = engine.engine().info().kv().rows();
-        this.defaults = builder.parameters();
+        this.defaults = named(builder.parameters(), engine.model().name());
         this.mapper = new ChatRequestMapper(engine.model(), builder.sendThinking);
         this.returnThinking = builder.returnThinking;
         this.timeout = builder.timeout;
@@ -42,6 +42,16 @@ final class ChatBackend implements AutoCloseable {
             engine.close();
             throw e;
         }
+    }
+
+    /** Listeners read the model's name off the request. */
+    private static KvfoldChatRequestParameters named(KvfoldChatRequestParameters parameters, String name) {
+        return parameters.modelName() != null
+                ? parameters
+                : KvfoldChatRequestParameters.builder()
+                        .overrideWith(parameters)
+                        .modelName(name)
+                        .build();
     }
 
     KvfoldChatRequestParameters defaults() {

@@ -2,9 +2,8 @@ package io.kvfold.langchain4j;
 
 import dev.langchain4j.exception.InternalServerException;
 import dev.langchain4j.exception.TimeoutException;
-import dev.langchain4j.model.chat.response.ChatModelStreamingEvent;
 import dev.langchain4j.model.chat.response.ChatResponse;
-import dev.langchain4j.model.chat.response.CompleteResponse;
+import dev.langchain4j.model.chat.response.PartialThinking;
 import dev.langchain4j.model.chat.response.StreamingHandle;
 import io.kvfold.Generation;
 import io.kvfold.GenerationCancelledException;
@@ -30,7 +29,7 @@ final class ChatCall implements StreamingHandle, AutoCloseable {
     private final Supplier<Answer> answers;
     private final @Nullable Duration timeout;
     private final Consumer<ChatResponse> onAnswer;
-    private final Queue<ChatModelStreamingEvent> events = new ArrayDeque<>();
+    private final Queue<Object> events = new ArrayDeque<>();
     private Answer answer;
     private boolean callsExpected;
     private volatile @Nullable Generation generation;
@@ -59,19 +58,21 @@ final class ChatCall implements StreamingHandle, AutoCloseable {
     }
 
     /**
-     * Waits for the next event, the last of which is a {@link CompleteResponse}; null after that one.
+     * Waits for the next event: a {@code PartialResponse}, {@code PartialThinking}, {@code PartialToolCall} or
+     * {@code CompleteToolCall}, and at last the {@link ChatResponse}; null after that one. They have no type in common
+     * in LangChain4j before 1.20, with which everything works but publishers.
      *
      * @throws CancellationException after {@link #cancel()}, or if the thread is interrupted
      * @throws RuntimeException as LangChain4j names the engine's errors
      */
     @Nullable
-    ChatModelStreamingEvent nextEvent() {
+    Object nextEvent() {
         try {
             while (true) {
                 if (cancelled) {
                     throw new CancellationException("the request was cancelled");
                 }
-                ChatModelStreamingEvent event = callsExpected ? null : events.poll();
+                Object event = callsExpected ? null : events.poll();
                 if (event != null || complete) {
                     return event;
                 }
@@ -105,13 +106,13 @@ final class ChatCall implements StreamingHandle, AutoCloseable {
     /** Waits for the whole answer. */
     ChatResponse await() {
         while (true) {
-            if (nextEvent() instanceof CompleteResponse last) {
-                return last.chatResponse();
+            if (nextEvent() instanceof ChatResponse response) {
+                return response;
             }
         }
     }
 
-    /** Forgets what was answered, which is not what was asked for. */
+    /** Forgets what was answered, which is not what was asked for, but for the thinking that led to it. */
     private void startOtherwise() {
         Generation running = generation;
         if (running != null) {
@@ -119,8 +120,8 @@ final class ChatCall implements StreamingHandle, AutoCloseable {
         }
         generation = null;
         callsExpected = false;
-        events.clear();
-        answer = answers.get();
+        events.removeIf(event -> !(event instanceof PartialThinking));
+        answer = answers.get().after(answer);
     }
 
     private Generation started() {
@@ -143,7 +144,7 @@ final class ChatCall implements StreamingHandle, AutoCloseable {
         complete = true;
         close();
         onAnswer.accept(response);
-        events.add(new CompleteResponse(response));
+        events.add(response);
     }
 
     private void expire() {

@@ -2,6 +2,7 @@ package io.kvfold.langchain4j;
 
 import dev.langchain4j.exception.RateLimitException;
 import dev.langchain4j.model.chat.response.ChatModelStreamingEvent;
+import dev.langchain4j.model.chat.response.ChatResponse;
 import dev.langchain4j.model.chat.response.CompleteResponse;
 import java.util.Objects;
 import java.util.concurrent.Executor;
@@ -120,7 +121,10 @@ final class ChatPublisher implements Publisher<ChatModelStreamingEvent> {
             }
             ChatModelStreamingEvent event;
             try {
-                event = Objects.requireNonNull(call.nextEvent());
+                Object next = Objects.requireNonNull(call.nextEvent());
+                event = next instanceof ChatResponse response
+                        ? new CompleteResponse(response)
+                        : (ChatModelStreamingEvent) next;
             } catch (Throwable e) {
                 if (!call.isCancelled()) {
                     fail(e);

@@ -43,6 +43,22 @@ final class ChatRequestMapper {
 
     static final ObjectMapper JSON_MAPPER = new ObjectMapper();
 
+    /** A response format that is told to the model and not held by a grammar. */
+    private static final String ANSWER_FORMAT = "answer_format";
+
+    /** What the answer's reader relies on. */
+    private static final Set<String> RESERVED = Set.of(
+            "messages",
+            "prompt",
+            "stream",
+            "stream_options",
+            "n",
+            "tools",
+            "tool_choice",
+            "response_format",
+            ANSWER_FORMAT,
+            "json_schema");
+
     private final ModelFacts model;
     private final boolean sendThinking;
 
@@ -55,6 +71,10 @@ final class ChatRequestMapper {
     ObjectNode toBody(ChatRequest request, boolean stream) {
         ChatRequestParameters parameters = request.parameters();
         validate(parameters);
+        if (parameters.toolChoice() == ToolChoice.REQUIRED
+                && parameters.toolSpecifications().isEmpty()) {
+            throw new InvalidRequestException("ToolChoice.REQUIRED needs at least one tool specification");
+        }
         ObjectNode body = JSON_MAPPER.createObjectNode();
         body.set("messages", messages(request.messages()));
         body.put("stream", stream);
@@ -64,12 +84,14 @@ final class ChatRequestMapper {
         putSampling(body, parameters);
         putTools(body, parameters);
         putResponseFormat(body, parameters.responseFormat());
+        putOptions(body, parameters);
         return body;
     }
 
     /**
      * What a request with tools as well as a JSON response format asks first: llama.cpp's grammar of a response format leaves
-     * no room for a tool call, so calls are asked for without it. Null for other requests.
+     * no room for a tool call, so calls are asked for without it. The prompt is that of the other request. Null for requests of
+     * one kind only.
      */
     @Nullable
     ObjectNode toCallingBody(ChatRequest request) {
@@ -77,7 +99,7 @@ final class ChatRequestMapper {
             return null;
         }
         ObjectNode body = toBody(request, !mustCall(request));
-        body.remove("response_format");
+        body.set(ANSWER_FORMAT, body.remove("response_format"));
         return body;
     }
 
@@ -105,16 +127,18 @@ final class ChatRequestMapper {
             checkRange("seed", ours.seed(), 0, Integer.MAX_VALUE);
             checkRange("minP", ours.minP(), 0, 1);
             checkRange("repeatPenalty", ours.repeatPenalty(), Double.MIN_VALUE, Double.MAX_VALUE);
+            ours.options().forEach((name, value) -> {
+                if (RESERVED.contains(name)) {
+                    throw setElsewhere(name);
+                }
+                optionValue(name, value);
+            });
             if (ours.grammar() != null && (isJson(ours.responseFormat()) || usesTools(ours))) {
                 throw new InvalidRequestException(
                         "grammar cannot be combined with tools or a JSON response format, which are grammars themselves");
             }
         }
         checkToolNames(parameters.toolSpecifications());
-        if (parameters.toolChoice() == ToolChoice.REQUIRED
-                && parameters.toolSpecifications().isEmpty()) {
-            throw new InvalidRequestException("ToolChoice.REQUIRED needs at least one tool specification");
-        }
     }
 
     /** Of two tools with one name the grammar would know one. */
@@ -176,6 +200,31 @@ final class ChatRequestMapper {
             if (ours.parallelToolCalls() != null) {
                 body.put("parallel_tool_calls", ours.parallelToolCalls());
             }
+        }
+    }
+
+    /** Fields that no setter has; what a setter has said cannot be said twice. */
+    static void putOptions(ObjectNode body, ChatRequestParameters parameters) {
+        if (!(parameters instanceof KvfoldChatRequestParameters ours)) {
+            return;
+        }
+        ours.options().forEach((name, value) -> {
+            if (body.has(name)) {
+                throw setElsewhere(name);
+            }
+            body.set(name, optionValue(name, value));
+        });
+    }
+
+    private static InvalidRequestException setElsewhere(String option) {
+        return new InvalidRequestException("option '" + option + "' of a request is set by other means");
+    }
+
+    private static JsonNode optionValue(String name, Object value) {
+        try {
+            return JSON_MAPPER.valueToTree(value);
+        } catch (IllegalArgumentException e) {
+            throw new InvalidRequestException("option '" + name + "' of a request is no JSON value: " + value, e);
         }
     }
 

@@ -32,6 +32,7 @@ final class CompletionBackend implements AutoCloseable {
                 .put("prompt", prompt)
                 .put("stream", stream);
         ChatRequestMapper.putSampling(body, parameters);
+        ChatRequestMapper.putOptions(body, parameters);
         return Errors.translating(() -> engine.engine().complete(body));
     }
 

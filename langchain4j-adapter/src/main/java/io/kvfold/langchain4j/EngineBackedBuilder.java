@@ -1,12 +1,16 @@
 package io.kvfold.langchain4j;
 
 import io.kvfold.Engine;
+import io.kvfold.FlashAttention;
 import io.kvfold.KvPlan;
+import io.kvfold.KvType;
+import io.kvfold.LoadProgressListener;
 import io.kvfold.hub.DownloadListener;
 import io.kvfold.hub.ModelName;
 import io.kvfold.hub.Models;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 
@@ -22,6 +26,8 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
     private @Nullable String hubName;
     private @Nullable Models models;
     private @Nullable DownloadListener downloadProgress;
+    private @Nullable Boolean describeTools;
+    private @Nullable LoadProgressListener loadProgress;
 
     /**
      * Borrows an engine, so that several models share weights and KV cache. The model does not close it, and fails once
@@ -110,6 +116,64 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
         return engineOption("memory-reserve", bytes);
     }
 
+    /** How keys and values are stored; default f16. See {@link Engine.Builder#kvCacheTypes}. */
+    public B kvCacheTypes(@Nullable KvType keys, @Nullable KvType values) {
+        engineOption("cache-type-k", keys == null ? null : keys.text());
+        return engineOption("cache-type-v", values == null ? null : values.text());
+    }
+
+    /** Tokens computed at once; default 512, and the whole context where embeddings are a mean or of the first token. */
+    public B ubatchSize(@Nullable Integer tokens) {
+        return engineOption("ubatch-size", tokens);
+    }
+
+    /** Tokens handed to a decode at most; default: the ubatch size. */
+    public B batchSize(@Nullable Integer tokens) {
+        return engineOption("batch-size", tokens);
+    }
+
+    /** Default: where the backend has it. */
+    public B flashAttention(@Nullable FlashAttention flashAttention) {
+        return engineOption("flash-attn", flashAttention == null ? null : flashAttention.text());
+    }
+
+    /** Requests that may wait for a slot or for memory; default 256. */
+    public B maxQueue(@Nullable Integer requests) {
+        return engineOption("max-queue", requests);
+    }
+
+    /** Hosts that hold layers, {@code "host:port"}; default: none. See {@link Engine.Builder#rpcServers}. */
+    public B rpcServers(@Nullable List<String> addresses) {
+        return engineOption("rpc", addresses == null || addresses.isEmpty() ? null : addresses);
+    }
+
+    /** As {@link #rpcServers(List)}. */
+    public B rpcServers(String... addresses) {
+        return rpcServers(List.of(addresses));
+    }
+
+    /** See {@link Engine.Builder#describeTools}; default true. */
+    public B describeTools(@Nullable Boolean describeTools) {
+        this.describeTools = describeTools;
+        return self();
+    }
+
+    /** See {@link Engine.Builder#describeSchema}; default true. */
+    public B describeSchema(@Nullable Boolean describeSchema) {
+        return engineOption("describe-schema", describeSchema);
+    }
+
+    /** Told how far loading is. */
+    public B loadProgress(@Nullable LoadProgressListener listener) {
+        this.loadProgress = listener;
+        return self();
+    }
+
+    /** As {@link #engineOption}. */
+    public B option(String name, @Nullable Object value) {
+        return engineOption(name, value);
+    }
+
     /**
      * Any option of the engine by llama-server's long name, such as {@code "cache-type-k"}.
      *
@@ -133,9 +197,13 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
      */
     EngineHandle openEngine(String... flags) {
         if (engine != null) {
-            if (modelPath != null || !options.isEmpty()) {
+            if (modelPath != null || !options.isEmpty() || describeTools != null || loadProgress != null) {
                 throw new IllegalArgumentException("A borrowed engine is already open: remove "
-                        + (modelPath != null ? "modelPath " + modelPath : "the engine options " + options.keySet()));
+                        + (modelPath != null
+                                ? "modelPath " + modelPath
+                                : !options.isEmpty()
+                                        ? "the engine options " + options.keySet()
+                                        : describeTools != null ? "describeTools" : "loadProgress"));
             }
             return EngineHandle.borrow(engine);
         }
@@ -163,6 +231,12 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
             builder.option(flag, true);
         }
         options.forEach(builder::option);
+        if (describeTools != null) {
+            builder.describeTools(describeTools);
+        }
+        if (loadProgress != null) {
+            builder.loadProgress(loadProgress);
+        }
         return EngineHandle.open(builder);
     }
 

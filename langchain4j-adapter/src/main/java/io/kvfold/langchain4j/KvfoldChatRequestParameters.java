@@ -3,6 +3,8 @@ package io.kvfold.langchain4j;
 import dev.langchain4j.model.chat.request.ChatRequestParameters;
 import dev.langchain4j.model.chat.request.DefaultChatRequestParameters;
 import io.kvfold.Session;
+import java.util.LinkedHashMap;
+import java.util.Map;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 
@@ -22,6 +24,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
     private final @Nullable Boolean enableThinking;
     private final @Nullable String grammar;
     private final @Nullable Session session;
+    private final Map<String, Object> options;
 
     private KvfoldChatRequestParameters(Builder builder) {
         super(builder);
@@ -32,6 +35,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         this.enableThinking = builder.enableThinking;
         this.grammar = builder.grammar;
         this.session = builder.session;
+        this.options = Map.copyOf(builder.options);
     }
 
     /** Seed of the sampler, at least 0; null draws one per request. */
@@ -49,7 +53,10 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         return repeatPenalty;
     }
 
-    /** Whether one answer may hold several tool calls; null follows the model's chat template. */
+    /**
+     * Whether one answer may hold several tool calls. Null follows the model's chat template, and is false for a template
+     * that does not know tools.
+     */
     public @Nullable Boolean parallelToolCalls() {
         return parallelToolCalls;
     }
@@ -75,6 +82,11 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         return session;
     }
 
+    /** Other fields of llama-server's request by their names, such as {@code cache_prompt} or {@code logit_bias}. */
+    public Map<String, Object> options() {
+        return options;
+    }
+
     @Override
     public KvfoldChatRequestParameters overrideWith(ChatRequestParameters that) {
         return builder().overrideWith(this).overrideWith(that).build();
@@ -95,20 +107,30 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
                 && Objects.equals(parallelToolCalls, that.parallelToolCalls)
                 && Objects.equals(enableThinking, that.enableThinking)
                 && Objects.equals(grammar, that.grammar)
-                && Objects.equals(session, that.session);
+                && Objects.equals(session, that.session)
+                && options.equals(that.options);
     }
 
     @Override
     public int hashCode() {
         return Objects.hash(
-                super.hashCode(), seed, minP, repeatPenalty, parallelToolCalls, enableThinking, grammar, session);
+                super.hashCode(),
+                seed,
+                minP,
+                repeatPenalty,
+                parallelToolCalls,
+                enableThinking,
+                grammar,
+                session,
+                options);
     }
 
     @Override
     public String toString() {
         return "KvfoldChatRequestParameters{common=" + super.toString() + ", seed=" + seed + ", minP=" + minP
                 + ", repeatPenalty=" + repeatPenalty + ", parallelToolCalls=" + parallelToolCalls
-                + ", enableThinking=" + enableThinking + ", grammar=" + grammar + ", session=" + session + '}';
+                + ", enableThinking=" + enableThinking + ", grammar=" + grammar + ", session=" + session
+                + ", options=" + options + '}';
     }
 
     /** A new, empty builder. */
@@ -126,6 +148,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         private @Nullable Boolean enableThinking;
         private @Nullable String grammar;
         private @Nullable Session session;
+        private final Map<String, Object> options = new LinkedHashMap<>();
 
         @Override
         public Builder overrideWith(ChatRequestParameters parameters) {
@@ -138,6 +161,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
                 enableThinking = ours.enableThinking != null ? ours.enableThinking : enableThinking;
                 grammar = ours.grammar != null ? ours.grammar : grammar;
                 session = ours.session != null ? ours.session : session;
+                options.putAll(ours.options);
             }
             return this;
         }
@@ -181,6 +205,20 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         /** See {@link KvfoldChatRequestParameters#session()}. */
         public Builder session(@Nullable Session session) {
             this.session = session;
+            return this;
+        }
+
+        /**
+         * See {@link KvfoldChatRequestParameters#options()}.
+         *
+         * @param value anything that is JSON: a string, a number, a boolean, a list or a map; null takes the field out again
+         */
+        public Builder option(String name, @Nullable Object value) {
+            if (value == null) {
+                options.remove(name);
+            } else {
+                options.put(name, value);
+            }
             return this;
         }
 

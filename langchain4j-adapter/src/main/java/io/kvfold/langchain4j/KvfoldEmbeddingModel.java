@@ -28,8 +28,11 @@ import java.util.Collections;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Set;
+import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.function.BooleanSupplier;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -42,6 +45,7 @@ import org.jspecify.annotations.Nullable;
 public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implements AutoCloseable {
 
     private static final String ROUTE = "/v1/embeddings";
+    private static final int MOST_INPUTS = 2048; // of one request to an engine
 
     private final EngineHandle engine;
     private final @Nullable String queryPrefix;
@@ -54,6 +58,24 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
         this.queryPrefix = builder.queryPrefix;
         this.documentPrefix = builder.documentPrefix;
         this.listeners = builder.listeners;
+        if (engine.owned()) {
+            tryOut();
+        }
+    }
+
+    /** A model whose file does not say how to pool fails now and not with the first text. */
+    private void tryOut() {
+        try {
+            ObjectNode body = ChatRequestMapper.JSON_MAPPER.createObjectNode();
+            body.putArray("input").add("a");
+            engine.call(ROUTE, body);
+        } catch (InvalidRequestException e) {
+            engine.close();
+            throw explained(e);
+        } catch (RuntimeException e) {
+            engine.close();
+            throw e;
+        }
     }
 
     /** A new builder, or a framework's own. */
@@ -67,10 +89,31 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
     @Override
     public EmbeddingResponse doEmbed(EmbeddingRequest request) {
         try {
-            return response(engine.call(ROUTE, body(request)));
+            return embed(request, () -> false);
         } catch (InvalidRequestException e) {
             throw explained(e);
         }
+    }
+
+    /** In as many requests to the engine as it takes. */
+    private EmbeddingResponse embed(EmbeddingRequest request, BooleanSupplier cancelled) {
+        List<EmbeddingInput> inputs = request.inputs();
+        List<Embedding> embeddings = new ArrayList<>();
+        TokenUsage usage = new TokenUsage(0);
+        for (int from = 0; from < inputs.size(); from += MOST_INPUTS) {
+            if (cancelled.getAsBoolean()) {
+                throw new CancellationException("the request was cancelled");
+            }
+            List<EmbeddingInput> part = inputs.subList(from, Math.min(from + MOST_INPUTS, inputs.size()));
+            EmbeddingResponse response = response(engine.call(ROUTE, body(request, part)));
+            embeddings.addAll(response.embeddings());
+            usage = TokenUsage.sum(usage, response.tokenUsage());
+        }
+        return EmbeddingResponse.builder()
+                .embeddings(embeddings)
+                .modelName(engine.model().name())
+                .tokenUsage(usage)
+                .build();
     }
 
     /** llama-server's message is about its own API, and names no way out. */
@@ -87,9 +130,13 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
     /** Runs the request on a thread of this library; cancelling the future cancels the request. */
     @Override
     public CompletableFuture<EmbeddingResponse> doEmbedAsync(EmbeddingRequest request) {
+        if (request.inputs().size() > MOST_INPUTS) {
+            AtomicBoolean cancelled = new AtomicBoolean();
+            return Threads.supply(() -> embed(request, cancelled::get), () -> cancelled.set(true));
+        }
         ObjectNode body;
         try {
-            body = body(request);
+            body = body(request, request.inputs());
         } catch (RuntimeException e) {
             return CompletableFuture.failedFuture(e);
         }
@@ -106,12 +153,12 @@ public class KvfoldEmbeddingModel extends DimensionAwareEmbeddingModel implement
         return response;
     }
 
-    private ObjectNode body(EmbeddingRequest request) {
+    private ObjectNode body(EmbeddingRequest request, List<EmbeddingInput> texts) {
         Errors.checkModelName(request.modelName(), engine.model().name());
         String prefix = prefix(request.inputType());
         ObjectNode body = ChatRequestMapper.JSON_MAPPER.createObjectNode();
         ArrayNode inputs = body.putArray("input");
-        for (EmbeddingInput input : request.inputs()) {
+        for (EmbeddingInput input : texts) {
             inputs.add(prefix + input.text());
         }
         return body.put("encoding_format", "base64");

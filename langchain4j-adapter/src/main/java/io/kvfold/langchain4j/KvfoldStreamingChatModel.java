@@ -14,7 +14,7 @@ import dev.langchain4j.model.chat.StreamingChatModel;
 import dev.langchain4j.model.chat.listener.ChatModelListener;
 import dev.langchain4j.model.chat.request.ChatRequest;
 import dev.langchain4j.model.chat.response.ChatModelStreamingEvent;
-import dev.langchain4j.model.chat.response.CompleteResponse;
+import dev.langchain4j.model.chat.response.ChatResponse;
 import dev.langchain4j.model.chat.response.CompleteToolCall;
 import dev.langchain4j.model.chat.response.PartialResponse;
 import dev.langchain4j.model.chat.response.PartialThinking;
@@ -83,7 +83,7 @@ public class KvfoldStreamingChatModel implements StreamingChatModel, AutoCloseab
 
     private static void stream(ChatCall call, StreamingChatResponseHandler handler) {
         try (call) {
-            ChatModelStreamingEvent event = call.nextEvent();
+            Object event = call.nextEvent();
             while (event != null) {
                 deliver(event, handler, call);
                 event = call.isCancelled() ? null : call.nextEvent();
@@ -95,7 +95,7 @@ public class KvfoldStreamingChatModel implements StreamingChatModel, AutoCloseab
         }
     }
 
-    private static void deliver(ChatModelStreamingEvent event, StreamingChatResponseHandler handler, ChatCall call) {
+    private static void deliver(Object event, StreamingChatResponseHandler handler, ChatCall call) {
         if (event instanceof PartialResponse partial) {
             onPartialResponse(handler, partial.text(), call);
         } else if (event instanceof PartialThinking partial) {
@@ -104,8 +104,8 @@ public class KvfoldStreamingChatModel implements StreamingChatModel, AutoCloseab
             onPartialToolCall(handler, partial, call);
         } else if (event instanceof CompleteToolCall complete) {
             onCompleteToolCall(handler, complete);
-        } else if (event instanceof CompleteResponse complete) {
-            onCompleteResponse(handler, complete.chatResponse());
+        } else if (event instanceof ChatResponse response) {
+            onCompleteResponse(handler, response);
         }
     }
 

@@ -68,6 +68,22 @@ abstract class SamplingBuilder<B extends SamplingBuilder<B>> extends EngineBacke
         return self();
     }
 
+    /** See {@link KvfoldChatRequestParameters#grammar()}. */
+    public B grammar(@Nullable String grammar) {
+        parameters.grammar(grammar);
+        return self();
+    }
+
+    /**
+     * Another field of llama-server's request, see {@link KvfoldChatRequestParameters#options()}.
+     *
+     * @param value a string, a number, a boolean, a list or a map; null takes the field out again
+     */
+    public B requestOption(String name, @Nullable Object value) {
+        parameters.option(name, value);
+        return self();
+    }
+
     /** Tokens an answer has at most, at least 1. Default: what fits the slot. */
     public B maxOutputTokens(@Nullable Integer maxOutputTokens) {
         parameters.maxOutputTokens(maxOutputTokens);

@@ -1,8 +1,8 @@
 package io.kvfold.langchain4j;
 
+import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import dev.langchain4j.agent.tool.ToolExecutionRequest;
-import dev.langchain4j.model.chat.response.ChatModelStreamingEvent;
 import dev.langchain4j.model.chat.response.CompleteToolCall;
 import dev.langchain4j.model.chat.response.PartialToolCall;
 import java.util.ArrayList;
@@ -20,7 +20,7 @@ final class ToolCalls {
     private final List<Call> calls = new ArrayList<>();
 
     /** Takes one element of a delta's or a message's {@code tool_calls}; {@code position} is its index if it names none. */
-    void accept(JsonNode delta, int position, Consumer<ChatModelStreamingEvent> events) {
+    void accept(JsonNode delta, int position, Consumer<Object> events) {
         int index = delta.path("index").asInt(position);
         while (calls.size() <= index) {
             calls.add(new Call(calls.size()));
@@ -41,8 +41,15 @@ final class ToolCalls {
         return calls.isEmpty();
     }
 
-    void complete(Consumer<ChatModelStreamingEvent> events) {
+    void complete(Consumer<Object> events) {
         calls.forEach(call -> call.complete(events));
+    }
+
+    /** Forgets the last call if the limit of the answer has cut its arguments short. */
+    void dropUnfinished() {
+        if (!calls.isEmpty() && !calls.get(calls.size() - 1).isWhole()) {
+            calls.remove(calls.size() - 1);
+        }
     }
 
     List<ToolExecutionRequest> requests() {
@@ -63,7 +70,7 @@ final class ToolCalls {
             this.index = index;
         }
 
-        void append(String fragment, Consumer<ChatModelStreamingEvent> events) {
+        void append(String fragment, Consumer<Object> events) {
             if (complete) {
                 throw new IllegalStateException("tool call " + index + " continues after tool call " + (index + 1));
             }
@@ -75,7 +82,7 @@ final class ToolCalls {
             }
         }
 
-        void complete(Consumer<ChatModelStreamingEvent> events) {
+        void complete(Consumer<Object> events) {
             if (complete) {
                 return;
             }
@@ -89,7 +96,17 @@ final class ToolCalls {
             events.accept(new CompleteToolCall(index, request()));
         }
 
-        private void flush(Consumer<ChatModelStreamingEvent> events) {
+        boolean isWhole() {
+            try {
+                return ChatRequestMapper.JSON_MAPPER
+                        .readTree(arguments.toString() + pending)
+                        .isObject();
+            } catch (JsonProcessingException e) {
+                return false;
+            }
+        }
+
+        private void flush(Consumer<Object> events) {
             if (id.isBlank()) {
                 id = "call_" + UUID.randomUUID();
             }

@@ -60,6 +60,8 @@ class ChatRequestMapperTest {
                 .repeatPenalty(1.25)
                 .enableThinking(false)
                 .grammar("root ::= \"x\"")
+                .option("cache_prompt", false)
+                .option("logit_bias", List.of(List.of(1, -2)))
                 .build());
 
         assertThat(body).isEqualTo(json("""
@@ -67,7 +69,23 @@ class ChatRequestMapperTest {
                  "stream_options": {"include_usage": true},
                  "temperature": 0.5, "top_p": 0.25, "top_k": 7, "frequency_penalty": -0.5, "presence_penalty": 1.5,
                  "max_tokens": 9, "stop": ["a", "b"], "seed": 3, "min_p": 0.125, "repeat_penalty": 1.25,
-                 "grammar": "root ::= \\"x\\"", "chat_template_kwargs": {"enable_thinking": false}}"""));
+                 "grammar": "root ::= \\"x\\"", "chat_template_kwargs": {"enable_thinking": false},
+                 "cache_prompt": false, "logit_bias": [[1, -2]]}"""));
+    }
+
+    @Test
+    void refusesToSayTwoThings() {
+        ChatRequest request = ChatRequest.builder()
+                .messages(UserMessage.from("hi"))
+                .parameters(KvfoldChatRequestParameters.builder()
+                        .temperature(1.0)
+                        .option("temperature", 2)
+                        .build())
+                .build();
+
+        assertThatThrownBy(() -> mapper.toBody(request, false))
+                .isInstanceOf(InvalidRequestException.class)
+                .hasMessageContaining("option 'temperature'");
     }
 
     @Test
@@ -207,7 +225,8 @@ class ChatRequestMapperTest {
                 Arguments.of(common().seed(-1).build(), "seed must be at least 0, but is -1"),
                 Arguments.of(common().minP(2.0).build(), "minP must be in [0, 1], but is 2.0"),
                 Arguments.of(common().repeatPenalty(0.0).build(), "repeatPenalty"),
-                Arguments.of(common().toolChoice(ToolChoice.REQUIRED).build(), "ToolChoice.REQUIRED"),
+                Arguments.of(common().option("messages", List.of()).build(), "option 'messages'"),
+                Arguments.of(common().option("x", new Object()).build(), "option 'x'"),
                 Arguments.of(
                         common().grammar("root ::= \"x\"")
                                 .responseFormat(ResponseFormat.JSON)

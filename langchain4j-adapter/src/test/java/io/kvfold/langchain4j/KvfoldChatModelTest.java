@@ -9,10 +9,15 @@ import com.fasterxml.jackson.databind.JsonNode;
 import dev.langchain4j.data.message.UserMessage;
 import dev.langchain4j.exception.TimeoutException;
 import dev.langchain4j.model.chat.Capability;
+import dev.langchain4j.model.chat.listener.ChatModelListener;
+import dev.langchain4j.model.chat.listener.ChatModelRequestContext;
 import dev.langchain4j.model.chat.request.ChatRequest;
 import dev.langchain4j.model.chat.request.ChatRequestParameters;
+import dev.langchain4j.model.chat.request.ToolChoice;
 import dev.langchain4j.model.chat.response.ChatResponse;
 import io.kvfold.Engine;
+import io.kvfold.FlashAttention;
+import io.kvfold.KvType;
 import io.kvfold.ScriptedEngine;
 import io.kvfold.langchain4j.spi.KvfoldChatModelBuilderFactory;
 import java.io.IOException;
@@ -50,6 +55,69 @@ class KvfoldChatModelTest {
                     .isEqualTo(Math.min(metadata.tokenUsage().totalTokenCount(), window)
                             * engine.kvCacheStats().bytesPerToken());
             assertThat(metadata.toBuilder().build()).isEqualTo(metadata);
+        }
+    }
+
+    @Test
+    void tellsListenersTheModelsName() {
+        AtomicReference<String> name = new AtomicReference<>();
+        try (Engine engine = FakeLlamaServer.engine()) {
+            KvfoldChatModel.builder()
+                    .engine(engine)
+                    .listeners(new ChatModelListener() {
+                        @Override
+                        public void onRequest(ChatModelRequestContext context) {
+                            name.set(context.chatRequest().modelName());
+                        }
+                    })
+                    .build()
+                    .chat(QUESTION);
+        }
+        assertThat(name.get()).isEqualTo("scripted");
+    }
+
+    @Test
+    void takesAToolChoiceForRequestsThatBringTools() {
+        try (Engine engine = FakeLlamaServer.engine()) {
+            KvfoldChatModel model = KvfoldChatModel.builder()
+                    .engine(engine)
+                    .defaultRequestParameters(ChatRequestParameters.builder()
+                            .toolChoice(ToolChoice.REQUIRED)
+                            .build())
+                    .build();
+
+            assertThatThrownBy(() -> model.chat(QUESTION)).hasMessageContaining("ToolChoice.REQUIRED needs");
+        }
+    }
+
+    @Test
+    void hasASetterForEveryOptionOfAnEngine() {
+        try (Engine engine = FakeLlamaServer.engine()) {
+            assertThatThrownBy(() -> KvfoldChatModel.builder()
+                            .engine(engine)
+                            .kvCacheTypes(KvType.Q8_0, KvType.Q4_0)
+                            .ubatchSize(1)
+                            .batchSize(2)
+                            .flashAttention(FlashAttention.OFF)
+                            .maxQueue(3)
+                            .rpcServers("host:1")
+                            .describeSchema(false)
+                            .option("mlock", true)
+                            .build())
+                    .isInstanceOf(IllegalArgumentException.class)
+                    .hasMessageContaining(
+                            "[cache-type-k, cache-type-v, ubatch-size, batch-size, flash-attn, max-queue, rpc,"
+                                    + " describe-schema, mlock]");
+            assertThatThrownBy(() -> KvfoldChatModel.builder()
+                            .engine(engine)
+                            .describeTools(false)
+                            .build())
+                    .hasMessageContaining("describeTools");
+            assertThatThrownBy(() -> KvfoldChatModel.builder()
+                            .engine(engine)
+                            .loadProgress(fraction -> true)
+                            .build())
+                    .hasMessageContaining("loadProgress");
         }
     }
 

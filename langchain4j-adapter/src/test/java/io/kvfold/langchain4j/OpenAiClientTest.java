@@ -272,8 +272,9 @@ class OpenAiClientTest {
     }
 
     private static HttpResponse<String> send(URI address, String path, String body) throws Exception {
-        HttpRequest.Builder request =
-                HttpRequest.newBuilder(address.resolve(path)).header("Authorization", "Bearer " + KEY);
+        HttpRequest.Builder request = HttpRequest.newBuilder(address.resolve(path))
+                .header("Authorization", "Bearer " + KEY)
+                .header("Content-Type", "application/json");
         return HttpClient.newHttpClient()
                 .send(
                         (body.isEmpty() ? request.GET() : request.POST(HttpRequest.BodyPublishers.ofString(body)))
@@ -303,7 +304,9 @@ class OpenAiClientTest {
         try (Socket socket = new Socket(address().getHost(), address().getPort())) {
             socket.getOutputStream()
                     .write(("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + KEY
-                                    + "\r\nContent-Length: " + body.length() + "\r\n\r\n" + body)
+                                    + "\r\nContent-Type: application/json\r\nContent-Length: " + body.length()
+                                    + "\r\n\r\n"
+                                    + body)
                             .getBytes(StandardCharsets.UTF_8));
             InputStream in = socket.getInputStream();
             assertThat(in.read()).isEqualTo('H');
@@ -359,6 +362,7 @@ class OpenAiClientTest {
             HttpResponse<InputStream> response = HttpClient.newHttpClient()
                     .send(
                             HttpRequest.newBuilder(address.resolve("/v1/chat/completions"))
+                                    .header("Content-Type", "application/json")
                                     .POST(HttpRequest.BodyPublishers.ofString(body))
                                     .build(),
                             BodyHandlers.ofInputStream());

@@ -5,7 +5,6 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.ObjectMapper;
-import dev.langchain4j.model.chat.response.ChatModelStreamingEvent;
 import dev.langchain4j.model.chat.response.CompleteToolCall;
 import dev.langchain4j.model.chat.response.PartialToolCall;
 import java.util.ArrayList;
@@ -15,7 +14,7 @@ import org.junit.jupiter.api.Test;
 class ToolCallsTest {
 
     private final ToolCalls calls = new ToolCalls();
-    private final List<ChatModelStreamingEvent> events = new ArrayList<>();
+    private final List<Object> events = new ArrayList<>();
 
     @Test
     void repeatsIdAndNameOnEveryPartialAndDropsEmptyOnes() {
@@ -45,6 +44,17 @@ class ToolCallsTest {
                         partial(0, "a", "f", "{\"x\":\""),
                         partial(0, "a", "f", "  b\"}"),
                         complete(0, "a", "f", "{\"x\":\"  b\"}"));
+    }
+
+    @Test
+    void forgetsACallThatTheLimitHasCutShort() {
+        accept("{\"index\": 0, \"id\": \"a\", \"function\": {\"name\": \"f\", \"arguments\": \"{}\"}}");
+        accept("{\"index\": 1, \"id\": \"b\", \"function\": {\"name\": \"g\", \"arguments\": \"{\\\"x\\\": 12\"}}");
+        calls.dropUnfinished();
+        calls.complete(events::add);
+
+        assertThat(calls.requests()).extracting(call -> call.name()).containsExactly("f");
+        assertThat(events).contains(complete(0, "a", "f", "{}"));
     }
 
     @Test

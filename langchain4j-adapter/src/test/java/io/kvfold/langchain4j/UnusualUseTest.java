@@ -204,8 +204,14 @@ class UnusualUseTest {
 
     @Test
     void saysThatAModelOfChatsNeedsAPooling() {
-        try (KvfoldEmbeddingModel model =
-                KvfoldEmbeddingModel.builder().modelPath(gguf).build()) {
+        assertThatThrownBy(() ->
+                        KvfoldEmbeddingModel.builder().modelPath(gguf).build().close())
+                .isInstanceOf(InvalidRequestException.class)
+                .hasMessageContaining("set pooling to mean");
+        try (Engine engine =
+                        Engine.builder().model(gguf).option("embeddings", true).open();
+                KvfoldEmbeddingModel model =
+                        KvfoldEmbeddingModel.builder().engine(engine).build()) {
             assertThatThrownBy(() -> model.embed("hello"))
                     .isInstanceOf(InvalidRequestException.class)
                     .hasMessageContaining("set pooling to mean");

@@ -86,6 +86,16 @@ class LibraryLoaderTest {
     }
 
     @Test
+    void namesTheInstructionThatTheCpuLacks() throws Exception {
+        String one = Platform.ARCH.equals("aarch64") ? "asimd" : "sse2";
+        StubLibrary.compileInto(directory, "-DSTUB_CPU=\"" + one + "\"");
+        assertThat(report(fromPath(directory))).contains("available: true");
+        StubLibrary.compileInto(directory, "-DSTUB_CPU=\"" + one + " avx9000 amx_int3\"");
+        assertThat(report(fromPath(directory)))
+                .contains("available: false", "this CPU lacks avx9000, amx_int3, for which", "--cpu x86-64-v3");
+    }
+
+    @Test
     void unpacksTheLibraryOnceAndUsesItAgain() throws Exception {
         Path cache = directory.resolve("cache");
         ForkedJvm jvm = fromClassPath(cache);

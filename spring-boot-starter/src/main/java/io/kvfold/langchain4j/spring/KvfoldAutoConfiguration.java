@@ -57,6 +57,8 @@ public class KvfoldAutoConfiguration {
         set(engine.kvCacheTypeK(), type -> builder.option("cache-type-k", type.text()));
         set(engine.kvCacheTypeV(), type -> builder.option("cache-type-v", type.text()));
         set(engine.kvPlan(), plan -> builder.option("kv-plan", plan));
+        set(engine.describeTools(), builder::describeTools);
+        set(engine.describeSchema(), builder::describeSchema);
         set(engine.kvBudget(), budget -> builder.kvBudget(budget.toBytes()));
         set(engine.memoryReserve(), reserve -> builder.memoryReserve(reserve.toBytes()));
         KvfoldProperties.EmbeddingModel embedding = properties.embeddingModel();
@@ -156,6 +158,7 @@ public class KvfoldAutoConfiguration {
                 .contextSize(embeddingModel.contextSize())
                 .threads(embeddingModel.threads())
                 .gpuLayers(embeddingModel.gpuLayers())
+                .ubatchSize(embeddingModel.ubatchSize())
                 .pooling(embeddingModel.pooling())
                 .build();
     }
@@ -195,6 +198,7 @@ public class KvfoldAutoConfiguration {
                 .contextSize(scoringModel.contextSize())
                 .threads(scoringModel.threads())
                 .gpuLayers(scoringModel.gpuLayers())
+                .ubatchSize(scoringModel.ubatchSize())
                 .build();
     }
 

@@ -50,6 +50,8 @@ public record KvfoldProperties(
      * @param kvCacheTypeK how keys are stored, such as q8_0; f16 by default
      * @param kvCacheTypeV how values are stored, such as q8_0; f16 by default
      * @param kvPlan which layer reads whose keys and values; by default what the model file says
+     * @param describeTools whether tools are described to a model whose chat template does not; true by default
+     * @param describeSchema whether a model is shown the JSON schema of its answer; true by default
      * @param kvBudget memory that keys and values may take, such as 512MB; requests wait for theirs; 60% of what is free by
      *     default, for which nothing waits
      * @param memoryReserve memory that keys and values leave free, such as 1GB; by default 256MB, or 3% of what there is
@@ -69,6 +71,8 @@ public record KvfoldProperties(
             @Nullable KvType kvCacheTypeK,
             @Nullable KvType kvCacheTypeV,
             @Nullable String kvPlan,
+            @Nullable Boolean describeTools,
+            @Nullable Boolean describeSchema,
             @Nullable DataSize kvBudget,
             @Nullable DataSize memoryReserve,
             @DefaultValue Map<String, String> options) {}
@@ -166,6 +170,7 @@ public record KvfoldProperties(
      * @param contextSize tokens that one text may have, in its own engine
      * @param threads CPU threads of its own engine
      * @param gpuLayers layers of its own engine to keep on a GPU
+     * @param ubatchSize tokens that a text may have where its vector is a mean or of the first token; the context by default
      * @param pooling mean, cls or last; by default what the model file says
      * @param queryPrefix put before a text to be embedded as a query
      * @param documentPrefix put before a text to be embedded as a document
@@ -177,6 +182,7 @@ public record KvfoldProperties(
             @Nullable Integer contextSize,
             @Nullable Integer threads,
             @Nullable Integer gpuLayers,
+            @Nullable Integer ubatchSize,
             @Nullable String pooling,
             @Nullable String queryPrefix,
             @Nullable String documentPrefix) {
@@ -194,11 +200,13 @@ public record KvfoldProperties(
      * @param contextSize tokens that one text may have
      * @param threads CPU threads
      * @param gpuLayers layers to keep on a GPU
+     * @param ubatchSize tokens that query and document may have together; the context by default
      */
     public record ScoringModel(
             @Nullable String modelPath,
             @Nullable String modelName,
             @Nullable Integer contextSize,
             @Nullable Integer threads,
-            @Nullable Integer gpuLayers) {}
+            @Nullable Integer gpuLayers,
+            @Nullable Integer ubatchSize) {}
 }

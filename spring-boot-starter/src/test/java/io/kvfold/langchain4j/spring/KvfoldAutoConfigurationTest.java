@@ -86,7 +86,8 @@ class KvfoldAutoConfigurationTest {
                     .withPropertyValues(
                             "langchain4j.kvfold.engine.model-name=hf:a/tiny",
                             "langchain4j.kvfold.engine.context-size=256",
-                            "langchain4j.kvfold.embedding-model.model-name=hf:a/tiny:F32")
+                            "langchain4j.kvfold.embedding-model.model-name=hf:a/tiny:F32",
+                            "langchain4j.kvfold.embedding-model.pooling=last")
                     .run(context -> assertThat(context)
                             .hasNotFailed()
                             .hasSingleBean(KvfoldChatModel.class)

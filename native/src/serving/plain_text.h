@@ -1,0 +1,33 @@
+// Texts of requests, in which the name of a special token is nothing but a name.
+#pragma once
+
+#include "process/error.h"
+
+#include "llama.h"
+
+#include <array>
+#include <string>
+#include <vector>
+
+namespace kvfold {
+
+class plain_text {
+  public:
+    explicit plain_text(const llama_vocab * vocab);
+
+    // Marks the texts of a request on `route` where they hold the name of a control token (hooks/text-marks.h): messages,
+    // texts to embed, queries and documents, and a prompt whose "parse_special" is false. True if there were any. The
+    // beginning of an answer, which the last message may be, is the caller's to write and stays.
+    bool mark(const std::string & route, json & body) const;
+
+  private:
+    bool mark_text(json & text) const;
+    bool mark_all(json & value) const;
+    bool mark_descriptions(json & value) const;
+    bool mark_messages(json & messages) const;
+
+    std::vector<std::string> names; // of control tokens, with two characters at least; sorted by their bytes
+    std::array<bool, 256>    begins = {}; // by the first byte of a name
+};
+
+} // namespace kvfold

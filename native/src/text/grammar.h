@@ -1,0 +1,20 @@
+// Looks at a grammar before llama.cpp does, on the thread of whoever asks for it: what would end or stop the worker is an error that
+// names the rule and the place.
+#pragma once
+
+#include "process/error.h"
+
+#include <string>
+#include <vector>
+
+struct llama_vocab;
+
+namespace kvfold {
+
+// Throws KVFOLD_ERROR_INVALID_ARGUMENT. `vocab` may be null for a grammar that names no tokens.
+void check_grammar(const std::string & text, const llama_vocab * vocab);
+
+// The patterns, any of which begins a lazy grammar: regular expressions.
+void check_triggers(const std::vector<std::string> & patterns);
+
+} // namespace kvfold

@@ -1,0 +1,63 @@
+#include "text/schema.h"
+
+#include "process/kvfold_log.h"
+#include "text/schema_rewriter.h"
+
+namespace kvfold {
+
+json exact_schema(const json & schema, const std::string & where, bool strict) {
+    rewriter made{ schema, where, strict };
+    try {
+        json exact = made.node(schema, "");
+        if (!made.definitions.empty()) {
+            exact["$defs"] = made.definitions;
+        }
+        if (!made.dropped.empty()) {
+            std::string all;
+            for (const auto & each : made.dropped) {
+                all += (all.empty() ? "" : ", ") + each;
+            }
+            log_emit(KVFOLD_LOG_WARN, "no grammar holds " + all);
+        }
+        return exact;
+    } catch (const unsatisfiable & e) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, std::string("no answer can be valid by the schema: ") + e.what());
+    }
+}
+
+static void rewrite(json & holder, const std::string & key, const std::string & where, bool strict) {
+    if (holder.is_object() && holder.contains(key) && (holder.at(key).is_object() || holder.at(key).is_boolean())) {
+        holder[key] = exact_schema(holder.at(key), where + key + "#", strict);
+    }
+}
+
+static bool flag(const json & holder, const char * key, bool otherwise) {
+    return holder.contains(key) && holder.at(key).is_boolean() ? holder.at(key).get<bool>() : otherwise;
+}
+
+bool rewrite_schemas(json & body) {
+    const std::string before = body.dump_safe();
+    rewrite(body, "json_schema", "", true);
+    if (body.contains("response_format") && body.at("response_format").is_object()) {
+        json & format = body.at("response_format");
+        rewrite(format, "schema", "response_format.", flag(format, "strict", true));
+        if (format.contains("json_schema") && format.at("json_schema").is_object()) {
+            rewrite(format.at("json_schema"), "schema", "response_format.json_schema.", flag(format.at("json_schema"), "strict", true));
+        }
+    }
+    if (body.contains("tools") && body.at("tools").is_array()) {
+        size_t i = 0;
+        for (auto & tool : body.at("tools")) {
+            const std::string where = "tools[" + std::to_string(i++) + "].";
+            for (const char * key : { "parameters", "input_schema" }) {
+                rewrite(tool, key, where, flag(tool, "strict", false));
+                if (tool.is_object() && tool.contains("function") && tool.at("function").is_object()) {
+                    rewrite(tool.at("function"), key, where + "function.", flag(tool.at("function"), "strict", false));
+                }
+            }
+        }
+    }
+    return body.dump_safe() != before;
+}
+
+} // namespace kvfold

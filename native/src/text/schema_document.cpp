@@ -1,0 +1,301 @@
+#include "text/schema_rewriter.h"
+
+#include <iterator>
+
+namespace kvfold {
+
+static constexpr size_t max_nodes = 20'000;
+static constexpr size_t max_depth = 200;
+
+static const char * const type_names[] = { "null", "boolean", "integer", "number", "string", "array", "object" };
+
+static std::set<std::string> all_types() {
+    return { std::begin(type_names), std::end(type_names) };
+}
+
+std::set<std::string> strings_of(const json & array) {
+    std::set<std::string> strings;
+    for (const auto & each : array) {
+        if (each.is_string()) {
+            strings.insert(each.get<std::string>());
+        }
+    }
+    return strings;
+}
+
+json array_of(const std::set<std::string> & strings) {
+    json array = json::array();
+    for (const auto & each : strings) {
+        array.push_back(each);
+    }
+    return array;
+}
+
+bool is_annotation(const std::string & key) {
+    static const std::set<std::string> names = {
+        "title", "description", "default", "examples", "example", "$comment", "$schema", "$id", "id", "$anchor", "$defs", "definitions", "deprecated",
+        "readOnly", "writeOnly", "contentEncoding", "contentMediaType", "contentSchema", "discriminator", "$vocabulary", "strict", "then", "else",
+    };
+    return names.count(key) == 1 || key.rfind("x-", 0) == 0;
+}
+
+rewriter::level::level(rewriter & owner, const std::string & path) : owner(owner) {
+    if (++owner.depth > max_depth) {
+        owner.depth--;
+        owner.fail(path.substr(0, 200), "it is nested more than " + std::to_string(max_depth) + " levels deep");
+    }
+    if (++owner.nodes > max_nodes) {
+        owner.depth--;
+        owner.fail(path.substr(0, 200), "written out it has more than " + std::to_string(max_nodes) + " parts");
+    }
+}
+
+void rewriter::fail(const std::string & path, const std::string & why) const {
+    throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the schema at " + where + path + " cannot be used: " + why);
+}
+
+void rewriter::unsupported(const std::string & path, const std::string & keyword, const std::string & why) {
+    if (strict) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "the schema at " + where + path + " has \"" + keyword + "\": " + why);
+    }
+    dropped.insert("\"" + keyword + "\" at " + where + path);
+}
+
+const json & rewriter::resolve(const std::string & ref, const std::string & path) {
+    if (ref.empty() || ref[0] != '#' || (ref.size() > 1 && ref[1] != '/')) {
+        fail(path, "\"$ref\" is '" + ref + "', but only those into the same document are followed (#/...)");
+    }
+    const json * target = &root;
+    size_t       at     = 1;
+    while (at < ref.size()) {
+        const size_t end  = std::min(ref.find('/', at + 1), ref.size());
+        const auto   part = unescaped(ref.substr(at + 1, end - at - 1));
+        if (target->is_object() && target->contains(part)) {
+            target = &target->at(part);
+        } else if (target->is_array() && !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == std::string::npos &&
+                   std::stoul(part) < target->size()) {
+            target = &target->at((size_t) std::stoul(part));
+        } else {
+            fail(path, "\"$ref\" is '" + ref + "', which is not there");
+        }
+        at = end;
+    }
+    return *target;
+}
+
+std::string rewriter::unescaped(const std::string & part) {
+    const auto  hex = [](char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; };
+    std::string text;
+    for (size_t i = 0; i < part.size(); i++) {
+        if (part[i] == '%' && i + 2 < part.size() && hex(part[i + 1]) >= 0 && hex(part[i + 2]) >= 0) {
+            text += (char) (hex(part[i + 1]) * 16 + hex(part[i + 2]));
+            i += 2;
+        } else {
+            text += part[i];
+        }
+    }
+    for (size_t at = text.find('~'); at != std::string::npos && at + 1 < text.size(); at = text.find('~', at + 1)) {
+        text.replace(at, 2, text[at + 1] == '1' ? "/" : "~");
+    }
+    return text;
+}
+
+std::string rewriter::text_of_ref(const json & schema, const std::string & path) const {
+    const json & ref = schema.at("$ref");
+    if (!ref.is_string()) {
+        fail(path, "\"$ref\" is no string");
+    }
+    return ref.get<std::string>();
+}
+
+json rewriter::reference(const std::string & ref, const std::string & path) {
+    const auto found = names.find(ref);
+    if (found == names.end()) {
+        const std::string name = "d" + std::to_string(names.size());
+        names[ref]             = name;
+        definitions[name]      = json::object(); // its place
+        const size_t outer = std::exchange(depth, 0); // a chain of references may be long, and a part of each is one of max_nodes
+        try {
+            const json made   = node(resolve(ref, path), ref.substr(1));
+            definitions[name] = made;
+        } catch (const unsatisfiable &) {
+            depth = outer;
+            impossible.insert(ref);
+            throw;
+        }
+        depth = outer;
+    } else if (impossible.count(ref)) {
+        throw unsatisfiable("'" + ref + "' at " + where + path);
+    }
+    return json({ { "$ref", "#/$defs/" + names.at(ref) } });
+}
+
+json rewriter::flat(const json & schema, const std::string & path) {
+    const level inside(*this, path);
+    if (schema.is_boolean()) {
+        if (!schema.get<bool>()) {
+            throw unsatisfiable("false at " + where + path);
+        }
+        return json::object();
+    }
+    if (!schema.is_object()) {
+        fail(path, "it is neither an object nor a boolean");
+    }
+    json all = schema;
+    all.erase("$ref");
+    all.erase("allOf");
+    if (schema.contains("$ref")) {
+        const std::string ref = text_of_ref(schema, path);
+        all                   = both(all, flat(resolve(ref, path), ref.substr(1)), path);
+    }
+    if (schema.contains("allOf")) {
+        if (!schema.at("allOf").is_array()) {
+            fail(path, "\"allOf\" is no array");
+        }
+        size_t i = 0;
+        for (const auto & each : schema.at("allOf")) {
+            const std::string inner = path + "/allOf/" + std::to_string(i++);
+            all                     = both(all, flat(each, inner), inner);
+        }
+    }
+    return all;
+}
+
+json rewriter::all_of(const json & a, const json & b) {
+    if (a == b || (b.is_boolean() && b.get<bool>())) {
+        return a;
+    }
+    if (a.is_boolean() && a.get<bool>()) {
+        return b;
+    }
+    json both = json::object();
+    both["allOf"] = json::array({ a, b });
+    return both;
+}
+
+json rewriter::both(json a, const json & b, const std::string & path) {
+    const level inside(*this, path);
+    // what one of them does not name must be allowed by the other's additionalProperties
+    if (a.contains("properties") || b.contains("properties") || a.contains("additionalProperties") || b.contains("additionalProperties")) {
+        join_properties(a, b, path);
+    }
+    for (const auto & [key, value] : b.items()) {
+        if (key == "properties" || key == "additionalProperties") {
+            continue;
+        }
+        if (!a.contains(key)) {
+            a[key] = value;
+        } else if (a.at(key) == value || is_annotation(key)) {
+            continue;
+        } else if (key == "type") {
+            a[key] = array_of(common_types(types_of(a, path), types_of(b, path)));
+        } else if (key == "required") {
+            auto names = strings_of(a.at(key));
+            for (const auto & name : strings_of(value)) {
+                names.insert(name);
+            }
+            a[key] = array_of(names);
+        } else if (key == "enum") {
+            json values = json::array();
+            for (const auto & each : a.at(key)) {
+                for (const auto & other : value) {
+                    if (each == other) {
+                        values.push_back(each);
+                    }
+                }
+            }
+            a[key] = values;
+        } else if (key == "const") {
+            throw unsatisfiable("two constants at " + where + path);
+        } else if (key == "anyOf" || key == "oneOf") {
+            json alternatives = json::array();
+            for (const auto & each : a.at(key)) {
+                for (const auto & other : value) {
+                    alternatives.push_back(all_of(each, other));
+                }
+            }
+            a[key] = alternatives;
+        } else if (key == "items" && !a.at(key).is_array() && !value.is_array()) {
+            a[key] = all_of(a.at(key), value);
+        } else if (key.rfind("min", 0) == 0 || key == "exclusiveMinimum") {
+            a[key] = number(a, key, path) > number(b, key, path) ? a.at(key) : value;
+        } else if (key.rfind("max", 0) == 0 || key == "exclusiveMaximum") {
+            a[key] = number(a, key, path) < number(b, key, path) ? a.at(key) : value;
+        } else {
+            unsupported(path, key, "it stands there twice with different values");
+        }
+    }
+    return a;
+}
+
+void rewriter::join_properties(json & a, const json & b, const std::string & path) {
+    const json none  = json::object(), anything = true;
+    const json ours  = a.contains("properties") ? a.at("properties") : none;
+    const json their = b.contains("properties") ? b.at("properties") : none;
+    if (!ours.is_object() || !their.is_object()) {
+        fail(path, "\"properties\" is no object");
+    }
+    const json rest_a = a.contains("additionalProperties") ? a.at("additionalProperties") : anything;
+    const json rest_b = b.contains("additionalProperties") ? b.at("additionalProperties") : anything;
+    json       joined = json::object();
+    for (const auto & [name, value] : ours.items()) {
+        joined[name] = all_of(value, their.contains(name) ? their.at(name) : rest_b);
+    }
+    for (const auto & [name, value] : their.items()) {
+        if (!ours.contains(name)) {
+            joined[name] = all_of(value, rest_a);
+        }
+    }
+    if (joined.size() > 0) {
+        a["properties"] = joined;
+    }
+    if (a.contains("additionalProperties") || b.contains("additionalProperties")) {
+        a["additionalProperties"] = all_of(rest_a, rest_b);
+    }
+}
+
+double rewriter::number(const json & schema, const std::string & key, const std::string & path) const {
+    if (!schema.at(key).is_number()) {
+        fail(path, "\"" + key + "\" is no number");
+    }
+    return schema.at(key).get<double>();
+}
+
+std::set<std::string> rewriter::types_of(const json & schema, const std::string & path) const {
+    std::set<std::string> types;
+    if (!schema.contains("type")) {
+        return all_types();
+    }
+    const json & type = schema.at("type");
+    if (type.is_string()) {
+        types.insert(type.get<std::string>());
+    } else if (type.is_array()) {
+        types = strings_of(type);
+    }
+    for (const auto & name : types) {
+        if (all_types().count(name) == 0) {
+            fail(path, "\"type\" is '" + name.substr(0, 100) + "'");
+        }
+    }
+    if (types.empty() && !(type.is_array() && type.empty())) {
+        fail(path, "\"type\" is neither a name nor an array of names");
+    }
+    if (schema.contains("nullable") && schema.at("nullable") == true) {
+        types.insert("null");
+    }
+    return types;
+}
+
+std::set<std::string> rewriter::common_types(const std::set<std::string> & a, const std::set<std::string> & b) {
+    std::set<std::string> types;
+    for (const auto & type : a) {
+        if (b.count(type) || (type == "integer" && b.count("number"))) {
+            types.insert(type);
+        } else if (type == "number" && b.count("integer")) {
+            types.insert("integer");
+        }
+    }
+    return types;
+}
+
+} // namespace kvfold

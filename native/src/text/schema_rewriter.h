@@ -1,0 +1,95 @@
+// Rewrites one schema; see text/schema.h.
+#pragma once
+
+#include "process/error.h"
+
+#include <limits>
+#include <map>
+#include <optional>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace kvfold {
+
+// No instance is valid.
+struct unsatisfiable : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+std::set<std::string> strings_of(const json & array);
+json                  array_of(const std::set<std::string> & strings);
+
+// Keywords that say nothing about which instances are valid.
+bool is_annotation(const std::string & key);
+
+struct rewriter {
+    const json &      root;
+    const std::string where;
+    const bool        strict;
+    json              definitions = json::object();
+
+    std::map<std::string, std::string> names      = {}; // of references
+    std::set<std::string>              impossible = {}; // references to what nothing can be
+    std::set<std::string>              dropped    = {};
+    size_t                             nodes = 0, depth = 0;
+
+    // One part of the schema inside another; throws when there are too many.
+    struct level {
+        rewriter & owner;
+
+        level(rewriter & owner, const std::string & path);
+        ~level() { owner.depth--; }
+    };
+    static bool has_values(const json & schema) { return schema.contains("const") || schema.contains("enum"); }
+    static json values_of(const json & schema) { return schema.contains("const") ? json::array({ schema.at("const") }) : schema.at("enum"); }
+
+    // references, and both of two schemas: schema_document.cpp
+    [[noreturn]] void fail(const std::string & path, const std::string & why) const;
+    // A grammar cannot hold it.
+    void unsupported(const std::string & path, const std::string & keyword, const std::string & why = "no grammar can hold it");
+    const json & resolve(const std::string & ref, const std::string & path);
+    // ~0 and ~1 of JSON pointers in what %XX of URIs stands for.
+    static std::string unescaped(const std::string & part);
+    std::string text_of_ref(const json & schema, const std::string & path) const;
+    // Definitions get names of their own: the converter makes rules of theirs, and drops what is not ASCII.
+    json reference(const std::string & ref, const std::string & path);
+    // Without "$ref" and "allOf" of its own.
+    json flat(const json & schema, const std::string & path);
+    static json all_of(const json & a, const json & b);
+    json both(json a, const json & b, const std::string & path);
+    void join_properties(json & a, const json & b, const std::string & path);
+    double number(const json & schema, const std::string & key, const std::string & path) const;
+    std::set<std::string> types_of(const json & schema, const std::string & path) const;
+    static std::set<std::string> common_types(const std::set<std::string> & a, const std::set<std::string> & b);
+
+    // one schema: schema_choices.cpp
+    json node(const json & schema, const std::string & path);
+    json alternatives(json all, const char * key, const std::string & path);
+    // Whether no instance is valid by both, as far as that is easily seen.
+    bool exclude(const json & a, const json & b, const std::string & path);
+    std::set<std::string> kinds(const json & schema, const std::string & path);
+    json constants(const json & all, const std::string & path);
+    // What the other keywords say about a value of an enumeration.
+    bool allows(const json & all, const json & value, const std::string & path);
+    json by_type(const json & all, const std::string & path);
+    // A schema without "type" allows all others besides; the one that its keywords speak of is meant.
+    static std::set<std::string> implied(const json & all);
+    json of_type(const std::string & type, const json & all, const std::string & path);
+
+    // of one type: schema_types.cpp
+    // A count, cut to what a grammar can repeat.
+    std::pair<int64_t, int64_t> counts(const json & all, const char * least_key, const char * most_key, const std::string & path) const;
+    json object(const json & all, const std::string & path);
+    json array(const json & all, const std::string & path);
+    json string(const json & all, const std::string & path);
+    // Formats of numbers and of how a string is meant.
+    static bool is_plain_format(const std::string & format);
+    static std::optional<std::string> pattern_of_format(const std::string & format);
+    // The least or greatest integer that a bound admits; nothing if it admits all that there are.
+    std::optional<int64_t> bound(const json & all, const std::string & key, bool lower, bool exclusive, const std::string & path) const;
+    json numeric(const std::string & type, const json & all, const std::string & path);
+};
+
+} // namespace kvfold

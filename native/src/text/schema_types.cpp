@@ -1,0 +1,290 @@
+#include "text/pattern.h"
+#include "text/schema_rewriter.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace kvfold {
+
+// What a grammar can repeat, and llama.cpp's converter forgets a larger bound.
+static constexpr int64_t max_repetitions = 2000;
+static constexpr size_t  max_optional    = 256; // of one object; the converter's time grows with their cube
+static constexpr size_t  max_name        = 1000;
+static constexpr int64_t most_integer    = std::numeric_limits<int64_t>::max() - 1;
+static constexpr int64_t exact_integer   = ((int64_t) 1 << 53) - 1; // what every reader of JSON can hold
+
+std::pair<int64_t, int64_t> rewriter::counts(const json & all, const char * least_key, const char * most_key, const std::string & path) const {
+    const auto count = [&](const char * key, int64_t otherwise) {
+        if (!all.contains(key)) {
+            return otherwise;
+        }
+        const double value = number(all, key, path);
+        if (value < 0 || value != std::floor(value)) {
+            fail(path, std::string("\"") + key + "\" is no count");
+        }
+        return (int64_t) std::min(value, 1e15);
+    };
+    const int64_t least = count(least_key, 0), most = count(most_key, -1);
+    if (most >= 0 && least > most) {
+        throw unsatisfiable(std::string("\"") + least_key + "\" is " + std::to_string(least) + " and \"" + most_key + "\" is " + std::to_string(most) + " at " + where + path);
+    }
+    if (least > max_repetitions) {
+        fail(path, std::string("\"") + least_key + "\" is " + std::to_string(least) + ", the limit is " + std::to_string(max_repetitions));
+    }
+    return { least, std::min(most, max_repetitions) };
+}
+
+json rewriter::object(const json & all, const std::string & path) {
+    for (const char * key : { "patternProperties", "propertyNames", "unevaluatedProperties" }) {
+        if (all.contains(key) && !all.at(key).is_boolean()) {
+            unsupported(path, key);
+        }
+    }
+    json       properties = json::object();
+    const json given      = all.contains("properties") ? all.at("properties") : json::object();
+    if (!given.is_object()) {
+        fail(path, "\"properties\" is no object");
+    }
+    std::set<std::string> required;
+    if (all.contains("required")) {
+        if (!all.at("required").is_array()) {
+            fail(path, "\"required\" is no array");
+        }
+        required = strings_of(all.at("required"));
+    }
+    const json rest = all.contains("additionalProperties")  ? all.at("additionalProperties")
+                      : all.contains("unevaluatedProperties") ? all.at("unevaluatedProperties")
+                                                              : json(true);
+    for (const auto & [name, value] : given.items()) {
+        if (name.size() > max_name) {
+            fail(path, "the name of a property has " + std::to_string(name.size()) + " bytes, the limit is " + std::to_string(max_name));
+        }
+        try {
+            properties[name] = node(value, path + "/properties/" + name);
+        } catch (const unsatisfiable &) {
+            if (required.count(name)) {
+                throw;
+            }
+        }
+    }
+    for (const auto & name : required) {
+        if (!properties.contains(name)) {
+            properties[name] = node(rest, path + "/properties/" + name);
+        }
+    }
+    const size_t optional = properties.size() - required.size();
+    if (optional > max_optional) {
+        fail(path, "it has " + std::to_string(optional) + " optional properties, the limit is " + std::to_string(max_optional));
+    }
+    const auto [least, most] = counts(all, "minProperties", "maxProperties", path);
+    if ((int64_t) required.size() < least) {
+        unsupported(path, "minProperties", "more than the required ones");
+    }
+    if (most >= 0 && (int64_t) required.size() > most) {
+        throw unsatisfiable("\"maxProperties\" is less than the required ones at " + where + path);
+    }
+    if (most >= 0 && (properties.empty() || (int64_t) properties.size() > most)) {
+        unsupported(path, "maxProperties");
+    }
+    json one = json::object();
+    if (!properties.empty()) {
+        one["properties"] = properties;
+        one["required"]   = array_of(required);
+    } else if (!rest.is_boolean()) {
+        one["additionalProperties"] = node(rest, path + "/additionalProperties");
+    } else if (!rest.get<bool>() || (all.contains("properties") && !all.contains("additionalProperties"))) {
+        one["additionalProperties"] = false;
+    }
+    return one;
+}
+
+json rewriter::array(const json & all, const std::string & path) {
+    auto [least, most] = counts(all, "minItems", "maxItems", path);
+    if (all.contains("uniqueItems") && all.at("uniqueItems") == true && !(most >= 0 && most <= 1)) {
+        unsupported(path, "uniqueItems");
+    }
+    for (const char * key : { "contains", "unevaluatedItems" }) {
+        if (all.contains(key) && !all.at(key).is_boolean()) {
+            unsupported(path, key);
+        }
+    }
+    const bool old    = all.contains("items") && all.at("items").is_array();
+    const json first  = old ? all.at("items") : all.contains("prefixItems") ? all.at("prefixItems") : json::array();
+    const char * const rest_key = old ? "additionalItems" : "items";
+    const json rest   = all.contains(rest_key) ? all.at(rest_key) : json(true);
+    if (!first.is_array()) {
+        fail(path, "\"prefixItems\" is no array");
+    }
+    json one = json::object();
+    if (!first.empty()) {
+        json tuple = json::array();
+        for (size_t i = 0; i < std::max(first.size(), (size_t) least) && (most < 0 || (int64_t) i < most); i++) {
+            const bool named = i < first.size();
+            tuple.push_back(node(named ? first.at(i) : rest, path + (named ? "/prefixItems/" + std::to_string(i) : std::string("/") + rest_key)));
+        }
+        one["prefixItems"] = tuple;
+        if (!tuple.empty()) {
+            return one;
+        }
+        one = json::object();
+    }
+    try {
+        one["items"] = node(rest, path + "/" + rest_key);
+    } catch (const unsatisfiable &) {
+        if (least > 0) {
+            throw;
+        }
+        one["items"] = json::object();
+        most         = 0;
+    }
+    if (least > 0) {
+        one["minItems"] = least;
+    }
+    if (most >= 0) {
+        one["maxItems"] = most;
+    }
+    return one;
+}
+
+json rewriter::string(const json & all, const std::string & path) {
+    const auto [least, most] = counts(all, "minLength", "maxLength", path);
+    std::optional<std::string> pattern;
+    std::string                keyword = "pattern";
+    json                       one     = json::object();
+    if (all.contains("format") && all.at("format").is_string()) {
+        const std::string format = all.at("format").get<std::string>();
+        if (format == "date" || format == "time" || format == "date-time" || format == "uuid") {
+            if (!all.contains("pattern") && least == 0 && most < 0) {
+                one["format"] = format;
+                return one;
+            }
+            unsupported(path, all.contains("pattern") ? "pattern" : "minLength", "it stands beside \"format\"");
+            one["format"] = format;
+            return one;
+        }
+        pattern = pattern_of_format(format);
+        keyword = "format";
+        if (!pattern && !is_plain_format(format)) {
+            unsupported(path, "format", "'" + format + "' is not known");
+        }
+    }
+    if (all.contains("pattern")) {
+        if (!all.at("pattern").is_string()) {
+            fail(path, "\"pattern\" is no string");
+        }
+        if (pattern) {
+            unsupported(path, "pattern", "it stands beside \"format\"");
+        }
+        pattern = all.at("pattern").get<std::string>();
+        keyword = "pattern";
+    }
+    if (pattern) {
+        try {
+            const json_pattern exact = exact_pattern(*pattern);
+            if ((int64_t) exact.least < least || (most >= 0 && (exact.most == SIZE_MAX || (int64_t) exact.most > most))) {
+                unsupported(path, (int64_t) exact.least < least ? "minLength" : "maxLength", "\"" + keyword + "\" does not keep to it");
+            }
+            one["pattern"] = exact.text;
+            return one;
+        } catch (const pattern_unsupported & e) {
+            unsupported(path, keyword, e.what());
+        } catch (const std::runtime_error & e) {
+            fail(path, "\"" + keyword + "\" is no regular expression, " + e.what());
+        }
+    }
+    if (least > 0) {
+        one["minLength"] = least;
+    }
+    if (most >= 0) {
+        one["maxLength"] = most;
+    }
+    return one;
+}
+
+bool rewriter::is_plain_format(const std::string & format) {
+    static const std::set<std::string> names = { "int32", "int64", "float", "double", "byte", "binary", "password", "string", "regex", "json-pointer", "uri-template" };
+    return names.count(format) == 1;
+}
+
+std::optional<std::string> rewriter::pattern_of_format(const std::string & format) {
+    static const std::string                        label = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?";
+    static const std::string                        octet = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+    static const std::map<std::string, std::string> formats = {
+        { "email", "^[A-Za-z0-9_+-]{1,32}(?:\\.[A-Za-z0-9_+-]{1,31})?@" + label + "(?:\\." + label + "){0,3}\\.[a-z]{2,24}$" },
+        { "hostname", "^" + label + "(?:\\." + label + "){0,3}$" },
+        { "ipv4", "^" + octet + "(?:\\." + octet + "){3}$" },
+        { "ipv6", "^[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){7}$" },
+        { "uri", "^[a-z][a-z0-9+.-]{1,20}://[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]+$" },
+        { "duration", "^P(?:[0-9]{1,4}W|[0-9]{1,4}D|T[0-9]{1,4}H|T[0-9]{1,4}M|T[0-9]{1,4}S|[0-9]{1,4}Y|[0-9]{1,4}M)$" },
+    };
+    const auto found = formats.find(format);
+    return found == formats.end() ? std::nullopt : std::optional<std::string>(found->second);
+}
+
+std::optional<int64_t> rewriter::bound(const json & all, const std::string & key, bool lower, bool exclusive, const std::string & path) const {
+    if (!all.contains(key) || all.at(key).is_boolean()) {
+        return std::nullopt;
+    }
+    const double value = number(all, key, path);
+    if (value >= 9.2e18 || value <= -9.2e18) {
+        if (lower == (value > 0)) {
+            fail(path, "\"" + key + "\" is beyond integers of 64 bits");
+        }
+        return std::nullopt;
+    }
+    if (all.at(key).is_number_integer()) {
+        return all.at(key).get<int64_t>() + (exclusive ? (lower ? 1 : -1) : 0);
+    }
+    const double whole = lower ? std::ceil(value) : std::floor(value);
+    return (int64_t) whole + (exclusive && whole == value ? (lower ? 1 : -1) : 0);
+}
+
+json rewriter::numeric(const std::string & type, const json & all, const std::string & path) {
+    const auto is_true = [&](const char * key) { return all.contains(key) && all.at(key) == true; }; // of draft 4
+    std::optional<int64_t> low = bound(all, "minimum", true, is_true("exclusiveMinimum"), path);
+    std::optional<int64_t> high = bound(all, "maximum", false, is_true("exclusiveMaximum"), path);
+    const auto low2 = bound(all, "exclusiveMinimum", true, true, path), high2 = bound(all, "exclusiveMaximum", false, true, path);
+    low  = low && low2 ? std::max(*low, *low2) : low ? low : low2;
+    high = high && high2 ? std::min(*high, *high2) : high ? high : high2;
+    const double step = all.contains("multipleOf") ? number(all, "multipleOf", path) : 0;
+    if (all.contains("multipleOf") && !(step > 0)) {
+        fail(path, "\"multipleOf\" is not positive");
+    }
+    if (type == "number") {
+        for (const char * key : { "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf" }) {
+            if (all.contains(key) && !all.at(key).is_boolean()) {
+                unsupported(path, key, "of a \"number\" no grammar can hold it; of an \"integer\" one can");
+            }
+        }
+        return json::object();
+    }
+    if (low && high && *low > *high) {
+        throw unsatisfiable("no integer is between " + std::to_string(*low) + " and " + std::to_string(*high) + " at " + where + path);
+    }
+    json one = json::object();
+    if (step > 0 && step != 1 && step != 0.5 && step != 0.1 && step != 0.01) {
+        if (!low || !high || step != std::floor(step) || (double) (*high - *low) / step > 1000) {
+            unsupported(path, "multipleOf", "a grammar can hold it within narrow bounds only");
+        } else {
+            json values = json::array();
+            for (int64_t value = *low; value <= *high; value++) {
+                if (value % (int64_t) step == 0) {
+                    values.push_back(value);
+                }
+            }
+            if (values.empty()) {
+                throw unsatisfiable("no multiple of " + std::to_string((int64_t) step) + " is within the bounds at " + where + path);
+            }
+            one["enum"] = values;
+            return one;
+        }
+    }
+    if (low || high) {
+        // the converter does not end with one bound of more than sixteen digits
+        one["minimum"] = low ? *low : *high < -exact_integer ? -most_integer : -exact_integer;
+        one["maximum"] = high ? *high : *low > exact_integer ? most_integer : exact_integer;
+    }
+    return one;
+}
+
+} // namespace kvfold

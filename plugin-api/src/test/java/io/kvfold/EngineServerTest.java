@@ -1,0 +1,290 @@
+package io.kvfold;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import java.io.IOException;
+import java.io.InputStream;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.net.Socket;
+import java.net.StandardProtocolFamily;
+import java.net.URI;
+import java.net.UnixDomainSocketAddress;
+import java.nio.channels.ServerSocketChannel;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.Locale;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.condition.DisabledOnOs;
+import org.junit.jupiter.api.condition.OS;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+/** The server against clients that are slow, many, greedy, or somebody else's. */
+@Timeout(120)
+class EngineServerTest {
+
+    private static final String SHORT = "{\"prompt\": \"a\", \"n_predict\": 2, \"ignore_eos\": true}";
+
+    /** Each chunk is a kilobyte and more, so that the buffers of a connection are soon full. */
+    private static final String ENDLESS =
+            "{\"prompt\": \"a\", \"n_predict\": 3500, \"ignore_eos\": true, \"stream\": true, \"n_probs\": 10}";
+
+    @TempDir
+    @SuppressWarnings("NullAway.Init")
+    private Path folder;
+
+    private final List<Socket> sockets = new ArrayList<>();
+
+    @SuppressWarnings("NullAway.Init") // by open()
+    private Engine engine;
+
+    @BeforeEach
+    void open() throws IOException {
+        RealLibrary.require();
+        engine = Engine.builder()
+                .model(TinyModel.write(folder.resolve("tiny.gguf"), 1))
+                .contextSize(4096)
+                .slots(1)
+                .threads(1)
+                .open();
+    }
+
+    @AfterEach
+    void close() throws IOException {
+        for (Socket socket : sockets) {
+            socket.close();
+        }
+        engine.close();
+    }
+
+    private EngineServer.Builder builder() {
+        return engine.server().port(0);
+    }
+
+    private Socket connect(EngineServer server) throws IOException {
+        Socket socket = new Socket();
+        socket.setReceiveBufferSize(4096);
+        URI address = server.addresses().get(0);
+        socket.connect(new InetSocketAddress(InetAddress.getByName(address.getHost()), address.getPort()));
+        sockets.add(socket);
+        return socket;
+    }
+
+    private static void send(Socket socket, String text) throws IOException {
+        socket.getOutputStream().write(text.getBytes(StandardCharsets.UTF_8));
+    }
+
+    private static String request(String method, String path, String body, String... headers) {
+        StringBuilder text = new StringBuilder(method + " " + path + " HTTP/1.1\r\nConnection: close\r\n");
+        List<String> all = new ArrayList<>(List.of(headers));
+        for (String usual : List.of("Host: 127.0.0.1", "Content-Type: application/json")) {
+            String name = usual.substring(0, usual.indexOf(':') + 1);
+            if (all.stream().noneMatch(header -> header.startsWith(name))) {
+                all.add(usual);
+            }
+        }
+        all.forEach(header -> text.append(header).append("\r\n"));
+        return text + "Content-Length: " + body.length() + "\r\n\r\n" + body;
+    }
+
+    /** The whole answer to one request. */
+    private String ask(EngineServer server, String method, String path, String body, String... headers)
+            throws IOException {
+        try (Socket socket = connect(server)) {
+            send(socket, request(method, path, body, headers));
+            return new String(socket.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+        }
+    }
+
+    private static int status(String answer) {
+        return Integer.parseInt(answer.split(" ", 3)[1]);
+    }
+
+    @Test
+    void refusesToBeOpenToAllWhereAKeyWasMeant() throws IOException {
+        assertThatThrownBy(() -> builder().apiKey("").start())
+                .isInstanceOf(InvalidRequestException.class)
+                .hasMessageContaining("\"api-key\"");
+        for (String content : List.of("", "\r\n", "# none yet\n", " \n")) {
+            Path keys = Files.writeString(folder.resolve("keys"), content);
+            assertThatThrownBy(() ->
+                            builder().option("api-key-file", keys.toString()).start())
+                    .isInstanceOf(InvalidRequestException.class)
+                    .hasMessageContaining("hold no key");
+        }
+    }
+
+    @Test
+    void takesKeysFromAFileOfWindows() throws IOException {
+        Path keys = Files.writeString(folder.resolve("keys"), "# keys\r\nfirst\r\nsecond\r\n");
+        try (EngineServer server =
+                builder().option("api-key-file", keys.toString()).start()) {
+            assertThat(status(ask(server, "GET", "/props", "", "Authorization: Bearer second")))
+                    .isEqualTo(200);
+            assertThat(status(ask(server, "GET", "/props", "", "Authorization: Bearer third")))
+                    .isEqualTo(401);
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "Host: evil.example, 403",
+        "Host: evil.example:8080, 403",
+        "Host: 127.0.0.1.evil.example, 403",
+        "Host: localhost, 200",
+        "Host: [::1]:8080, 200",
+        "host: evil.example, 403",
+        "Origin: https://evil.example, 403",
+        "origin: null, 403",
+        "Origin: http://localhost.evil.example, 403",
+        "Origin: http://localhost:3000, 200",
+        "Content-Type: text/plain, 415",
+        "Content-Type: application/x-www-form-urlencoded, 415",
+        "Content-Type: , 415",
+        "Content-Type: application/json; charset=utf-8, 200",
+        "content-type: Application/JSON, 200",
+    })
+    void answersThisMachineOnly(String header, int status) throws IOException {
+        try (EngineServer server = builder().start()) {
+            String own = header.toLowerCase(Locale.ROOT).startsWith("content-type") ? "Content-Type: " : "";
+            String given = own
+                    + header.substring(own.isEmpty() ? 0 : header.indexOf(':') + 1)
+                            .strip();
+            String answer = ask(server, "POST", "/completion", SHORT, own.isEmpty() ? header : given);
+
+            assertThat(status(answer)).isEqualTo(status);
+            assertThat(answer).contains(status == 200 ? "tokens_predicted" : "error");
+        }
+    }
+
+    @Test
+    void letsInTheOriginsThatItWasGiven() throws IOException {
+        try (EngineServer server =
+                builder().option("cors-origins", "https://app.example").start()) {
+            assertThat(status(ask(server, "POST", "/completion", SHORT, "Origin: https://app.example")))
+                    .isEqualTo(200);
+            assertThat(status(ask(server, "POST", "/completion", SHORT, "Origin: https://evil.example")))
+                    .isEqualTo(403);
+        }
+    }
+
+    @Test
+    void answersBesideConnectionsThatAreHalfOpen() throws IOException {
+        try (EngineServer server = builder().start()) {
+            for (int i = 0; i < 600; i++) {
+                send(connect(server), "POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Le");
+            }
+            assertThat(status(ask(server, "GET", "/health", ""))).isEqualTo(200);
+            assertThat(status(ask(server, "POST", "/completion", SHORT))).isEqualTo(200);
+        }
+    }
+
+    @Test
+    void endsConnectionsThatDoNotSendTheirRequest() throws IOException {
+        try (EngineServer server = builder().option("timeout", 1).start()) {
+            Socket stalls = connect(server);
+            send(stalls, "POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n{");
+            InputStream in = stalls.getInputStream();
+
+            assertThat(in.readAllBytes())
+                    .satisfiesAnyOf(
+                            nothing -> assertThat(nothing).isEmpty(),
+                            refusal -> assertThat(new String(refusal, StandardCharsets.UTF_8))
+                                    .startsWith("HTTP/1.1 4"));
+        }
+    }
+
+    @Test
+    void freesTheSlotOfAReaderThatHasStopped() throws IOException {
+        try (EngineServer server = builder().option("timeout", 1).start()) {
+            Socket stopped = connect(server);
+            send(stopped, request("POST", "/completion", ENDLESS));
+            assertThat(stopped.getInputStream().read()).isEqualTo('H');
+
+            assertThat(ask(server, "POST", "/completion", SHORT)).contains("tokens_predicted");
+        }
+    }
+
+    @Test
+    void closesWhateverItsClientsDo() throws IOException {
+        EngineServer server = builder().start();
+        connect(server);
+        send(connect(server), "POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n\r\n");
+        Socket stopped = connect(server);
+        send(stopped, request("POST", "/completion", ENDLESS));
+        assertThat(stopped.getInputStream().read()).isEqualTo('H');
+        send(connect(server), request("POST", "/completion", ENDLESS)); // waits for the slot
+
+        long start = System.nanoTime();
+        server.close();
+        assertThat(System.nanoTime() - start).isLessThan(20_000_000_000L); // 30 s is what a client may take for each
+    }
+
+    @Test
+    void letsOthersInBeforeARequestWithManyPrompts() throws Exception {
+        try (EngineServer server = builder().start()) {
+            String prompts = String.join(",", Collections.nCopies(2_000, "\"a\""));
+            Socket greedy = connect(server);
+            send(
+                    greedy,
+                    request(
+                            "POST",
+                            "/completion",
+                            "{\"n_predict\": 100, \"ignore_eos\": true, \"prompt\": [" + prompts + "]}"));
+            while (engine.tokenStats().generatedTokens() == 0) {
+                Thread.sleep(10);
+            }
+
+            assertThat(ask(server, "POST", "/completion", SHORT)).contains("tokens_predicted");
+            long generated = engine.tokenStats().generatedTokens();
+            assertThat(generated).isLessThan(100_000); // of 200,000
+
+            greedy.close();
+            do {
+                generated = engine.tokenStats().generatedTokens();
+                Thread.sleep(1000);
+            } while (generated != engine.tokenStats().generatedTokens());
+            assertThat(generated).as("tokens once nothing is computed any more").isLessThan(150_000);
+        }
+    }
+
+    @Test
+    void refusesTooManyPrompts() throws IOException {
+        try (EngineServer server = builder().start()) {
+            String prompts = String.join(",", Collections.nCopies(20_000, "\"a\""));
+            String answer = ask(server, "POST", "/completion", "{\"prompt\": [" + prompts + "]}");
+
+            assertThat(status(answer)).isEqualTo(400);
+            assertThat(answer).contains("20000 prompts or inputs, the limit is 2048");
+        }
+    }
+
+    @Test
+    @DisabledOnOs(value = OS.WINDOWS, disabledReason = "llama-server listens on no Unix socket there")
+    void takesOverASocketFileThatNobodyListensOn() throws IOException {
+        Path file = folder.resolve("a socket.sock");
+        try (ServerSocketChannel left = ServerSocketChannel.open(StandardProtocolFamily.UNIX)) {
+            left.bind(UnixDomainSocketAddress.of(file));
+            assertThatThrownBy(() -> engine.server().host(file.toString()).start())
+                    .isInstanceOf(ServerAddressException.class);
+        }
+        assertThat(file).exists();
+
+        try (EngineServer server = engine.server().host(file.toString()).start()) {
+            assertThat(server.addresses())
+                    .singleElement()
+                    .satisfies(address -> assertThat(address.getPath()).isEqualTo(file.toString()));
+        }
+        assertThat(file).doesNotExist();
+    }
+}
