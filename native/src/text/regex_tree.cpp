@@ -54,6 +54,10 @@ using node = regex_node;
 
 const char_ranges digits = { { '0', '9' } };
 const char_ranges blanks = { { '\t', '\r' }, { ' ', ' ' } };
+const char_ranges line_ends = { { '\n', '\n' }, { '\r', '\r' }, { 0x85, 0x85 }, { 0x2028, 0x2029 } };
+// With those that only some dialects count among them.
+const char_ranges all_blanks = { { '\t', '\r' }, { ' ', ' ' }, { 0x85, 0x85 }, { 0xA0, 0xA0 }, { 0x1680, 0x1680 }, { 0x2000, 0x200A }, { 0x2028, 0x2029 }, { 0x202F, 0x202F },
+                                 { 0x205F, 0x205F }, { 0x3000, 0x3000 }, { 0xFEFF, 0xFEFF } };
 const char_ranges words  = { { '0', '9' }, { 'A', 'Z' }, { 'a', 'z' }, { '_', '_' } };
 
 struct parser {
@@ -185,7 +189,7 @@ struct parser {
         switch (c) {
             case '^': return assertion(node::BEGIN);
             case '$': return assertion(node::END);
-            case '.': return set_of(complement({ { '\n', '\n' }, { '\r', '\r' } }));
+            case '.': return set_of(complement(dialect == regex_dialect::JSON_SCHEMA ? line_ends : char_ranges{ { '\n', '\n' }, { '\r', '\r' } }));
             case '[': return set_of(bracket());
             case '(': return group();
             case '*': case '+': case '?': case '{': throw regex_refused("nothing to repeat");
@@ -193,7 +197,7 @@ struct parser {
                 if (more() && (text[at] == 'b' || text[at] == 'B')) {
                     return assertion(next() == 'b' ? node::WORD_EDGE : node::NO_WORD_EDGE);
                 }
-                return set_of(escape());
+                return set_of(escape(false));
             }
             default: return set_of({ { c, c } });
         }
@@ -229,14 +233,15 @@ struct parser {
         return one;
     }
 
-    // After a backslash.
-    char_ranges escape() {
+    // After a backslash. `outside` is of a set whose complement is meant.
+    char_ranges escape(bool outside) {
+        const auto blanks_of = [this](bool many) -> const char_ranges & { return many && dialect == regex_dialect::JSON_SCHEMA ? all_blanks : blanks; };
         const uint32_t c = next();
         switch (c) {
             case 'd': return digits;
             case 'D': return complement(digits);
-            case 's': return blanks;
-            case 'S': return complement(blanks);
+            case 's': return blanks_of(outside);
+            case 'S': return complement(blanks_of(!outside));
             case 'w': return words;
             case 'W': return complement(words);
             case 'p':
@@ -298,6 +303,9 @@ struct parser {
                 if (c >= '1' && c <= '9') {
                     throw regex_refused("back references are not supported");
                 }
+                if (dialect == regex_dialect::JSON_SCHEMA && ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'))) {
+                    throw regex_refused(std::string("\\") + (char) c + " has no meaning"); // or one that dialects do not agree on
+                }
                 return c;
         }
     }
@@ -320,10 +328,10 @@ struct parser {
         const bool  negative = take('^');
         char_ranges set;
         while (!take(']')) {
-            char_ranges first = bracket_item();
+            char_ranges first = bracket_item(negative);
             if (at + 1 < text.size() && text[at] == '-' && text[at + 1] != ']' && first.size() == 1 && first[0].first == first[0].second) {
                 at++;
-                const char_ranges last = bracket_item();
+                const char_ranges last = bracket_item(negative);
                 if (last.size() != 1 || last[0].first != last[0].second) {
                     throw regex_refused("a range ends in a class of characters");
                 }
@@ -337,7 +345,7 @@ struct parser {
         return negative ? complement(set) : set;
     }
 
-    char_ranges bracket_item() {
+    char_ranges bracket_item(bool outside) {
         const uint32_t c = next();
         if (c == '[' && more() && (text[at] == ':' || text[at] == '.' || text[at] == '=')) {
             throw regex_refused("classes with a name are not supported");
@@ -348,7 +356,7 @@ struct parser {
         if (take('b')) {
             return { { '\b', '\b' } };
         }
-        return escape();
+        return escape(outside);
     }
 };
 

@@ -1,14 +1,20 @@
 #include "text/schema_rewriter.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace kvfold {
 
+// 1.0 is one, too.
+static bool is_integer(const json & value) {
+    return value.is_number() && (value.is_number_integer() || value.get<double>() == std::floor(value.get<double>()));
+}
+
 static std::string type_of(const json & value) {
     return value.is_null()             ? "null"
            : value.is_boolean()        ? "boolean"
-           : value.is_number_integer() ? "integer"
+           : is_integer(value)         ? "integer"
            : value.is_number()         ? "number"
            : value.is_string()         ? "string"
            : value.is_array()          ? "array"
@@ -32,6 +38,11 @@ json rewriter::node(const json & schema, const std::string & path) {
         }
     }
     json all = flat(schema, path);
+    for (const auto & key : keys_of(all)) {
+        if (!is_annotation(key) && !type_of_keyword(key)) {
+            unsupported(path, key, "it is not known");
+        }
+    }
     for (const char * key : { "not", "if", "dependentRequired", "dependentSchemas", "dependencies", "$dynamicRef", "$recursiveRef" }) {
         if (all.contains(key) && !(std::string(key) == "if" && !all.contains("then") && !all.contains("else"))) {
             unsupported(path, key);
@@ -42,10 +53,8 @@ json rewriter::node(const json & schema, const std::string & path) {
             return alternatives(all, key, path);
         }
     }
-    if (all.contains("const") || all.contains("enum")) {
-        return constants(all, path);
-    }
-    return by_type(all, path);
+    all = closed(all, path);
+    return has_values(all) ? constants(all, path) : by_type(all, path);
 }
 
 json rewriter::alternatives(json all, const char * key, const std::string & path) {
@@ -64,7 +73,7 @@ json rewriter::alternatives(json all, const char * key, const std::string & path
             if (plain && std::string(key) == "anyOf") {
                 made.push_back(node(each, inner));
             } else {
-                const json joined = both(all, flat(each, inner), inner);
+                const json joined = both(all, flat_part(each, inner), inner);
                 made.push_back(plain ? node(each, inner) : node(joined, inner));
                 whole.push_back(joined);
             }
@@ -93,7 +102,9 @@ json rewriter::alternatives(json all, const char * key, const std::string & path
 }
 
 bool rewriter::exclude(const json & a, const json & b, const std::string & path) {
-    if (common_types(kinds(a, path), kinds(b, path)).empty()) {
+    auto shared = common_types(written(a, path), accepted(b, path));
+    shared.merge(common_types(written(b, path), accepted(a, path)));
+    if (shared.empty()) {
         return true;
     }
     if (has_values(a) && has_values(b)) {
@@ -107,37 +118,42 @@ bool rewriter::exclude(const json & a, const json & b, const std::string & path)
         }
         return true;
     }
-    if (!a.contains("properties") || !b.contains("properties")) {
-        return false;
-    }
+    return shared == std::set<std::string>{ "object" } && exclude_objects(a, b, path);
+}
+
+bool rewriter::exclude_objects(const json & a, const json & b, const std::string & path) {
     const auto needed = [](const json & schema) { return schema.contains("required") ? strings_of(schema.at("required")) : std::set<std::string>(); };
     const auto needed_a = needed(a), needed_b = needed(b);
-    for (const auto & [name, value] : a.at("properties").items()) {
-        if (b.at("properties").contains(name) && (needed_a.count(name) || needed_b.count(name)) && value.is_object() && b.at("properties").at(name).is_object() &&
-            exclude(flat(value, path), flat(b.at("properties").at(name), path), path)) {
+    const json none   = json::object();
+    const json ours = a.contains("properties") ? a.at("properties") : none, their = b.contains("properties") ? b.at("properties") : none;
+    for (const auto & [name, value] : ours.items()) {
+        if (their.contains(name) && (needed_a.count(name) || needed_b.count(name)) && value.is_object() && their.at(name).is_object() &&
+            exclude(flat(value, path), flat(their.at(name), path), path)) {
             return true;
         }
     }
-    // closed objects that ask for each other's absence
-    const auto closed_without = [](const json & schema, const std::set<std::string> & names) {
-        return std::any_of(names.begin(), names.end(), [&](const auto & name) { return !schema.at("properties").contains(name); }) &&
-               schema.contains("additionalProperties") && schema.at("additionalProperties") == false;
+    const auto lacks = [](const json & schema, const json & properties, const std::set<std::string> & own, const std::set<std::string> & names) {
+        const bool all_named = (!properties.empty() || !own.empty()) && !schema.contains("anyOf") && !schema.contains("oneOf"); // which is all that is written
+        return all_named && std::any_of(names.begin(), names.end(), [&](const auto & name) { return !properties.contains(name) && !own.count(name); });
     };
-    return closed_without(a, needed_b) || closed_without(b, needed_a);
+    return lacks(a, ours, needed_a, needed_b) && lacks(b, their, needed_b, needed_a);
 }
 
-std::set<std::string> rewriter::kinds(const json & schema, const std::string & path) {
-    if (has_values(schema)) {
-        std::set<std::string> types;
-        for (const auto & each : values_of(schema)) {
-            types.insert(type_of(each));
-        }
-        return types;
+std::set<std::string> rewriter::accepted(const json & schema, const std::string & path) const {
+    if (!has_values(schema)) {
+        return types_of(schema, path);
     }
-    if (!schema.contains("type") && schema.contains("properties")) {
-        return { "object" };
+    std::set<std::string> types;
+    for (const auto & each : values_of(schema)) {
+        types.insert(type_of(each));
     }
-    return types_of(schema, path);
+    return types;
+}
+
+std::set<std::string> rewriter::written(const json & schema, const std::string & path) const {
+    const bool meant = !has_values(schema) && !schema.contains("type") && !schema.contains("anyOf") && !schema.contains("oneOf");
+    const auto types = meant ? implied(schema) : std::set<std::string>();
+    return types.empty() ? accepted(schema, path) : types;
 }
 
 json rewriter::constants(const json & all, const std::string & path) {
@@ -174,25 +190,31 @@ bool rewriter::allows(const json & all, const json & value, const std::string & 
             return false;
         }
     }
-    for (const auto & [key, _] : all.items()) {
-        const double bound = value.is_number() && all.at(key).is_number() ? number(all, key, path) : 0;
-        const double is    = value.is_number() ? value.get<double>() : 0;
-        if (value.is_number() && ((key == "minimum" && is < bound) || (key == "maximum" && is > bound) ||
-                                  (key == "exclusiveMinimum" && is <= bound) || (key == "exclusiveMaximum" && is >= bound))) {
-            return false;
-        }
-        if (value.is_string() && (key == "minLength" || key == "maxLength")) {
+    for (const auto & [key, limit] : all.items()) {
+        const auto about = type_of_keyword(key);
+        if (value.is_number() && about == "number") {
+            if (!within(value.get<double>(), key, number(all, key, path))) {
+                return false;
+            }
+        } else if (value.is_string() && (key == "minLength" || key == "maxLength")) {
             const std::string text   = value.get<std::string>();
-            const auto        length = std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
+            const auto        length = (double) std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
             if (key == "minLength" ? length < number(all, key, path) : length > number(all, key, path)) {
                 return false;
             }
-        }
-        if ((value.is_string() && key == "pattern") || ((value.is_object() || value.is_array()) && !is_annotation(key) && key != "type" && key != "enum" && key != "const")) {
+        } else if (about == type && !(key == "format" && limit.is_string() && is_plain_format(limit.get<std::string>()))) {
             unsupported(path, key, "it stands beside an enumeration");
         }
     }
     return true;
+}
+
+bool rewriter::within(double value, const std::string & key, double limit) {
+    if (key == "multipleOf") {
+        const double n = std::round(value / limit); // of decimal fractions, which double does not hold exactly
+        return limit > 0 && std::abs(n) < 1e15 && std::abs(n * limit - value) <= 1e-15 * std::abs(value);
+    }
+    return key == "minimum" ? value >= limit : key == "maximum" ? value <= limit : key == "exclusiveMinimum" ? value > limit : value < limit;
 }
 
 json rewriter::by_type(const json & all, const std::string & path) {
@@ -227,15 +249,10 @@ json rewriter::by_type(const json & all, const std::string & path) {
 }
 
 std::set<std::string> rewriter::implied(const json & all) {
-    static const std::pair<const char *, std::vector<const char *>> keywords[] = {
-        { "object", { "properties", "required", "additionalProperties", "patternProperties", "propertyNames", "minProperties", "maxProperties" } },
-        { "array", { "items", "prefixItems", "minItems", "maxItems", "uniqueItems", "contains" } },
-        { "string", { "pattern", "minLength", "maxLength", "format" } },
-        { "number", { "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf" } },
-    };
     std::set<std::string> types;
-    for (const auto & [type, names] : keywords) {
-        if (std::any_of(names.begin(), names.end(), [&](const char * name) { return all.contains(name); })) {
+    for (const auto & key : keys_of(all)) {
+        const auto type = type_of_keyword(key).value_or("");
+        if (!type.empty()) {
             types.insert(type);
         }
     }

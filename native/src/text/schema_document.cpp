@@ -1,6 +1,8 @@
 #include "text/schema_rewriter.h"
 
+#include <algorithm>
 #include <iterator>
+#include <vector>
 
 namespace kvfold {
 
@@ -33,10 +35,45 @@ json array_of(const std::set<std::string> & strings) {
 
 bool is_annotation(const std::string & key) {
     static const std::set<std::string> names = {
-        "title", "description", "default", "examples", "example", "$comment", "$schema", "$id", "id", "$anchor", "$defs", "definitions", "deprecated",
-        "readOnly", "writeOnly", "contentEncoding", "contentMediaType", "contentSchema", "discriminator", "$vocabulary", "strict", "then", "else",
+        "title", "description", "default", "examples", "example", "$comment", "$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$defs", "definitions",
+        "deprecated", "readOnly", "writeOnly", "contentEncoding", "contentMediaType", "contentSchema", "discriminator", "$vocabulary", "strict", "then", "else",
+        // of OpenAPI, and of those who ask models
+        "xml", "externalDocs", "propertyOrdering",
     };
     return names.count(key) == 1 || key.rfind("x-", 0) == 0;
+}
+
+std::optional<std::string> type_of_keyword(const std::string & key) {
+    static const std::map<std::string, std::string> types = [] {
+        static const std::pair<const char *, std::vector<const char *>> keywords[] = {
+            { "", { "type", "enum", "const", "anyOf", "oneOf", "not", "if", "$dynamicRef", "$recursiveRef" } },
+            { "object", { "properties", "required", "additionalProperties", "patternProperties", "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties",
+                          "dependentRequired", "dependentSchemas", "dependencies" } },
+            { "array", { "items", "prefixItems", "minItems", "maxItems", "uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems" } },
+            { "string", { "pattern", "minLength", "maxLength", "format" } },
+            { "number", { "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf" } },
+        };
+        std::map<std::string, std::string> all;
+        for (const auto & [type, names] : keywords) {
+            for (const char * name : names) {
+                all[name] = type;
+            }
+        }
+        return all;
+    }();
+    const auto found = types.find(key);
+    return found == types.end() ? std::nullopt : std::optional<std::string>(found->second);
+}
+
+// Whether there is a reference in it.
+static bool refers(const json & schema) {
+    if (!schema.is_object() && !schema.is_array()) {
+        return false;
+    }
+    if (schema.is_object() && schema.contains("$ref") && schema.at("$ref").is_string()) {
+        return true;
+    }
+    return std::any_of(schema.begin(), schema.end(), refers);
 }
 
 rewriter::level::level(rewriter & owner, const std::string & path) : owner(owner) {
@@ -68,6 +105,7 @@ const json & rewriter::resolve(const std::string & ref, const std::string & path
     const json * target = &root;
     size_t       at     = 1;
     while (at < ref.size()) {
+        check_base(*target, path);
         const size_t end  = std::min(ref.find('/', at + 1), ref.size());
         const auto   part = unescaped(ref.substr(at + 1, end - at - 1));
         if (target->is_object() && target->contains(part)) {
@@ -130,6 +168,13 @@ json rewriter::reference(const std::string & ref, const std::string & path) {
     return json({ { "$ref", "#/$defs/" + names.at(ref) } });
 }
 
+void rewriter::check_base(const json & schema, const std::string & path) const {
+    const bool own = schema.is_object() && schema.contains("$id") && schema.at("$id").is_string() && !(root.contains("$id") && root.at("$id") == schema.at("$id"));
+    if (own && refers(schema)) {
+        fail(path, "it has an \"$id\" of its own, '" + schema.at("$id").get<std::string>() + "', and a \"$ref\" in it, which is not followed from there");
+    }
+}
+
 json rewriter::flat(const json & schema, const std::string & path) {
     const level inside(*this, path);
     if (schema.is_boolean()) {
@@ -141,12 +186,14 @@ json rewriter::flat(const json & schema, const std::string & path) {
     if (!schema.is_object()) {
         fail(path, "it is neither an object nor a boolean");
     }
-    json all = schema;
-    all.erase("$ref");
-    all.erase("allOf");
+    check_base(schema, path);
+    json all = modern(schema, path);
+    for (const char * key : { "$id", "$ref", "allOf" }) {
+        all.erase(key);
+    }
     if (schema.contains("$ref")) {
         const std::string ref = text_of_ref(schema, path);
-        all                   = both(all, flat(resolve(ref, path), ref.substr(1)), path);
+        all                   = both(all, flat_part(resolve(ref, path), ref.substr(1)), path);
     }
     if (schema.contains("allOf")) {
         if (!schema.at("allOf").is_array()) {
@@ -155,8 +202,55 @@ json rewriter::flat(const json & schema, const std::string & path) {
         size_t i = 0;
         for (const auto & each : schema.at("allOf")) {
             const std::string inner = path + "/allOf/" + std::to_string(i++);
-            all                     = both(all, flat(each, inner), inner);
+            all                     = both(all, flat_part(each, inner), inner);
         }
+    }
+    return all;
+}
+
+json rewriter::flat_part(const json & schema, const std::string & path) {
+    return closed(flat(schema, path), path);
+}
+
+json rewriter::modern(json schema, const std::string & path) const {
+    if (schema.contains("items") && schema.at("items").is_array()) {
+        schema["prefixItems"] = schema.at("items");
+        schema.erase("items");
+        if (schema.contains("additionalItems")) {
+            schema["items"] = schema.at("additionalItems");
+        }
+    }
+    schema.erase("additionalItems");
+    if (schema.contains("type") && schema.contains("nullable") && schema.at("nullable") == true) {
+        auto types = types_of(schema, path);
+        types.insert("null");
+        schema["type"] = array_of(types);
+    }
+    schema.erase("nullable");
+    for (const auto & [bound, exclusive] : { std::pair("minimum", "exclusiveMinimum"), std::pair("maximum", "exclusiveMaximum") }) {
+        if (schema.contains(exclusive) && schema.at(exclusive).is_boolean()) {
+            const bool excluded = schema.at(exclusive).get<bool>();
+            schema.erase(exclusive);
+            if (excluded && schema.contains(bound)) {
+                schema[exclusive] = schema.at(bound);
+                schema.erase(bound);
+            }
+        }
+    }
+    return schema;
+}
+
+json rewriter::closed(json all, const std::string & path) {
+    for (const auto & [rest, unevaluated] : { std::pair("additionalProperties", "unevaluatedProperties"), std::pair("items", "unevaluatedItems") }) {
+        if (!all.contains(unevaluated)) {
+            continue;
+        }
+        if (all.contains("anyOf") || all.contains("oneOf")) {
+            unsupported(path, unevaluated, "it stands beside alternatives");
+        } else if (!all.contains(rest)) {
+            all[rest] = all.at(unevaluated);
+        }
+        all.erase(unevaluated);
     }
     return all;
 }
@@ -179,8 +273,11 @@ json rewriter::both(json a, const json & b, const std::string & path) {
     if (a.contains("properties") || b.contains("properties") || a.contains("additionalProperties") || b.contains("additionalProperties")) {
         join_properties(a, b, path);
     }
+    if (a.contains("prefixItems") || b.contains("prefixItems") || a.contains("items") || b.contains("items")) {
+        join_items(a, b, path);
+    }
     for (const auto & [key, value] : b.items()) {
-        if (key == "properties" || key == "additionalProperties") {
+        if (key == "properties" || key == "additionalProperties" || key == "prefixItems" || key == "items") {
             continue;
         }
         if (!a.contains(key)) {
@@ -215,8 +312,8 @@ json rewriter::both(json a, const json & b, const std::string & path) {
                 }
             }
             a[key] = alternatives;
-        } else if (key == "items" && !a.at(key).is_array() && !value.is_array()) {
-            a[key] = all_of(a.at(key), value);
+        } else if (key == "uniqueItems") {
+            a[key] = true;
         } else if (key.rfind("min", 0) == 0 || key == "exclusiveMinimum") {
             a[key] = number(a, key, path) > number(b, key, path) ? a.at(key) : value;
         } else if (key.rfind("max", 0) == 0 || key == "exclusiveMaximum") {
@@ -254,6 +351,30 @@ void rewriter::join_properties(json & a, const json & b, const std::string & pat
     }
 }
 
+void rewriter::join_items(json & a, const json & b, const std::string & path) {
+    const auto   rest_a = a.contains("items") ? a.at("items") : json(true), rest_b = b.contains("items") ? b.at("items") : json(true);
+    const auto   first_a = first_items(a, path), first_b = first_items(b, path);
+    const size_t n      = std::max(first_a.size(), first_b.size());
+    json         joined = json::array();
+    for (size_t i = 0; i < n; i++) {
+        joined.push_back(all_of(i < first_a.size() ? first_a.at(i) : rest_a, i < first_b.size() ? first_b.at(i) : rest_b));
+    }
+    if (n > 0) {
+        a["prefixItems"] = joined;
+    }
+    if (a.contains("items") || b.contains("items")) {
+        a["items"] = all_of(rest_a, rest_b);
+    }
+}
+
+json rewriter::first_items(const json & schema, const std::string & path) const {
+    const json first = schema.contains("prefixItems") ? schema.at("prefixItems") : json::array();
+    if (!first.is_array()) {
+        fail(path, "\"prefixItems\" is no array");
+    }
+    return first;
+}
+
 double rewriter::number(const json & schema, const std::string & key, const std::string & path) const {
     if (!schema.at(key).is_number()) {
         fail(path, "\"" + key + "\" is no number");
@@ -279,9 +400,6 @@ std::set<std::string> rewriter::types_of(const json & schema, const std::string 
     }
     if (types.empty() && !(type.is_array() && type.empty())) {
         fail(path, "\"type\" is neither a name nor an array of names");
-    }
-    if (schema.contains("nullable") && schema.at("nullable") == true) {
-        types.insert("null");
     }
     return types;
 }

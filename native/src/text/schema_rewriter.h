@@ -24,6 +24,9 @@ json                  array_of(const std::set<std::string> & strings);
 // Keywords that say nothing about which instances are valid.
 bool is_annotation(const std::string & key);
 
+// The type whose values a keyword speaks of, "number" also for integers and "" for all of them; nothing if it is not known.
+std::optional<std::string> type_of_keyword(const std::string & key);
+
 struct rewriter {
     const json &      root;
     const std::string where;
@@ -50,16 +53,25 @@ struct rewriter {
     // A grammar cannot hold it.
     void unsupported(const std::string & path, const std::string & keyword, const std::string & why = "no grammar can hold it");
     const json & resolve(const std::string & ref, const std::string & path);
+    // Refuses what has a base of its own for the references in it.
+    void check_base(const json & schema, const std::string & path) const;
     // ~0 and ~1 of JSON pointers in what %XX of URIs stands for.
     static std::string unescaped(const std::string & part);
     std::string text_of_ref(const json & schema, const std::string & path) const;
     // Definitions get names of their own: the converter makes rules of theirs, and drops what is not ASCII.
     json reference(const std::string & ref, const std::string & path);
-    // Without "$ref" and "allOf" of its own.
+    // Without "$ref" and "allOf" of its own, in words of draft 2020-12.
     json flat(const json & schema, const std::string & path);
+    // What others are joined with: its "unevaluated..." do not see them.
+    json flat_part(const json & schema, const std::string & path);
+    json modern(json schema, const std::string & path) const;
+    // Without "unevaluated...".
+    json closed(json all, const std::string & path);
     static json all_of(const json & a, const json & b);
     json both(json a, const json & b, const std::string & path);
     void join_properties(json & a, const json & b, const std::string & path);
+    void join_items(json & a, const json & b, const std::string & path);
+    json first_items(const json & schema, const std::string & path) const;
     double number(const json & schema, const std::string & key, const std::string & path) const;
     std::set<std::string> types_of(const json & schema, const std::string & path) const;
     static std::set<std::string> common_types(const std::set<std::string> & a, const std::set<std::string> & b);
@@ -67,12 +79,15 @@ struct rewriter {
     // one schema: schema_choices.cpp
     json node(const json & schema, const std::string & path);
     json alternatives(json all, const char * key, const std::string & path);
-    // Whether no instance is valid by both, as far as that is easily seen.
+    // Whether nothing that is written for one is valid by the other, as far as that is easily seen.
     bool exclude(const json & a, const json & b, const std::string & path);
-    std::set<std::string> kinds(const json & schema, const std::string & path);
+    bool exclude_objects(const json & a, const json & b, const std::string & path);
+    std::set<std::string> accepted(const json & schema, const std::string & path) const;
+    std::set<std::string> written(const json & schema, const std::string & path) const;
     json constants(const json & all, const std::string & path);
     // What the other keywords say about a value of an enumeration.
     bool allows(const json & all, const json & value, const std::string & path);
+    static bool within(double value, const std::string & key, double limit);
     json by_type(const json & all, const std::string & path);
     // A schema without "type" allows all others besides; the one that its keywords speak of is meant.
     static std::set<std::string> implied(const json & all);

@@ -35,10 +35,11 @@ std::pair<int64_t, int64_t> rewriter::counts(const json & all, const char * leas
 }
 
 json rewriter::object(const json & all, const std::string & path) {
-    for (const char * key : { "patternProperties", "propertyNames", "unevaluatedProperties" }) {
-        if (all.contains(key) && !all.at(key).is_boolean()) {
-            unsupported(path, key);
-        }
+    if (all.contains("patternProperties") && all.at("patternProperties") != json::object()) {
+        unsupported(path, "patternProperties");
+    }
+    if (all.contains("propertyNames") && all.at("propertyNames") != true) {
+        unsupported(path, "propertyNames");
     }
     json       properties = json::object();
     const json given      = all.contains("properties") ? all.at("properties") : json::object();
@@ -52,9 +53,7 @@ json rewriter::object(const json & all, const std::string & path) {
         }
         required = strings_of(all.at("required"));
     }
-    const json rest = all.contains("additionalProperties")  ? all.at("additionalProperties")
-                      : all.contains("unevaluatedProperties") ? all.at("unevaluatedProperties")
-                                                              : json(true);
+    const json rest = all.contains("additionalProperties") ? all.at("additionalProperties") : json(true);
     for (const auto & [name, value] : given.items()) {
         if (name.size() > max_name) {
             fail(path, "the name of a property has " + std::to_string(name.size()) + " bytes, the limit is " + std::to_string(max_name));
@@ -103,33 +102,31 @@ json rewriter::array(const json & all, const std::string & path) {
     if (all.contains("uniqueItems") && all.at("uniqueItems") == true && !(most >= 0 && most <= 1)) {
         unsupported(path, "uniqueItems");
     }
-    for (const char * key : { "contains", "unevaluatedItems" }) {
-        if (all.contains(key) && !all.at(key).is_boolean()) {
-            unsupported(path, key);
-        }
+    if (all.contains("contains")) {
+        unsupported(path, "contains");
     }
-    const bool old    = all.contains("items") && all.at("items").is_array();
-    const json first  = old ? all.at("items") : all.contains("prefixItems") ? all.at("prefixItems") : json::array();
-    const char * const rest_key = old ? "additionalItems" : "items";
-    const json rest   = all.contains(rest_key) ? all.at(rest_key) : json(true);
-    if (!first.is_array()) {
-        fail(path, "\"prefixItems\" is no array");
-    }
-    json one = json::object();
+    const json first = first_items(all, path);
+    const json rest  = all.contains("items") ? all.at("items") : json(true);
+    json       one = json::object(), tuple = json::array();
     if (!first.empty()) {
-        json tuple = json::array();
         for (size_t i = 0; i < std::max(first.size(), (size_t) least) && (most < 0 || (int64_t) i < most); i++) {
             const bool named = i < first.size();
-            tuple.push_back(node(named ? first.at(i) : rest, path + (named ? "/prefixItems/" + std::to_string(i) : std::string("/") + rest_key)));
+            try {
+                tuple.push_back(node(named ? first.at(i) : rest, path + (named ? "/prefixItems/" + std::to_string(i) : "/items")));
+            } catch (const unsatisfiable &) {
+                if ((int64_t) i < least) {
+                    throw;
+                }
+                most = (int64_t) i;
+            }
         }
+    }
+    if (!tuple.empty()) {
         one["prefixItems"] = tuple;
-        if (!tuple.empty()) {
-            return one;
-        }
-        one = json::object();
+        return one;
     }
     try {
-        one["items"] = node(rest, path + "/" + rest_key);
+        one["items"] = node(most == 0 ? json(true) : rest, path + "/items");
     } catch (const unsatisfiable &) {
         if (least > 0) {
             throw;
@@ -153,15 +150,6 @@ json rewriter::string(const json & all, const std::string & path) {
     json                       one     = json::object();
     if (all.contains("format") && all.at("format").is_string()) {
         const std::string format = all.at("format").get<std::string>();
-        if (format == "date" || format == "time" || format == "date-time" || format == "uuid") {
-            if (!all.contains("pattern") && least == 0 && most < 0) {
-                one["format"] = format;
-                return one;
-            }
-            unsupported(path, all.contains("pattern") ? "pattern" : "minLength", "it stands beside \"format\"");
-            one["format"] = format;
-            return one;
-        }
         pattern = pattern_of_format(format);
         keyword = "format";
         if (!pattern && !is_plain_format(format)) {
@@ -192,6 +180,10 @@ json rewriter::string(const json & all, const std::string & path) {
             fail(path, "\"" + keyword + "\" is no regular expression, " + e.what());
         }
     }
+    if (least > 1) { // which the converter would let half a character of two \u count for
+        one["pattern"] = exact_pattern("^[\\s\\S]{" + std::to_string(least) + "," + (most >= 0 ? std::to_string(most) : "") + "}$").text;
+        return one;
+    }
     if (least > 0) {
         one["minLength"] = least;
     }
@@ -202,13 +194,22 @@ json rewriter::string(const json & all, const std::string & path) {
 }
 
 bool rewriter::is_plain_format(const std::string & format) {
-    static const std::set<std::string> names = { "int32", "int64", "float", "double", "byte", "binary", "password", "string", "regex", "json-pointer", "uri-template" };
+    static const std::set<std::string> names = { "int32", "int64", "float", "double", "byte", "binary", "password", "string", "path", "file-path", "directory-path" };
     return names.count(format) == 1;
 }
 
 std::optional<std::string> rewriter::pattern_of_format(const std::string & format) {
-    static const std::string                        label = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?";
-    static const std::string                        octet = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+    static const std::string label = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?";
+    static const std::string octet = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+    static const std::string leap  = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)"; // years
+    static const std::string date  = "(?:[0-9]{4}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)|" + leap + "-02-29)";
+    static const std::string hour  = "(?:[01][0-9]|2[0-3]):[0-5][0-9]";
+    static const std::string time  = hour + ":[0-5][0-9](?:\\.[0-9]{3})?(?:Z|[+-]" + hour + ")";
+    static const std::string path  = "(?:/(?:[^~/]|~[01])*)*"; // of JSON
+    const auto uuid = [](const std::string & version) {
+        const std::string hex = "[0-9a-fA-F]";
+        return "^" + hex + "{8}-" + hex + "{4}-" + (version.empty() ? hex + "{4}-" + hex : version + hex + "{3}-[89abAB]") + hex + "{3}-" + hex + "{12}$";
+    };
     static const std::map<std::string, std::string> formats = {
         { "email", "^[A-Za-z0-9_+-]{1,32}(?:\\.[A-Za-z0-9_+-]{1,31})?@" + label + "(?:\\." + label + "){0,3}\\.[a-z]{2,24}$" },
         { "hostname", "^" + label + "(?:\\." + label + "){0,3}$" },
@@ -216,13 +217,24 @@ std::optional<std::string> rewriter::pattern_of_format(const std::string & forma
         { "ipv6", "^[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){7}$" },
         { "uri", "^[a-z][a-z0-9+.-]{1,20}://[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]+$" },
         { "duration", "^P(?:[0-9]{1,4}W|[0-9]{1,4}D|T[0-9]{1,4}H|T[0-9]{1,4}M|T[0-9]{1,4}S|[0-9]{1,4}Y|[0-9]{1,4}M)$" },
+        { "date", "^" + date + "$" },
+        { "time", "^" + time + "$" },
+        { "date-time", "^" + date + "T" + time + "$" },
+        { "json-pointer", "^" + path + "$" },
+        { "relative-json-pointer", "^(?:0|[1-9][0-9]{0,8})(?:#|" + path + ")$" },
+        { "uuid", uuid("") },
+        { "uuid1", uuid("1") },
+        { "uuid3", uuid("3") },
+        { "uuid4", uuid("4") },
+        { "uuid5", uuid("5") },
+        { "uuid7", uuid("7") },
     };
     const auto found = formats.find(format);
     return found == formats.end() ? std::nullopt : std::optional<std::string>(found->second);
 }
 
 std::optional<int64_t> rewriter::bound(const json & all, const std::string & key, bool lower, bool exclusive, const std::string & path) const {
-    if (!all.contains(key) || all.at(key).is_boolean()) {
+    if (!all.contains(key)) {
         return std::nullopt;
     }
     const double value = number(all, key, path);
@@ -240,9 +252,7 @@ std::optional<int64_t> rewriter::bound(const json & all, const std::string & key
 }
 
 json rewriter::numeric(const std::string & type, const json & all, const std::string & path) {
-    const auto is_true = [&](const char * key) { return all.contains(key) && all.at(key) == true; }; // of draft 4
-    std::optional<int64_t> low = bound(all, "minimum", true, is_true("exclusiveMinimum"), path);
-    std::optional<int64_t> high = bound(all, "maximum", false, is_true("exclusiveMaximum"), path);
+    std::optional<int64_t> low = bound(all, "minimum", true, false, path), high = bound(all, "maximum", false, false, path);
     const auto low2 = bound(all, "exclusiveMinimum", true, true, path), high2 = bound(all, "exclusiveMaximum", false, true, path);
     low  = low && low2 ? std::max(*low, *low2) : low ? low : low2;
     high = high && high2 ? std::min(*high, *high2) : high ? high : high2;
@@ -252,7 +262,7 @@ json rewriter::numeric(const std::string & type, const json & all, const std::st
     }
     if (type == "number") {
         for (const char * key : { "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf" }) {
-            if (all.contains(key) && !all.at(key).is_boolean()) {
+            if (all.contains(key)) {
                 unsupported(path, key, "of a \"number\" no grammar can hold it; of an \"integer\" one can");
             }
         }
@@ -262,18 +272,19 @@ json rewriter::numeric(const std::string & type, const json & all, const std::st
         throw unsatisfiable("no integer is between " + std::to_string(*low) + " and " + std::to_string(*high) + " at " + where + path);
     }
     json one = json::object();
-    if (step > 0 && step != 1 && step != 0.5 && step != 0.1 && step != 0.01) {
-        if (!low || !high || step != std::floor(step) || (double) (*high - *low) / step > 1000) {
+    if (step > 0 && !within(1, "multipleOf", step)) {
+        if (!low || !high || step != std::floor(step) || step > (double) exact_integer || ((double) *high - (double) *low) / step > 1000) {
             unsupported(path, "multipleOf", "a grammar can hold it within narrow bounds only");
         } else {
-            json values = json::array();
-            for (int64_t value = *low; value <= *high; value++) {
-                if (value % (int64_t) step == 0) {
-                    values.push_back(value);
+            const int64_t of     = (int64_t) step;
+            json          values = json::array();
+            for (int64_t n = *low / of - 1; n <= *high / of + 1; n++) {
+                if (n * of >= *low && n * of <= *high) {
+                    values.push_back(n * of);
                 }
             }
             if (values.empty()) {
-                throw unsatisfiable("no multiple of " + std::to_string((int64_t) step) + " is within the bounds at " + where + path);
+                throw unsatisfiable("no multiple of " + std::to_string(of) + " is within the bounds at " + where + path);
             }
             one["enum"] = values;
             return one;
