@@ -5,8 +5,8 @@
 
 namespace kvfold {
 
-json exact_schema(const json & schema, const std::string & where, bool strict) {
-    rewriter made{ schema, where, strict };
+json exact_schema(const json & schema, const std::string & where, bool strict, const std::string & names) {
+    rewriter made{ schema, where, strict, names };
     try {
         json exact = made.node(schema, "");
         if (!made.definitions.empty()) {
@@ -26,12 +26,12 @@ json exact_schema(const json & schema, const std::string & where, bool strict) {
 }
 
 // True if it says it in other words now.
-static bool rewrite(json & holder, const std::string & key, const std::string & where, bool strict) {
+static bool rewrite(json & holder, const std::string & key, const std::string & where, bool strict, const std::string & names = "") {
     if (!holder.is_object() || !holder.contains(key) || !(holder.at(key).is_object() || holder.at(key).is_boolean())) {
         return false;
     }
     const std::string before = holder.at(key).dump_safe();
-    holder[key]              = exact_schema(holder.at(key), where + key + "#", strict);
+    holder[key]              = exact_schema(holder.at(key), where + key + "#", strict, names);
     return holder.at(key).dump_safe() != before;
 }
 
@@ -51,11 +51,11 @@ bool rewrite_schemas(json & body) {
     if (body.contains("tools") && body.at("tools").is_array()) {
         size_t i = 0;
         for (auto & tool : body.at("tools")) {
-            const std::string where = "tools[" + std::to_string(i++) + "].";
+            const std::string where = "tools[" + std::to_string(i) + "].", names = "t" + std::to_string(i++);
             for (const char * key : { "parameters", "input_schema" }) {
-                changed |= rewrite(tool, key, where, flag(tool, "strict", false));
+                changed |= rewrite(tool, key, where, flag(tool, "strict", false), names);
                 if (tool.is_object() && tool.contains("function") && tool.at("function").is_object()) {
-                    changed |= rewrite(tool.at("function"), key, where + "function.", flag(tool.at("function"), "strict", false));
+                    changed |= rewrite(tool.at("function"), key, where + "function.", flag(tool.at("function"), "strict", false), names);
                 }
             }
         }

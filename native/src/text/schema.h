@@ -9,9 +9,9 @@
 namespace kvfold {
 
 // An equal schema, or one with fewer instances that are all valid: objects have no properties but those that are named. `where` begins
-// the places in errors. Throws KVFOLD_ERROR_INVALID_ARGUMENT for what contradicts itself and KVFOLD_ERROR_UNSUPPORTED for what no grammar
+// the places in errors and `names` the names of what it defines, which must differ within one grammar. Throws KVFOLD_ERROR_INVALID_ARGUMENT for what contradicts itself and KVFOLD_ERROR_UNSUPPORTED for what no grammar
 // holds; without `strict` the latter is left out and logged.
-json exact_schema(const json & schema, const std::string & where, bool strict);
+json exact_schema(const json & schema, const std::string & where, bool strict, const std::string & names = "");
 
 // Rewrites all schemas of a request's body: of its answer strictly, of its tools' parameters where a tool asks for that ("strict").
 // True if there was one.

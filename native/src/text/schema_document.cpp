@@ -149,7 +149,7 @@ std::string rewriter::text_of_ref(const json & schema, const std::string & path)
 json rewriter::reference(const std::string & ref, const std::string & path) {
     const auto found = names.find(ref);
     if (found == names.end()) {
-        const std::string name = "d" + std::to_string(names.size());
+        const std::string name = prefix + "d" + std::to_string(names.size());
         names[ref]             = name;
         definitions[name]      = json::object(); // its place
         const size_t outer = std::exchange(depth, 0); // a chain of references may be long, and a part of each is one of max_nodes

@@ -31,6 +31,7 @@ struct rewriter {
     const json &      root;
     const std::string where;
     const bool        strict;
+    const std::string prefix; // of names of definitions
     json              definitions = json::object();
 
     std::map<std::string, std::string> names      = {}; // of references

@@ -5,19 +5,19 @@
 //
 // native/test/schema-suite.sh fetches the suite and runs this.
 
+#include "grammar_check.h"
+
 #include "process/deep_thread.h"
 #include "process/error.h"
 #include "text/schema.h"
 
 #include "json-schema-to-grammar.h"
-#include "llama-grammar.h"
 
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -27,18 +27,6 @@ using namespace kvfold;
 namespace fs = std::filesystem;
 
 static bool verbose = false;
-
-using grammar_ptr = std::unique_ptr<llama_grammar, decltype(&llama_grammar_free_impl)>;
-
-static bool lets_through(const llama_grammar & fresh, const std::string & text) {
-    const grammar_ptr grammar(llama_grammar_clone_impl(fresh), llama_grammar_free_impl);
-    try {
-        llama_grammar_accept_str(*grammar, text);
-    } catch (const std::exception &) {
-        return false; // no way to go on
-    }
-    return std::any_of(grammar->stacks.begin(), grammar->stacks.end(), [](const auto & stack) { return stack.empty(); });
-}
 
 // Grammars have an order of properties: the value in all of its orders, up to a number of texts.
 static std::vector<std::string> texts_of(const json & value) {
@@ -95,7 +83,7 @@ static void try_schema(const std::string & part, const json & group, counts & n)
         }
         return;
     }
-    const grammar_ptr grammar(llama_grammar_init_impl(nullptr, text.c_str(), "root", false, nullptr, 0, nullptr, 0), llama_grammar_free_impl);
+    const grammar_ptr grammar = parse_grammar(text);
     if (!grammar) {
         printf("%s: no grammar\n%s\n", title.c_str(), text.c_str());
         n.invalid_through++;
