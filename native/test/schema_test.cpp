@@ -35,6 +35,10 @@ static void refuses_contradictions() {
          }) {
         refused(schema, KVFOLD_ERROR_INVALID_ARGUMENT, "no answer can be valid");
     }
+    refused(R"({"const": 3, "multipleOf": 2})", KVFOLD_ERROR_INVALID_ARGUMENT, "no answer can be valid");
+    refused(R"({"properties": {"a": {"$id": "http://x/", "$defs": {"b": {"type": "null"}}, "properties": {"c": {"$ref": "#/$defs/b"}}}}, "$defs": {"b": {"type": "string"}}})",
+            KVFOLD_ERROR_INVALID_ARGUMENT, R"(#/properties/a cannot be used: it has an \"$id\" of its own)");
+    refused(R"({"type": "string", "pattern": "^a\\Z"})", KVFOLD_ERROR_INVALID_ARGUMENT, "\\\\Z has no meaning");
     refused(R"({"type": "integer", "minimum": 1e30})", KVFOLD_ERROR_INVALID_ARGUMENT, "64 bits");
     refused(R"({"type": "strin"})", KVFOLD_ERROR_INVALID_ARGUMENT, "'strin'");
     refused(R"({"$ref": "#/$defs/x"})", KVFOLD_ERROR_INVALID_ARGUMENT, "which is not there");
@@ -56,6 +60,20 @@ static void names_what_no_grammar_holds() {
         { R"({"type": "string", "pattern": "^(?=a)b$"})", R"(\"pattern\")" },
         { R"({"type": "string", "format": "martian"})", "martian" },
         { R"({"oneOf": [{"type": "integer"}, {"type": "number"}]})", R"(\"oneOf\")" },
+        { R"({"oneOf": [{"properties": {"a": {"const": 1}}, "required": ["a"]}, {"type": "string"}]})", R"(\"oneOf\")" },
+        { R"({"type": "object", "propertyNames": false})", R"(\"propertyNames\")" },
+        { R"({"type": "object", "patternProperties": {"a": true}})", R"(\"patternProperties\")" },
+        { R"({"type": "object", "patternProperties": {"a": false}, "additionalProperties": true})", R"(\"patternProperties\")" },
+        { R"({"type": "array", "contains": true})", R"(\"contains\")" },
+        { R"({"type": "array", "contains": false, "minContains": 0})", R"(\"contains\")" },
+        { R"({"contains": {"const": 1}, "minContains": 2, "maxContains": 3})", R"(\"contains\")" },
+        { R"({"allOf": [{"anyOf": [{"properties": {"a": {}}}], "unevaluatedProperties": false}]})", R"(\"unevaluatedProperties\")" },
+        { R"({"type": "string", "maxLenght": 3})", R"(# has \"maxLenght\": it is not known)" },
+        { R"({"properties": {"a": {"type": "array", "minimumItems": 3}}})", R"(#/properties/a has \"minimumItems\")" },
+        { R"({"type": "string", "enum": ["a"], "pattern": "b"})", R"(\"pattern\")" },
+        { R"({"enum": ["2024-02-30"], "format": "date"})", R"(\"format\")" },
+        { R"({"const": [1], "uniqueItems": true})", R"(\"uniqueItems\")" },
+        { R"({"type": "string", "format": "regex"})", "'regex' is not known" },
     };
     for (const auto & [schema, words] : schemas) {
         refused(schema, KVFOLD_ERROR_UNSUPPORTED, words);

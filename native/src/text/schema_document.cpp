@@ -237,6 +237,20 @@ json rewriter::modern(json schema, const std::string & path) const {
             }
         }
     }
+    if (schema.contains("properties") && schema.at("properties").is_object()) { // "required": true of a property, as in draft 3
+        auto required = schema.contains("required") ? strings_of(schema.at("required")) : std::set<std::string>();
+        for (const auto & [name, value] : schema.at("properties").items()) {
+            if (value.is_object() && value.contains("required") && value.at("required").is_boolean()) {
+                if (value.at("required").get<bool>()) {
+                    required.insert(name);
+                }
+                value.erase("required");
+            }
+        }
+        if (!required.empty()) {
+            schema["required"] = array_of(required);
+        }
+    }
     return schema;
 }
 

@@ -1,0 +1,106 @@
+// What the grammar of a schema lets through and what it keeps out. The official suite has more of it (schema_suite_test); these stand here
+// for what it leaves out, or for a fault that there was.
+
+#include "grammar_check.h"
+
+#include "process/deep_thread.h"
+#include "process/error.h"
+#include "text/schema.h"
+
+#include "json-schema-to-grammar.h"
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+using namespace kvfold;
+
+struct example {
+    const char *              schema;
+    std::vector<const char *> through, out;
+};
+
+static const example examples[] = {
+    // properties and items that nothing has looked at yet
+    { R"({"unevaluatedProperties": false})", { "{}" }, { R"({"a":1})", "1" } },
+    { R"({"properties": {"a": {"type": "null"}}, "unevaluatedProperties": {"type": "string"}, "required": ["b"]})", { R"({"b":"x"})", R"({"b":"x","a":null})" }, { R"({"b":1})" } },
+    { R"({"unevaluatedItems": false})", { "[]" }, { "[1]" } },
+    { R"({"prefixItems": [{"const": 1}], "unevaluatedItems": false})", { "[1]" }, { "[1,1]" } },
+    { R"({"type": "object", "allOf": [{"properties": {"a": true}}, {"unevaluatedProperties": false}]})", { "{}" }, { R"({"a":1})" } },
+    { R"({"type": "object", "properties": {"a": {"type": "null"}}, "anyOf": [{"properties": {"b": {"type": "null"}}, "required": ["b"]}], "unevaluatedProperties": false})",
+      { R"({"b":null})", R"({"b":null,"a":null})" }, { "{}", R"({"b":null,"c":null})" } },
+
+    // both of two schemas
+    { R"({"type": "array", "allOf": [{"prefixItems": [{"type": "integer"}]}, {"items": {"enum": [1, "a"]}, "minItems": 1}]})", { "[1]" }, { R"(["a"])", "[2]", "[]" } },
+    { R"({"type": "array", "maxItems": 2, "allOf": [{"prefixItems": [true, {"const": 1}]}, {"prefixItems": [{"const": 2}]}]})", { "[2,1]" }, { "[1,1]", "[2,2]" } },
+    { R"({"allOf": [{"type": "string", "nullable": true}, {"type": "string"}]})", { R"("a")" }, { "null" } },
+
+    // tuples
+    { R"({"type": "array", "prefixItems": [{"const": 1}, {"const": 2}], "minItems": 3, "items": {"const": 3}})", { "[1,2,3]" }, { "[1,2]" } },
+    { R"({"type": "array", "prefixItems": [{"const": 1}, false]})", { "[1]" }, { "[1,1]", "[]" } },
+    { R"({"type": "array", "items": [{"const": 1}], "additionalItems": {"const": 2}, "minItems": 2})", { "[1,2]" }, { "[1,1]" } },
+
+    // one of several
+    { R"({"oneOf": [{"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]}, {"type": "object", "properties": {"b": {"type": "null"}}, "required": ["b"]}]})",
+      { R"({"a":null})", R"({"b":null})" }, { R"({"a":null,"b":null})" } },
+
+    // numbers
+    { R"({"enum": [1, 2, 3, 4.5], "multipleOf": 1.5})", { "3", "4.5" }, { "1", "2" } },
+    { R"({"type": "integer", "const": 1.0})", { "1.0" }, { "1" } },
+    { R"({"type": "integer", "minimum": -9e18, "maximum": 9e18, "multipleOf": 4e15})", { "0", "4000000000000000" }, { "1" } },
+    { R"({"type": "integer", "minimum": 1, "exclusiveMinimum": true, "maximum": 3})", { "2", "3" }, { "1" } },
+
+    // strings
+    { R"({"type": "string", "format": "date"})", { R"("2024-02-29")", R"("2000-02-29")", R"("2023-12-31")" }, { R"("2024-02-30")", R"("2023-02-29")", R"("1900-02-29")", R"("2023-04-31")" } },
+    { R"({"type": "string", "format": "date-time"})", { R"("2024-02-29T23:59:59Z")", R"("2024-01-31T00:00:00.123+01:00")" }, { R"("2024-02-30T00:00:00Z")", R"("2024-01-01T24:00:00Z")" } },
+    { R"({"type": "string", "format": "uuid4"})", { R"("01234567-89ab-4def-8123-456789abcdef")" }, { R"("01234567-89ab-1def-8123-456789abcdef")" } },
+    { R"({"type": "string", "format": "json-pointer"})", { R"("")", R"("/a~1b/0")" }, { R"("a")", R"("/~2")" } },
+    { R"({"type": "string", "minLength": 2, "maxLength": 3})", { R"("ab")", "\"\xE5\xA4\xA9\xE6\xB0\x97\"" }, { R"("a")", R"("abcd")", R"("\ud83d\ude00")" } },
+    { R"({"type": "string", "pattern": "^\\S$"})", { R"("a")" }, { "\"\xC2\xA0\"", "\"\xE3\x80\x80\"" } },
+    { R"({"type": "string", "pattern": "^[^\\s]$"})", { R"("a")" }, { "\"\xC2\xA0\"" } },
+
+    // what says nothing, and what older drafts say in other words
+    { R"({"type": "null", "title": "t", "description": "d", "default": 1, "examples": [], "$comment": "c", "deprecated": true, "readOnly": true, "writeOnly": true,
+          "contentMediaType": "text/plain", "$anchor": "a", "x-own": 1})", { "null" }, { "1" } },
+    { R"({"type": "object", "properties": {"a": {"type": "null", "required": true}, "b": {"type": "null", "required": false}}})", { R"({"a":null})", R"({"a":null,"b":null})" }, { "{}" } },
+    { R"({"type": "object", "propertyNames": true, "patternProperties": {}, "uniqueItems": true})", { "{}" }, { "1" } },
+
+    // names that differ in what a rule's name cannot hold
+    { R"({"type": "object", "properties": {"get-time": {"const": 1}, "get_time": {"const": 2}, "天気": {"const": 3}, "時刻": {"const": 4}}, "required": ["get-time", "get_time", "天気", "時刻"]})",
+      { R"({"get-time":1,"get_time":2,"天気":3,"時刻":4})" }, { R"({"get-time":2,"get_time":2,"天気":3,"時刻":4})", R"({"get-time":1,"get_time":2,"天気":4,"時刻":4})" } },
+
+    // nothing but what separates the parts of JSON
+    { R"({"type": "array", "items": {"const": 1}})", { "[1,1]", "[1, 1]", "[\n1\n]" }, { "[1,  1]", "[\n    1]" } },
+};
+
+int main() {
+    init_library();
+    int         failures = 0;
+    deep_thread thread;
+    thread.start([&] {
+        const abort_guard guard;
+        for (const auto & each : examples) {
+            const auto complain = [&](const std::string & what) {
+                fprintf(stderr, "%s: %s\n", each.schema, what.c_str());
+                failures++;
+            };
+            try {
+                const grammar_ptr grammar = parse_grammar(json_schema_to_grammar(exact_schema(json::parse(each.schema), "#", true), true));
+                for (const char * text : each.through) {
+                    if (!lets_through(*grammar, text)) {
+                        complain(std::string(text) + " is kept out");
+                    }
+                }
+                for (const char * text : each.out) {
+                    if (lets_through(*grammar, text)) {
+                        complain(std::string(text) + " is let through");
+                    }
+                }
+            } catch (const std::exception & e) {
+                complain(e.what());
+            }
+        }
+    });
+    thread.join();
+    return failures ? 1 : 0;
+}
