@@ -47,7 +47,7 @@ static const example examples[] = {
     // numbers
     { R"({"enum": [1, 2, 3, 4.5], "multipleOf": 1.5})", { "3", "4.5" }, { "1", "2" } },
     { R"({"type": "integer", "const": 1.0})", { "1.0" }, { "1" } },
-    { R"({"type": "integer", "minimum": -9e18, "maximum": 9e18, "multipleOf": 4e15})", { "0", "4000000000000000" }, { "1" } },
+    { R"({"type": "integer", "minimum": -3e18, "maximum": 3e18, "multipleOf": 8e15})", { "0", "8000000000000000" }, { "1" } },
     { R"({"type": "integer", "minimum": 1, "exclusiveMinimum": true, "maximum": 3})", { "2", "3" }, { "1" } },
 
     // strings

@@ -121,8 +121,9 @@ static json random_schema(int depth) {
     static const char * const numbers[]  = { "minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
                                              "minProperties", "maxProperties" };
     static const char * const others[]   = { "const", "enum", "format", "pattern", "required", "uniqueItems", "nullable", "$ref", "type", "additionalProperties", "items",
-                                             "not", "if", "description", "properties", "allOf" };
-    static const char * const inner[]    = { "items", "additionalProperties", "not", "additionalItems", "contains" };
+                                             "not", "if", "description", "properties", "allOf", "$id", "exclusiveMinimum", "minContains", "unknown" };
+    static const char * const inner[]    = { "items", "additionalProperties", "not", "additionalItems", "contains", "unevaluatedItems", "unevaluatedProperties",
+                                             "propertyNames" };
     static const char * const lists[]    = { "anyOf", "oneOf", "allOf", "prefixItems", "items" };
     static const char * const names[]    = { "a", "b", "\xE5\xA4\xA9\xE6\xB0\x97", "get-time", "get_time", "", "a/b", "\"" };
     json                      schema     = json::object();
