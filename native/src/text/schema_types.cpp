@@ -204,7 +204,7 @@ std::optional<std::string> rewriter::pattern_of_format(const std::string & forma
     static const std::string leap  = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)"; // years
     static const std::string date  = "(?:[0-9]{4}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)|" + leap + "-02-29)";
     static const std::string hour  = "(?:[01][0-9]|2[0-3]):[0-5][0-9]";
-    static const std::string time  = hour + ":[0-5][0-9](?:\\.[0-9]{3})?(?:Z|[+-]" + hour + ")";
+    static const std::string time  = hour + ":[0-5][0-9](?:\\.[0-9]{3})?(?:Z|[+-](?:0[1-9]|1[0-4]):[0-5][0-9]|\\+00:00)"; // java.time takes offsets up to 18:00
     static const std::string path  = "(?:/(?:[^~/]|~[01])*)*"; // of JSON
     const auto uuid = [](const std::string & version) {
         const std::string hex = "[0-9a-fA-F]";
