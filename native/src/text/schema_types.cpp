@@ -198,13 +198,25 @@ bool rewriter::is_plain_format(const std::string & format) {
     return names.count(format) == 1;
 }
 
+// Eight groups, any number of which "::" stands for.
+static std::string ipv6() {
+    const std::string group = "[0-9a-fA-F]{1,4}", before = "(?:" + group + ":)", after = "(?::" + group + ")";
+    std::string       all   = before + "{7}" + group + "|" + before + "{1,7}:|:" + after + "{1,7}|::";
+    for (int n = 1; n < 7; n++) {
+        all += "|" + before + "{1," + std::to_string(n) + "}" + after + "{1," + std::to_string(7 - n) + "}";
+    }
+    return "(?:" + all + ")";
+}
+
 std::optional<std::string> rewriter::pattern_of_format(const std::string & format) {
     static const std::string label = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?";
     static const std::string octet = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
     static const std::string leap  = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)"; // years
     static const std::string date  = "(?:[0-9]{4}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)|" + leap + "-02-29)";
     static const std::string hour  = "(?:[01][0-9]|2[0-3]):[0-5][0-9]";
-    static const std::string time  = hour + ":[0-5][0-9](?:\\.[0-9]{3})?(?:Z|[+-](?:0[1-9]|1[0-4]):[0-5][0-9]|\\+00:00)"; // java.time takes offsets up to 18:00
+    static const std::string time  = hour + ":[0-5][0-9](?:\\.[0-9]{1,9})?(?:Z|[+-](?:0[1-9]|1[0-4]):[0-5][0-9]|\\+00:00)"; // java.time takes offsets up to 18:00
+    static const std::string hours = "T(?:[0-9]{1,4}H(?:[0-9]{1,4}M(?:[0-9]{1,4}S)?)?|[0-9]{1,4}M(?:[0-9]{1,4}S)?|[0-9]{1,4}S)";
+    static const std::string days  = "(?:[0-9]{1,4}Y(?:[0-9]{1,4}M(?:[0-9]{1,4}D)?)?|[0-9]{1,4}M(?:[0-9]{1,4}D)?|[0-9]{1,4}D)";
     static const std::string path  = "(?:/(?:[^~/]|~[01])*)*"; // of JSON
     const auto uuid = [](const std::string & version) {
         const std::string hex = "[0-9a-fA-F]";
@@ -214,9 +226,9 @@ std::optional<std::string> rewriter::pattern_of_format(const std::string & forma
         { "email", "^[A-Za-z0-9_+-]{1,32}(?:\\.[A-Za-z0-9_+-]{1,31})?@" + label + "(?:\\." + label + "){0,3}\\.[a-z]{2,24}$" },
         { "hostname", "^" + label + "(?:\\." + label + "){0,3}$" },
         { "ipv4", "^" + octet + "(?:\\." + octet + "){3}$" },
-        { "ipv6", "^[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){7}$" },
+        { "ipv6", "^" + ipv6() + "$" },
         { "uri", "^[a-z][a-z0-9+.-]{1,20}://[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]+$" },
-        { "duration", "^P(?:[0-9]{1,4}W|[0-9]{1,4}D|T[0-9]{1,4}H|T[0-9]{1,4}M|T[0-9]{1,4}S|[0-9]{1,4}Y|[0-9]{1,4}M)$" },
+        { "duration", "^P(?:[0-9]{1,4}W|" + days + "(?:" + hours + ")?|" + hours + ")$" },
         { "date", "^" + date + "$" },
         { "time", "^" + time + "$" },
         { "date-time", "^" + date + "T" + time + "$" },

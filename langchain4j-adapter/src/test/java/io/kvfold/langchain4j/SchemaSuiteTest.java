@@ -130,8 +130,7 @@ class SchemaSuiteTest {
             schemas.put(type.getSimpleName(), JSON.valueToTree(generator.generateSchema(type)));
         }
         // it refers by URN to the type that it is inside of, and a set is asked to be one
-        assertThat(write("Jackson's module", schemas, JsonMetaSchema.getV4())
-                        .refused())
+        assertThat(write("Jackson's module", schemas, JsonMetaSchema.getV4()).refused())
                 .containsExactlyInAnyOrder("Node", "Meeting");
     }
 
@@ -231,7 +230,9 @@ class SchemaSuiteTest {
     private static JsonSchemaFactory validators(JsonMetaSchema draft) {
         JsonMetaSchema ours = JsonMetaSchema.builder(draft)
                 .format(PatternFormat.of(
-                        "email", "^[A-Za-z0-9_+-]+(\\.[A-Za-z0-9_+-]+)*@([a-z0-9]([a-z0-9-]*[a-z0-9])?\\.)+[a-z]+$", "format.email"))
+                        "email",
+                        "^[A-Za-z0-9_+-]+(\\.[A-Za-z0-9_+-]+)*@([a-z0-9]([a-z0-9-]*[a-z0-9])?\\.)+[a-z]+$",
+                        "format.email"))
                 .build();
         return JsonSchemaFactory.builder()
                 .defaultMetaSchemaIri(ours.getIri())
