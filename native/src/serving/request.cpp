@@ -8,6 +8,7 @@
 #include "serving/chat_messages.h"
 #include "serving/dialect.h"
 #include "serving/request_check.h"
+#include "serving/tool_calls.h"
 #include "text/grammar.h"
 #include "text/limits.h"
 #include "text/schema.h"
@@ -153,10 +154,14 @@ void request::rewrite_body() {
     }
     const std::string & route     = http_request.path;
     const bool          dialect   = rewrite_dialect(body);
-    const bool          described = takes_messages(route) && owner->describes_schemas() && describe_schema(body);
+    const bool          one_call  = owner->describes_tools() && ask_for_one_call(body);
+    const bool          described = route_uses_template(route) && owner->describes_schemas() && describe_schema(body);
     const bool          schemas   = rewrite_schemas(body);
     const bool          marked    = owner->texts().mark(route, body); // after what the others put into texts
-    if (dialect || described || schemas || marked) {
+    if (route_uses_template(route) && has_format(body)) {
+        owner->require_formats();
+    }
+    if (dialect || one_call || described || schemas || marked) {
         http_request.body = body.dump_safe();
     }
 }

@@ -1,3 +1,14 @@
+#include "serving/tool_calls.h"
+
+#include "chat.h"
+
+#include <algorithm>
+#include <cctype>
+
+namespace kvfold {
+
+static const char description[] =
+    R"JINJA(
 {%- set rewritten = namespace(calls=false, messages=[], result='') -%}
 {%- for message in messages -%}
 {%- if message.role == 'tool' or message.tool_calls -%}{%- set rewritten.calls = true -%}{%- endif -%}
@@ -38,3 +49,48 @@
 {%- endfor -%}
 {%- set messages = rewritten.messages -%}
 {%- endif -%}
+)JINJA";
+
+// "tools", "tool_calls", but not "stool".
+static bool knows_tools(const std::string & chat_template) {
+    const auto is_letter = [](unsigned char c) { return std::isalnum(c) || c == '_'; };
+    for (size_t at = chat_template.find("tool"); at != std::string::npos; at = chat_template.find("tool", at + 1)) {
+        if (at == 0 || !is_letter((unsigned char) chat_template[at - 1])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+std::optional<std::string> describe_tools(const std::string & chat_template) {
+    if (knows_tools(chat_template)) {
+        return std::nullopt;
+    }
+    return string_strip(description) + chat_template;
+}
+
+static bool has_tools(const json & body) {
+    return body.contains("tools") && body.at("tools").is_array() && !body.at("tools").empty();
+}
+
+bool ask_for_one_call(json & body) {
+    const bool told = body.contains("parallel_tool_calls") && !body.at("parallel_tool_calls").is_null();
+    if (!has_tools(body) || told) {
+        return false;
+    }
+    body["parallel_tool_calls"] = false;
+    return true;
+}
+
+} // namespace kvfold
+
+void kvfold_drop_cut_call(common_chat_msg & message, std::string & text, bool at_limit) {
+    if (!at_limit || message.tool_calls.empty()) {
+        return;
+    }
+    const auto arguments = kvfold::json::parse_no_throw(message.tool_calls.back().arguments);
+    if (arguments.is_discarded() || !arguments.is_object()) {
+        message.tool_calls.pop_back();
+        text.clear();
+    }
+}
