@@ -533,7 +533,11 @@ bool request::next_piece(std::string & out) {
     if (ended != 0) {
         throw ended_error(ended);
     }
-    return fetch_piece(out);
+    const bool more = fetch_piece(out);
+    if (http_request.path.find("/responses") != std::string::npos) {
+        out = events.with_places(out);
+    }
+    return more;
 }
 
 // The error object of an answer or of a chunk, as format_error_response() makes it.
