@@ -147,7 +147,7 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *   "describe-schema"  whether a chat shows the model the JSON schema of its answer, in one line at the end of the last message
  *                   of the user (default true). The answer is held to it by a grammar in any case. A request may show a
  *                   schema without being held to it: "answer_format", written as "response_format"
- *   "describe-tools"  whether a model takes tools although the chat template of its file does not mention them (default true): they
+ *   "describe-tools"  whether a model takes tools although the chat template of its file does not show them (default true): they
  *                   are described at the start of the first message, and calls and results are written as text, between
  *                   <tool_call> tags. Such a request has one call per answer unless it says "parallel_tool_calls". With false
  *                   llama.cpp leaves tools out of such a prompt. Without effect beside "chat-template" and "chat-template-file"

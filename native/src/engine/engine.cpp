@@ -81,6 +81,13 @@ static std::string template_failure(const std::string & source) {
     }
 }
 
+// Some only write down calls and results that a conversation has.
+static bool shows_tools(const std::string & source) {
+    const template_scope budget;
+    const auto           parsed = common_chat_templates_init(nullptr, source);
+    return common_chat_templates_get_caps(parsed.get()).at("supports_tools");
+}
+
 // A template of the file that cannot be used does not keep the model from what needs none.
 void engine::choose_template() {
     if (!options.params.chat_template.empty()) {
@@ -94,10 +101,10 @@ void engine::choose_template() {
             return;
         }
     }
-    if (options.describe_tools && options.params.use_jinja && facts.chat_templates.size() == 1) {
-        const auto described = describe_tools(facts.chat_templates.front());
-        if (described && template_failure(*described).empty()) {
-            options.params.chat_template = *described;
+    if (options.describe_tools && options.params.use_jinja && facts.chat_templates.size() == 1 && !shows_tools(facts.chat_templates.front())) {
+        const std::string described = describe_tools(facts.chat_templates.front());
+        if (template_failure(described).empty()) {
+            options.params.chat_template = described;
             has_described_tools          = true;
         }
     }

@@ -557,7 +557,7 @@ json describe_options() {
             "preempt: a request begins when its prompt has room, and the youngest gives way when there is too little for all;\n"
             "reserve: it waits until the memory of its longest answer is set aside from kv-budget (default: preempt)");
     add_own(describe_schema_name, "", "whether a request's JSON schema is shown to the model, in its last message (default: true)");
-    add_own(describe_tools_name, "", "whether tools are described to a model whose chat template does not mention them (default: true)");
+    add_own(describe_tools_name, "", "whether tools are described to a model whose chat template does not show them (default: true)");
     add_own(kv_budget_name, "BYTES", "memory that keys and values may take (default: 60% of what is free beside weights)");
     add_own(memory_reserve_name, "BYTES", "memory of the host that keys and values leave free (default: 256 MiB, or 3% of what there is)");
     return list;

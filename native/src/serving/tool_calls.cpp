@@ -2,9 +2,6 @@
 
 #include "chat.h"
 
-#include <algorithm>
-#include <cctype>
-
 namespace kvfold {
 
 static const char description[] =
@@ -51,23 +48,7 @@ static const char description[] =
 {%- endif -%}
 )JINJA";
 
-// "tools", "tool_calls", but not "stool".
-static bool knows_tools(const std::string & chat_template) {
-    const auto is_letter = [](unsigned char c) { return std::isalnum(c) || c == '_'; };
-    for (size_t at = chat_template.find("tool"); at != std::string::npos; at = chat_template.find("tool", at + 1)) {
-        if (at == 0 || !is_letter((unsigned char) chat_template[at - 1])) {
-            return true;
-        }
-    }
-    return false;
-}
-
-std::optional<std::string> describe_tools(const std::string & chat_template) {
-    if (knows_tools(chat_template)) {
-        return std::nullopt;
-    }
-    return string_strip(description) + chat_template;
-}
+std::string describe_tools(const std::string & chat_template) { return string_strip(description) + chat_template; }
 
 static bool has_tools(const json & body) {
     return body.contains("tools") && body.at("tools").is_array() && !body.at("tools").empty();

@@ -1,17 +1,16 @@
-// Tools for models whose chat template knows nothing of them.
+// Tools for models whose chat template does not show them.
 #pragma once
 
 #include "hooks/tool-calls.h"
 #include "process/error.h"
 
-#include <optional>
 #include <string>
 
 namespace kvfold {
 
-// A chat template which knows nothing of tools, with Jinja before it that describes them in the first message, and that writes
-// calls and their results down as messages. Nothing for a template that knows tools.
-std::optional<std::string> describe_tools(const std::string & chat_template);
+// A chat template which does not show tools, with Jinja before it that describes them in the first message, and that writes
+// calls and their results down as messages.
+std::string describe_tools(const std::string & chat_template);
 
 // Asks for one call at a time unless the request says otherwise: a model that was not trained to call does not end a series of
 // calls. True if something changed.
