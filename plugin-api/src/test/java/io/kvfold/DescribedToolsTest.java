@@ -185,7 +185,8 @@ class DescribedToolsTest {
             JsonNode choice = engine.call("/v1/chat/completions", body.put("max_tokens", limit))
                     .at("/choices/0");
             for (JsonNode call : choice.at("/message/tool_calls")) {
-                assertThat(JSON.readTree(call.at("/function/arguments").asText()).isObject())
+                assertThat(JSON.readTree(call.at("/function/arguments").asText())
+                                .isObject())
                         .as("%s", call)
                         .isTrue();
             }
