@@ -198,10 +198,10 @@ static void print(const std::vector<std::string> & cells) {
 }
 
 // Where llama.cpp falls short: what its grammar lets random weights write and its parser does not read (GLM, Spark), arguments that no schema
-// holds (Gemma 4), calls that it has no format for (Granite 3.3), and thinking that its grammar has no place for (SmolLM3).
+// holds (Gemma 4), and thinking that its grammar has no place for (SmolLM3).
 static bool known_to_fail(const std::string & name, const std::string & column) {
     static const std::set<std::string> names = { "GLM-4.6", "GLM-4.7-Flash", "Spark2.5", "google-gemma-4-31B-it", "google-gemma-4-31B-it-interleaved",
-                                                 "ibm-granite-granite-3.3-2B-Instruct", "HuggingFaceTB-SmolLM3-3B" };
+                                                 "HuggingFaceTB-SmolLM3-3B" };
     return (column == "required" || column == "named") && names.count(name) == 1;
 }
 

@@ -161,6 +161,7 @@ void request::rewrite_body() {
     if (route_uses_template(route) && has_format(body)) {
         owner->require_formats();
     }
+    needs_call = requires_call(body);
     if (dialect || one_call || described || schemas || marked) {
         http_request.body = body.dump_safe();
     }
@@ -336,6 +337,9 @@ void request::on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<
     if (tasks) {
         refuse_if([&] {
             check_inputs(*tasks);
+            if (needs_call && !tasks->empty() && common_grammar_value(tasks->front().params.sampling.grammar).empty()) {
+                throw error(KVFOLD_ERROR_UNSUPPORTED, "\"tool_choice\" cannot be kept: llama.cpp knows no calls of this model's chat template");
+            }
             check_sampling(*tasks, owner->vocabulary());
         });
     }

@@ -114,6 +114,7 @@ struct request : std::enable_shared_from_this<request> {
     server_http_res_ptr     answer;
     std::deque<std::string> chunks;
     response_events         events; // of /v1/responses
+    bool                    needs_call = false; // the answer is a tool call, or an error
     bool                    exhausted = false; // nothing more will be added to `chunks`
     bool                    finished  = false; // next() has reported the end or a failure
     bool                    retired   = false;

@@ -1,5 +1,7 @@
 #include "serving/tool_calls.h"
 
+#include "serving/chat_messages.h"
+
 #include "chat.h"
 
 namespace kvfold {
@@ -61,6 +63,14 @@ bool ask_for_one_call(json & body) {
     }
     body["parallel_tool_calls"] = false;
     return true;
+}
+
+bool requires_call(const json & body) {
+    if (!has_tools(body) || !body.contains("tool_choice") || has_format(body)) {
+        return false;
+    }
+    const json & choice = body.at("tool_choice");
+    return choice == "required" || (choice.is_object() && choice.contains("type") && choice.at("type") == "any");
 }
 
 } // namespace kvfold

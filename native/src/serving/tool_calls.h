@@ -16,4 +16,7 @@ std::string describe_tools(const std::string & chat_template);
 // calls. True if something changed.
 bool ask_for_one_call(json & body);
 
+// Whether the answer has to call a tool.
+bool requires_call(const json & body);
+
 } // namespace kvfold
