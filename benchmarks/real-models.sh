@@ -9,7 +9,7 @@
 #
 #   SmolLM2-135M-Instruct.Q4_1.gguf   Apache-2.0, 95 MB
 #   gemma-3-270m-q4_k_m.gguf          Gemma licence, 253 MB; a base model
-#   python/bin/python                 with huggingface_hub and openai
+#   python/bin/python                 with huggingface_hub, openai and anthropic
 #
 # Used by mvn verify -Preal-models. Exit code 3: Python is missing.
 
@@ -17,7 +17,7 @@ set -euo pipefail
 
 folder=${1:-$HOME/.cache/kvfold/models}
 root_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-clients="huggingface_hub==2.4.0 openai==3.57.0"
+clients="huggingface_hub==2.4.0 openai==3.57.0 anthropic==2.14.0"
 
 # shellcheck source=../native/check-tools.sh
 . "$root_dir/native/check-tools.sh"

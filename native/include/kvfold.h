@@ -139,12 +139,18 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *   "fit"           defaults to off: nothing is resized behind the caller's back
  *   "warmup"        defaults to false
  *   "cache-ram"     defaults to 0: no second copy of the KV cache of idle prompts in host memory
+ *   "poll"          defaults to 1: threads that have computed spin for some 30 ms before they sleep; with llama-server's 50,
+ *                   for 1.5 s
  *
  * and of this project:
  *
  *   "describe-schema"  whether a chat shows the model the JSON schema of its answer, in one line at the end of the last message
  *                   of the user (default true). The answer is held to it by a grammar in any case. A request may show a
  *                   schema without being held to it: "answer_format", written as "response_format"
+ *   "describe-tools"  whether a model takes tools although the chat template of its file does not show them (default true): they
+ *                   are described at the start of the first message, and calls and results are written as text, between
+ *                   <tool_call> tags. Such a request has one call per answer unless it says "parallel_tool_calls". With false
+ *                   llama.cpp leaves tools out of such a prompt. Without effect beside "chat-template" and "chat-template-file"
  *   "max-queue"     requests that may wait for a slot before KVFOLD_ERROR_QUEUE_FULL (default 256). A request counts
  *                   from kvfold_request_open() until its last chunk was handed over or it was closed. The bound of those
  *                   that wait for memory of "kv-budget" as well

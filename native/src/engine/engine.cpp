@@ -7,6 +7,7 @@
 #include "engine/fit.h"
 #include "engine/progress_relay.h"
 #include "serving/request.h"
+#include "serving/tool_calls.h"
 #include "text/grammar.h"
 #include "text/limits.h"
 
@@ -80,6 +81,13 @@ static std::string template_failure(const std::string & source) {
     }
 }
 
+// Some only write down calls and results that a conversation has.
+static bool shows_tools(const std::string & source) {
+    const template_scope budget;
+    const auto           parsed = common_chat_templates_init(nullptr, source);
+    return common_chat_templates_get_caps(parsed.get()).at("supports_tools");
+}
+
 // A template of the file that cannot be used does not keep the model from what needs none.
 void engine::choose_template() {
     if (!options.params.chat_template.empty()) {
@@ -92,6 +100,37 @@ void engine::choose_template() {
             log_emit(KVFOLD_LOG_WARN, "the chat template of '" + options.params.model.path + "' cannot be used: " + no_template);
             return;
         }
+    }
+    if (options.describe_tools && options.params.use_jinja && facts.chat_templates.size() == 1 && !shows_tools(facts.chat_templates.front())) {
+        const std::string described = describe_tools(facts.chat_templates.front());
+        if (template_failure(described).empty()) {
+            options.params.chat_template = described;
+            has_described_tools          = true;
+        }
+    }
+}
+
+// What a handler of llama.cpp for one family of templates makes of a schema: a grammar, or nothing.
+static bool holds_formats(const llama_model * model, const common_params & params) {
+    const template_scope         budget;
+    const auto                   parsed = common_chat_templates_init(model, params.chat_template);
+    common_chat_templates_inputs inputs;
+    common_chat_msg              question;
+    question.role      = "user";
+    question.content   = "?";
+    inputs.messages    = { question };
+    inputs.json_schema = R"({"type": "object"})";
+    inputs.use_jinja   = params.use_jinja;
+    return !common_chat_templates_apply(parsed.get(), inputs).grammar.empty();
+}
+
+void engine::require_formats() {
+    std::call_once(formats_asked, [&] { has_formats = holds_formats(llama_get_model(server->get_llama_context()), options.params); });
+    if (!has_formats) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "\"response_format\" cannot be kept with the chat template of '" + options.params.model.path +
+                                                  "': llama.cpp's handler of its family has none; option \"chat-template\" takes another")
+            .about_option("chat-template")
+            .about_path(options.params.model.path);
     }
 }
 

@@ -53,12 +53,14 @@ struct engine : request_host {
     const server_http_context::handler_t * find_handler(const std::string & route) const override;
     void                                   require_tokenizer() const override;
     void                                   require_template() const override;
+    void                                   require_formats() override;
     const llama_vocab *                    vocabulary() const override;
     int                                    slots() const override { return options.params.n_parallel; }
     int                                    adapters() const override { return (int) options.params.lora_adapters.size(); }
     size_t                                 longest_input() const override;
     const plain_text &                     texts() const override { return *special_texts; }
     bool                                   describes_schemas() const override { return options.describe_schemas; }
+    bool                                   describes_tools() const override { return has_described_tools; }
 
     // Of every context of this engine.
     const std::shared_ptr<page_ledger> & memory() const { return ledger; }
@@ -99,6 +101,9 @@ struct engine : request_host {
     engine_options                  options;
     model_facts                     facts;
     std::string                     no_template; // why the file's cannot be used
+    bool                            has_described_tools = false; // the template is describe_tools() of the file's
+    std::once_flag                  formats_asked;
+    bool                            has_formats = false; // of answers, after `formats_asked`
     std::unique_ptr<server_context> server;
     std::unique_ptr<server_routes>  routes;
     std::unique_ptr<plain_text>     special_texts; // after loading

@@ -66,6 +66,7 @@ static const char * const kv_prefill_name = "kv-prefill";
 static const char * const cpu_attention_name = "cpu-attention";
 static const char * const memory_reserve_name = "memory-reserve";
 static const char * const describe_schema_name = "describe-schema";
+static const char * const describe_tools_name = "describe-tools";
 
 struct option_name {
     const common_arg * option;
@@ -132,6 +133,7 @@ static error unknown_option(const std::string & given, const std::map<std::strin
     consider(cpu_attention_name);
     consider(memory_reserve_name);
     consider(describe_schema_name);
+    consider(describe_tools_name);
     std::sort(near.begin(), near.end());
     std::string message = "unknown option \"" + given + "\"";
     for (size_t i = 0; i < near.size() && i < 3; i++) {
@@ -262,6 +264,9 @@ static void set_defaults(common_params & params) {
     params.endpoint_metrics  = true;
     params.endpoint_slots    = true;
     params.sse_ping_interval = -1;
+    // threads that have computed wait for more without sleeping: at 50 for 1.5 s after each request, at 1 for 30 ms
+    params.cpuparams.poll       = 1;
+    params.cpuparams_batch.poll = 1;
 }
 
 engine_options parse_options(const std::string & text) {
@@ -319,6 +324,10 @@ engine_options parse_options(const std::string & text) {
         }
         if (name == describe_schema_name) {
             options.describe_schemas = to_bool(name, value);
+            continue;
+        }
+        if (name == describe_tools_name) {
+            options.describe_tools = to_bool(name, value);
             continue;
         }
         const auto found = names.find(name);
@@ -548,6 +557,7 @@ json describe_options() {
             "preempt: a request begins when its prompt has room, and the youngest gives way when there is too little for all;\n"
             "reserve: it waits until the memory of its longest answer is set aside from kv-budget (default: preempt)");
     add_own(describe_schema_name, "", "whether a request's JSON schema is shown to the model, in its last message (default: true)");
+    add_own(describe_tools_name, "", "whether tools are described to a model whose chat template does not show them (default: true)");
     add_own(kv_budget_name, "BYTES", "memory that keys and values may take (default: 60% of what is free beside weights)");
     add_own(memory_reserve_name, "BYTES", "memory of the host that keys and values leave free (default: 256 MiB, or 3% of what there is)");
     return list;

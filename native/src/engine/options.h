@@ -19,6 +19,7 @@ struct engine_options {
     bool          kv_budget_given = false;
     uint64_t      memory_reserve = 0; // bytes that stay free; 0: gauge::default_reserve()
     bool          describe_schemas = true; // to the model, see serving/chat_messages.h
+    bool          describe_tools   = true; // likewise, see serving/tool_calls.h
     bool          batch_size_given = false;
     bool          ubatch_size_given = false;
     bool          kv_unified_given = false;

@@ -177,17 +177,49 @@ static bool may_call(const json & body) {
     return body.contains("tools") && body.at("tools").is_array() && !body.at("tools").empty() && !forbidden;
 }
 
+bool has_format(const json & body) {
+    if (body.contains("json_schema") && !body.at("json_schema").is_null()) {
+        return true;
+    }
+    for (const char * name : { "response_format", "answer_format" }) {
+        if (body.contains(name) && body.at(name).is_object() && body.at(name).contains("type")) {
+            const json & type = body.at(name).at("type");
+            return type == "json_schema" || type == "json_object";
+        }
+    }
+    return false;
+}
+
+// Anthropic's users hand over what tools have found; a text beside it would come before it.
+static bool has_results(const json & content) {
+    for (size_t i = 0; content.is_array() && i < content.size(); i++) {
+        if (content.at(i).is_object() && content.at(i).contains("type") && content.at(i).at("type") == "tool_result") {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool describe_schema(json & body) {
-    const auto schema = schema_of(body);
-    if (!schema || !has_messages(body)) {
+    const auto schema   = schema_of(body);
+    const bool responds = !body.contains("messages"); // OpenAI's Responses
+    if (!schema || (responds && !body.contains("input"))) {
         return false;
     }
-    json & messages = body.at("messages");
-    for (size_t i = messages.size(); i-- > 0;) {
+    const std::string line = (may_call(body) ? "Unless you call a tool, answer with JSON: " : "Answer with JSON: ") + type_sketch(*schema).of(*schema);
+    json &            messages = body.at(responds ? "input" : "messages");
+    if (messages.is_string()) {
+        messages = joined(messages, json::make(line));
+        return true;
+    }
+    for (size_t i = messages.is_array() ? messages.size() : 0; i-- > 0;) {
         json & message = messages.at(i);
-        if (role_of(message) == "user") {
-            const std::string line = may_call(body) ? "Unless you call a tool, answer with JSON: " : "Answer with JSON: ";
-            message["content"]     = joined(content_of(message), json::make(line + type_sketch(*schema).of(*schema)));
+        if (role_of(message) == "user" && !has_results(content_of(message))) {
+            if (content_of(message).is_array()) {
+                message.at("content").push_back(json({ { "type", responds ? "input_text" : "text" }, { "text", "\n\n" + line } }));
+            } else {
+                message["content"] = joined(content_of(message), json::make(line));
+            }
             return true;
         }
     }

@@ -11,11 +11,14 @@ namespace kvfold {
 // Whether a route takes OpenAI's "messages".
 bool takes_messages(const std::string & route);
 
-// Puts one line into the last message of a user that shows the JSON schema of the response format. Models know what to
+// Puts one line into the last message of a user, or into the "input" of /v1/responses, that shows the JSON schema of the response format. Models know what to
 // write then; a grammar alone only keeps them from writing anything else. A request that asks for tool calls first, and for
 // JSON once there is none, names the schema as "answer_format", which no grammar holds it to, so that both begin alike and the
 // second finds the prompt computed. True if there was a schema.
 bool describe_schema(json & body);
+
+// Whether the answer is to be JSON.
+bool has_format(const json & body);
 
 // What a template refuses messages with, in its own words, out of an exception of the template engine.
 std::optional<std::string> template_complaint(const std::string & message);

@@ -38,6 +38,9 @@ static bool rewrite_tool_choice(json & body) {
         return false;
     }
     const json        choice = body.at("tool_choice");
+    if (choice.contains("disable_parallel_tool_use") && choice.at("disable_parallel_tool_use") == true) {
+        body["parallel_tool_calls"] = false;
+    }
     const std::string type   = text_at(choice, "type");
     if (type == "function" || type == "tool") {
         keep_tools(body, { name_of(choice) });
@@ -64,9 +67,11 @@ static bool rewrite_tool_choice(json & body) {
 
 static bool rewrite_format(json & body) {
     bool changed = false;
-    if (body.contains("text") && body.at("text").is_object() && body.at("text").contains("format") && !body.contains("response_format")) {
-        body["response_format"] = body.at("text").at("format");
-        changed                 = true;
+    for (const char * part : { "text", "output_config" }) {
+        if (body.contains(part) && body.at(part).is_object() && body.at(part).contains("format") && !body.contains("response_format")) {
+            body["response_format"] = body.at(part).at("format");
+            changed                 = true;
+        }
     }
     if (!body.contains("response_format") || !body.at("response_format").is_object()) {
         return changed;

@@ -10,7 +10,8 @@ namespace kvfold {
 //
 //   "tool_choice"      {"type": "function" or "tool", a name}, {"type": "allowed_tools", ...}, {"type": "none"}: those tools and no others
 //   "response_format"  {"type": "json_schema", "schema": ...}, the schema beside its type
-//   "text"             {"format": ...} of /v1/responses
+//                      {"disable_parallel_tool_use": true}: "parallel_tool_calls": false
+//   "text"             {"format": ...} of /v1/responses, as "output_config" of /v1/messages
 //   "input"            of /v1/responses: items with "reasoning" that has no text are left out
 bool rewrite_dialect(json & body);
 

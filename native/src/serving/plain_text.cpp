@@ -16,12 +16,19 @@ static size_t character_bytes(unsigned char first) {
     return first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
 }
 
+// llama.cpp makes what separates the messages of gpt-oss and others user-defined, so that it is written: "<|start|>".
+static bool is_special(const std::string & text, llama_token_attr attributes) {
+    const bool bracketed = text.compare(0, 2, "<|") == 0 || text.compare(0, 4, "<\xEF\xBD\x9C") == 0;
+    return (attributes & (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_UNKNOWN)) || (bracketed && (attributes & LLAMA_TOKEN_ATTR_USER_DEFINED));
+}
+
 plain_text::plain_text(const llama_vocab * vocab) {
     std::set<std::string> found;
     if (llama_vocab_type(vocab) != LLAMA_VOCAB_TYPE_NONE) {
         for (llama_token id = 0; id < llama_vocab_n_tokens(vocab); id++) {
-            if (llama_vocab_get_attr(vocab, id) & (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_UNKNOWN)) {
-                found.insert(llama_vocab_get_text(vocab, id));
+            const std::string text = llama_vocab_get_text(vocab, id);
+            if (is_special(text, llama_vocab_get_attr(vocab, id))) {
+                found.insert(text);
             }
         }
     }

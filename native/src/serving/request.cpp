@@ -8,6 +8,7 @@
 #include "serving/chat_messages.h"
 #include "serving/dialect.h"
 #include "serving/request_check.h"
+#include "serving/tool_calls.h"
 #include "text/grammar.h"
 #include "text/limits.h"
 #include "text/schema.h"
@@ -153,10 +154,15 @@ void request::rewrite_body() {
     }
     const std::string & route     = http_request.path;
     const bool          dialect   = rewrite_dialect(body);
-    const bool          described = takes_messages(route) && owner->describes_schemas() && describe_schema(body);
+    const bool          one_call  = owner->describes_tools() && ask_for_one_call(body);
+    const bool          described = route_uses_template(route) && owner->describes_schemas() && describe_schema(body);
     const bool          schemas   = rewrite_schemas(body);
     const bool          marked    = owner->texts().mark(route, body); // after what the others put into texts
-    if (dialect || described || schemas || marked) {
+    if (route_uses_template(route) && has_format(body)) {
+        owner->require_formats();
+    }
+    needs_call = requires_call(body);
+    if (dialect || one_call || described || schemas || marked) {
         http_request.body = body.dump_safe();
     }
 }
@@ -331,6 +337,9 @@ void request::on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<
     if (tasks) {
         refuse_if([&] {
             check_inputs(*tasks);
+            if (needs_call && !tasks->empty() && common_grammar_value(tasks->front().params.sampling.grammar).empty()) {
+                throw error(KVFOLD_ERROR_UNSUPPORTED, "\"tool_choice\" cannot be kept: llama.cpp knows no calls of this model's chat template");
+            }
             check_sampling(*tasks, owner->vocabulary());
         });
     }
@@ -528,7 +537,11 @@ bool request::next_piece(std::string & out) {
     if (ended != 0) {
         throw ended_error(ended);
     }
-    return fetch_piece(out);
+    const bool more = fetch_piece(out);
+    if (http_request.path.find("/responses") != std::string::npos) {
+        out = events.with_places(out);
+    }
+    return more;
 }
 
 // The error object of an answer or of a chunk, as format_error_response() makes it.

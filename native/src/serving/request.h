@@ -3,6 +3,7 @@
 
 #include "process/deep_thread.h"
 #include "serving/request_host.h"
+#include "serving/response_events.h"
 
 #include <atomic>
 #include <deque>
@@ -112,6 +113,8 @@ struct request : std::enable_shared_from_this<request> {
     // Used by one thread at a time: the one inside next(), or the one that closes the engine after the last next().
     server_http_res_ptr     answer;
     std::deque<std::string> chunks;
+    response_events         events; // of /v1/responses
+    bool                    needs_call = false; // the answer is a tool call, or an error
     bool                    exhausted = false; // nothing more will be added to `chunks`
     bool                    finished  = false; // next() has reported the end or a failure
     bool                    retired   = false;

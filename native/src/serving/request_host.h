@@ -65,6 +65,9 @@ struct request_host {
     // Throws KVFOLD_ERROR_UNSUPPORTED if the file has a chat template that cannot be used.
     virtual void require_template() const = 0;
 
+    // Throws KVFOLD_ERROR_UNSUPPORTED if llama.cpp reads this template's answers in a way that leaves no room for a JSON schema.
+    virtual void require_formats() = 0;
+
     // What texts of this engine's model are made of.
     virtual const llama_vocab * vocabulary() const = 0;
 
@@ -76,6 +79,7 @@ struct request_host {
 
     virtual const plain_text & texts() const             = 0;
     virtual bool               describes_schemas() const = 0;
+    virtual bool               describes_tools() const   = 0;
 
   protected:
     virtual void enter() = 0;

@@ -47,15 +47,13 @@ public final class Engine implements AutoCloseable {
 
     private final SharedEngine shared;
     private final EngineInfo info;
-    private final boolean describesTools;
     private final Share share;
     private final Cleaner.Cleanable cleanable;
     private volatile boolean closed;
 
-    private Engine(SharedEngine shared, EngineInfo info, boolean describesTools) {
+    private Engine(SharedEngine shared, EngineInfo info) {
         this.shared = shared;
         this.info = info;
-        this.describesTools = describesTools;
         this.share = new Share(shared, info.model().path());
         this.cleanable = CLEANER.register(this, share);
     }
@@ -156,7 +154,7 @@ public final class Engine implements AutoCloseable {
             throw new InvalidRequestException("the body of a request is a JSON object, not "
                     + body.getNodeType().name().toLowerCase(Locale.ROOT));
         }
-        byte[] json = Json.write(describesTools ? ToolTemplate.adapt(body) : body);
+        byte[] json = Json.write(body);
         byte[] state = files == null ? null : files.toJson();
         return new Generation(this, use(engine -> engine.open(route, json, state)), files);
     }
@@ -351,7 +349,7 @@ public final class Engine implements AutoCloseable {
             throw SharedEngine.closedException();
         }
         shared.retain();
-        return new Engine(shared, info, describesTools);
+        return new Engine(shared, info);
     }
 
     /** Whether this owner has not been closed. */
@@ -430,7 +428,6 @@ public final class Engine implements AutoCloseable {
         private final ObjectNode options = Json.MAPPER.createObjectNode();
         private @Nullable NativeBridge bridge;
         private LoadProgressListener progress = fraction -> true;
-        private boolean describeTools = true;
         private @Nullable ModelName modelName;
         private @Nullable LocalModel localModel;
         private @Nullable Models models;
@@ -587,17 +584,16 @@ public final class Engine implements AutoCloseable {
         /**
          * Whether a model takes tools although its chat template does not mention them; true by default. The tools are then
          * described at the start of the first message, calls and results are rendered as text around it, and llama.cpp
-         * reads calls back as of any model that writes them in {@code <tool_call>} tags. With {@code "tool_choice":
-         * "required"} in a request to this class the answer begins with a call, so that the grammar lets no model do
-         * without one. A prompt without tools stays what the template makes of it. How well a model calls tools that it was
-         * not trained to call is up to the model.
+         * reads calls back as of any model that writes them in {@code <tool_call>} tags. Such an answer has one call unless
+         * a request says {@code "parallel_tool_calls"}, since a model that was not trained to call does not end a series of
+         * calls. A prompt without tools stays what the template makes of it. How well a model calls tools that it was not
+         * trained to call is up to the model.
          *
          * <p>With false llama.cpp leaves tools out of such a prompt without a word. Without effect on a model without a
-         * chat template, and with the options {@code chat-template}, {@code chat-template-file} and {@code jinja}.
+         * chat template, and with the options {@code chat-template}, {@code chat-template-file} and {@code no-jinja}.
          */
         public Builder describeTools(boolean describeTools) {
-            this.describeTools = describeTools;
-            return this;
+            return set("describe-tools", describeTools);
         }
 
         /**
@@ -657,15 +653,12 @@ public final class Engine implements AutoCloseable {
                 throw new InvalidRequestException("no model was set");
             }
             NativeBridge library = bridge == null ? NativeLibrary.bridge() : bridge;
-            ObjectNode asked = modelName == null ? options : found(modelName);
-            ObjectNode all = describeTools ? ToolTemplate.addTo(asked) : asked;
-            boolean describes = !all.equals(asked);
-            byte[] json = Json.write(all);
+            byte[] json = Json.write(modelName == null ? options : found(modelName));
             LoadProgressListener listener = progress;
             Thread opener = Thread.currentThread();
             try {
-                return PlatformThreads.call(() -> open(
-                        library, json, describes, fraction -> !opener.isInterrupted() && goesOn(listener, fraction)));
+                return PlatformThreads.call(
+                        () -> open(library, json, fraction -> !opener.isInterrupted() && goesOn(listener, fraction)));
             } catch (NativeStatusException e) {
                 throw Failures.from(e);
             }
@@ -686,12 +679,11 @@ public final class Engine implements AutoCloseable {
             return found;
         }
 
-        private static Engine open(
-                NativeBridge library, byte[] options, boolean describesTools, LoadProgressListener progress)
+        private static Engine open(NativeBridge library, byte[] options, LoadProgressListener progress)
                 throws NativeStatusException {
             NativeEngine handle = library.open(options, progress);
             try {
-                return new Engine(new SharedEngine(handle), Json.read(handle.info(), EngineInfo.class), describesTools);
+                return new Engine(new SharedEngine(handle), Json.read(handle.info(), EngineInfo.class));
             } catch (Throwable e) {
                 handle.close();
                 throw e;

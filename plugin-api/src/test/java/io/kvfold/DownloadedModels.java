@@ -20,7 +20,7 @@ public final class DownloadedModels {
         return file("gemma-3-270m-q4_k_m.gguf");
     }
 
-    /** A Python that has huggingface_hub and openai. */
+    /** A Python that has huggingface_hub, openai and anthropic. */
     public static Path python() {
         return file("python/bin/python");
     }

@@ -126,23 +126,38 @@ final class SmolLm2CommandsTest {
         assertThat(planned.err()).contains("gemma3").hasLineCount(1);
     }
 
-    @Test
-    void answersTheOfficialClientOfOpenAi() throws IOException, InterruptedException {
-        try (Engine engine = Engine.builder()
-                        .model(DownloadedModels.smolLm2())
-                        .slots(1)
-                        .contextSize(2048)
-                        .option("alias", "smollm2")
-                        .open();
-                EngineServer server = engine.server().port(0).apiKey("secret").start()) {
-            String output = run(
+    /** Each script says "ok" of a feature that it has used, and ends with an error at the first that does not hold. */
+    @ParameterizedTest
+    @CsvSource({"openai, 22", "anthropic, 13"})
+    void answersTheOfficialClientsOf(String company, int features) throws IOException, InterruptedException {
+        Engine.Builder chat = Engine.builder()
+                .model(DownloadedModels.smolLm2())
+                .slots(2)
+                .contextSize(4096)
+                .option("alias", "smollm2");
+        Engine.Builder embedding = Engine.builder()
+                .model(DownloadedModels.smolLm2())
+                .slots(1)
+                .contextSize(512)
+                .option("embeddings", true)
+                .option("pooling", "mean");
+        try (Engine chatting = chat.open();
+                Engine embeddings = embedding.open();
+                EngineServer server = chatting.server().port(0).apiKey("secret").start();
+                EngineServer other =
+                        embeddings.server().port(0).apiKey("secret").start()) {
+            List<String> command = new ArrayList<>(List.of(
                     DownloadedModels.python().toString(),
-                    "src/test/python/openai_client.py",
-                    server.addresses().get(0) + "/v1");
+                    "src/test/python/" + company + "_client.py",
+                    server.addresses().get(0).toString(),
+                    "smollm2"));
+            if (company.equals("openai")) { // Anthropic has no embeddings
+                command.add(other.addresses().get(0).toString());
+            }
 
-            assertThat(output.lines())
-                    .contains("models smollm2", "wrong key AuthenticationError", "schema city", "n 5 length");
-            assertThat(output).containsPattern("chat .*Paris").containsPattern("stream .*Paris");
+            assertThat(run(command.toArray(String[]::new)).lines())
+                    .hasSize(features)
+                    .allMatch(line -> line.startsWith("ok "));
         }
     }
 

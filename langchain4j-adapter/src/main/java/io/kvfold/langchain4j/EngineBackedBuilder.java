@@ -26,7 +26,6 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
     private @Nullable String hubName;
     private @Nullable Models models;
     private @Nullable DownloadListener downloadProgress;
-    private @Nullable Boolean describeTools;
     private @Nullable LoadProgressListener loadProgress;
 
     /**
@@ -154,8 +153,7 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
 
     /** See {@link Engine.Builder#describeTools}; default true. */
     public B describeTools(@Nullable Boolean describeTools) {
-        this.describeTools = describeTools;
-        return self();
+        return engineOption("describe-tools", describeTools);
     }
 
     /** See {@link Engine.Builder#describeSchema}; default true. */
@@ -197,13 +195,11 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
      */
     EngineHandle openEngine(String... flags) {
         if (engine != null) {
-            if (modelPath != null || !options.isEmpty() || describeTools != null || loadProgress != null) {
+            if (modelPath != null || !options.isEmpty() || loadProgress != null) {
                 throw new IllegalArgumentException("A borrowed engine is already open: remove "
                         + (modelPath != null
                                 ? "modelPath " + modelPath
-                                : !options.isEmpty()
-                                        ? "the engine options " + options.keySet()
-                                        : describeTools != null ? "describeTools" : "loadProgress"));
+                                : !options.isEmpty() ? "the engine options " + options.keySet() : "loadProgress"));
             }
             return EngineHandle.borrow(engine);
         }
@@ -231,9 +227,6 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
             builder.option(flag, true);
         }
         options.forEach(builder::option);
-        if (describeTools != null) {
-            builder.describeTools(describeTools);
-        }
         if (loadProgress != null) {
             builder.loadProgress(loadProgress);
         }

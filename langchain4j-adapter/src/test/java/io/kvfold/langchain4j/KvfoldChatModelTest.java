@@ -101,18 +101,14 @@ class KvfoldChatModelTest {
                             .flashAttention(FlashAttention.OFF)
                             .maxQueue(3)
                             .rpcServers("host:1")
+                            .describeTools(false)
                             .describeSchema(false)
                             .option("mlock", true)
                             .build())
                     .isInstanceOf(IllegalArgumentException.class)
                     .hasMessageContaining(
                             "[cache-type-k, cache-type-v, ubatch-size, batch-size, flash-attn, max-queue, rpc,"
-                                    + " describe-schema, mlock]");
-            assertThatThrownBy(() -> KvfoldChatModel.builder()
-                            .engine(engine)
-                            .describeTools(false)
-                            .build())
-                    .hasMessageContaining("describeTools");
+                                    + " describe-tools, describe-schema, mlock]");
             assertThatThrownBy(() -> KvfoldChatModel.builder()
                             .engine(engine)
                             .loadProgress(fraction -> true)

@@ -18,7 +18,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 /** Tools for a model whose chat template knows nothing of them, on the built library. */
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 @Timeout(120)
-class ToolTemplateTest {
+class DescribedToolsTest {
 
     private static final ObjectMapper JSON = new ObjectMapper();
 
@@ -156,19 +156,9 @@ class ToolTemplateTest {
         ObjectNode body = body("""
                 [{"role": "user", "content": "light!"}, {"role": "assistant", "content": "well"}]""", TOOLS).put("tool_choice", "required");
 
-        assertThat(ToolTemplate.force(body)).isSameAs(body);
+        assertThat(engine.applyTemplate(body)).endsWith("well");
         assertThat(engine.call("/v1/chat/completions", body).at("/choices/0").isObject())
                 .isTrue();
-    }
-
-    @Test
-    void asksForOneCallAtATime() throws Exception {
-        assertThat(ToolTemplate.adapt(body(user("light!"), TOOLS)).path("parallel_tool_calls"))
-                .isEqualTo(JSON.valueToTree(false));
-        ObjectNode asked = body(user("light!"), TOOLS).put("parallel_tool_calls", true);
-        assertThat(ToolTemplate.adapt(asked)).isSameAs(asked);
-        ObjectNode without = body(user("light!"), "[]");
-        assertThat(ToolTemplate.adapt(without)).isSameAs(without);
     }
 
     /** A grammar of one call ends with it; a model that may go on calls until the limit. */
@@ -180,6 +170,29 @@ class ToolTemplateTest {
 
         assertThat(choice.at("/message/tool_calls")).hasSize(1);
         assertThat(choice.path("finish_reason").asText()).isEqualTo("tool_calls");
+
+        body.put("parallel_tool_calls", true).put("max_tokens", 600);
+        assertThat(engine.call("/v1/chat/completions", body).at("/choices/0/message/tool_calls"))
+                .hasSizeGreaterThan(1);
+    }
+
+    /** Wherever the limit falls: before the call, in its name, or in its arguments, which are no JSON then. */
+    @Test
+    void handsOutNoCallThatTheLimitHasCutOff() throws Exception {
+        ObjectNode body = body(user("light!"), TOOLS).put("tool_choice", "required");
+        String finishReason = "length";
+        for (int limit = 20; finishReason.equals("length"); limit += 10) {
+            JsonNode choice = engine.call("/v1/chat/completions", body.put("max_tokens", limit))
+                    .at("/choices/0");
+            for (JsonNode call : choice.at("/message/tool_calls")) {
+                assertThat(JSON.readTree(call.at("/function/arguments").asText())
+                                .isObject())
+                        .as("%s", call)
+                        .isTrue();
+            }
+            finishReason = choice.path("finish_reason").asText();
+        }
+        assertThat(finishReason).isEqualTo("tool_calls");
     }
 
     @Test
@@ -214,13 +227,6 @@ class ToolTemplateTest {
                 builder().option("chat-template", "{{ messages[0].content }}").open()) {
             assertThat(supportsTools(own)).isFalse();
         }
-    }
-
-    @Test
-    void leavesATemplateAloneThatKnowsTools() {
-        assertThat(ToolTemplate.extend("{% if tools %}{% endif %}")).isEmpty();
-        assertThat(ToolTemplate.extend("{{ message['tool_calls'] }}")).isEmpty();
-        assertThat(ToolTemplate.extend("{{ messages }}")).get().asString().endsWith("{{ messages }}");
     }
 
     private static boolean supportsTools(Engine engine) {

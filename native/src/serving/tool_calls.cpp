@@ -1,3 +1,13 @@
+#include "serving/tool_calls.h"
+
+#include "serving/chat_messages.h"
+
+#include "chat.h"
+
+namespace kvfold {
+
+static const char description[] =
+    R"JINJA(
 {%- set rewritten = namespace(calls=false, messages=[], result='') -%}
 {%- for message in messages -%}
 {%- if message.role == 'tool' or message.tool_calls -%}{%- set rewritten.calls = true -%}{%- endif -%}
@@ -38,3 +48,40 @@
 {%- endfor -%}
 {%- set messages = rewritten.messages -%}
 {%- endif -%}
+)JINJA";
+
+std::string describe_tools(const std::string & chat_template) { return string_strip(description) + chat_template; }
+
+static bool has_tools(const json & body) {
+    return body.contains("tools") && body.at("tools").is_array() && !body.at("tools").empty();
+}
+
+bool ask_for_one_call(json & body) {
+    const bool told = body.contains("parallel_tool_calls") && !body.at("parallel_tool_calls").is_null();
+    if (!has_tools(body) || told) {
+        return false;
+    }
+    body["parallel_tool_calls"] = false;
+    return true;
+}
+
+bool requires_call(const json & body) {
+    if (!has_tools(body) || !body.contains("tool_choice") || has_format(body)) {
+        return false;
+    }
+    const json & choice = body.at("tool_choice");
+    return choice == "required" || (choice.is_object() && choice.contains("type") && choice.at("type") == "any");
+}
+
+} // namespace kvfold
+
+void kvfold_drop_cut_call(common_chat_msg & message, std::string & text, bool at_limit) {
+    if (!at_limit || message.tool_calls.empty()) {
+        return;
+    }
+    const auto arguments = kvfold::json::parse_no_throw(message.tool_calls.back().arguments);
+    if (arguments.is_discarded() || !arguments.is_object()) {
+        message.tool_calls.pop_back();
+        text.clear();
+    }
+}
