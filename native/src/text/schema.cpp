@@ -25,10 +25,14 @@ json exact_schema(const json & schema, const std::string & where, bool strict) {
     }
 }
 
-static void rewrite(json & holder, const std::string & key, const std::string & where, bool strict) {
-    if (holder.is_object() && holder.contains(key) && (holder.at(key).is_object() || holder.at(key).is_boolean())) {
-        holder[key] = exact_schema(holder.at(key), where + key + "#", strict);
+// True if it says it in other words now.
+static bool rewrite(json & holder, const std::string & key, const std::string & where, bool strict) {
+    if (!holder.is_object() || !holder.contains(key) || !(holder.at(key).is_object() || holder.at(key).is_boolean())) {
+        return false;
     }
+    const std::string before = holder.at(key).dump_safe();
+    holder[key]              = exact_schema(holder.at(key), where + key + "#", strict);
+    return holder.at(key).dump_safe() != before;
 }
 
 static bool flag(const json & holder, const char * key, bool otherwise) {
@@ -36,13 +40,12 @@ static bool flag(const json & holder, const char * key, bool otherwise) {
 }
 
 bool rewrite_schemas(json & body) {
-    const std::string before = body.dump_safe();
-    rewrite(body, "json_schema", "", true);
+    bool changed = rewrite(body, "json_schema", "", true);
     if (body.contains("response_format") && body.at("response_format").is_object()) {
         json & format = body.at("response_format");
-        rewrite(format, "schema", "response_format.", flag(format, "strict", true));
+        changed |= rewrite(format, "schema", "response_format.", flag(format, "strict", true));
         if (format.contains("json_schema") && format.at("json_schema").is_object()) {
-            rewrite(format.at("json_schema"), "schema", "response_format.json_schema.", flag(format.at("json_schema"), "strict", true));
+            changed |= rewrite(format.at("json_schema"), "schema", "response_format.json_schema.", flag(format.at("json_schema"), "strict", true));
         }
     }
     if (body.contains("tools") && body.at("tools").is_array()) {
@@ -50,14 +53,14 @@ bool rewrite_schemas(json & body) {
         for (auto & tool : body.at("tools")) {
             const std::string where = "tools[" + std::to_string(i++) + "].";
             for (const char * key : { "parameters", "input_schema" }) {
-                rewrite(tool, key, where, flag(tool, "strict", false));
+                changed |= rewrite(tool, key, where, flag(tool, "strict", false));
                 if (tool.is_object() && tool.contains("function") && tool.at("function").is_object()) {
-                    rewrite(tool.at("function"), key, where + "function.", flag(tool.at("function"), "strict", false));
+                    changed |= rewrite(tool.at("function"), key, where + "function.", flag(tool.at("function"), "strict", false));
                 }
             }
         }
     }
-    return body.dump_safe() != before;
+    return changed;
 }
 
 } // namespace kvfold

@@ -169,7 +169,8 @@ class ChatContractTest {
         body.remove("response_format");
         body.set("tools", json("""
                 {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}""").get("tools"));
-        assertThat(engine.applyTemplate(body)).contains("Say it again\n\nUnless you call a tool, answer with JSON: {\"name\"");
+        assertThat(engine.applyTemplate(body))
+                .contains("Say it again\n\nUnless you call a tool, answer with JSON: {\"name\"");
         body.put("tool_choice", "none");
         assertThat(engine.applyTemplate(body)).contains("Say it again\n\nAnswer with JSON: {\"name\"");
         body.remove(List.of("answer_format", "tools", "tool_choice"));
