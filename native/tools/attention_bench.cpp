@@ -10,6 +10,7 @@
 // table: milliseconds per layer, medians; ratios are medians of those within a round, lowest and highest beside.
 
 #include "../test/internal/attention_op.h"
+#include "type_of.h"
 
 #include <algorithm>
 #include <chrono>
@@ -99,16 +100,6 @@ template <typename T, typename F> static T find(const std::vector<T> & list, con
         }
     }
     throw std::invalid_argument("unknown name " + name);
-}
-
-static ggml_type type_of(const std::string & name) {
-    for (int i = 0; i < GGML_TYPE_COUNT; i++) {
-        const char * of = ggml_type_name((ggml_type) i);
-        if (of && name == of) {
-            return (ggml_type) i;
-        }
-    }
-    throw std::invalid_argument("unknown type " + name);
 }
 
 // ---- reading alone

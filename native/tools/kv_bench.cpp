@@ -3,13 +3,14 @@
 //
 //   kv_bench --model A.gguf [--label NAME] [--kv-plan PLAN] [--model B.gguf ...] [--threads N] [--rounds 5]
 //            [--depths 0,2048] [--generate 32] [--prompt 256] [--sequences 1,16] [--ubatch 512]
-//            [--kv-type f16|q8_0|q4_0] [--cpu-attention fused|upstream] [--prefill auto|fixed|exact]
+//            [--kv-type f16] [--cpu-attention fused|upstream] [--prefill auto|fixed|exact]
 //
 // A --label, --kv-plan, --kv-type or --cpu-attention belongs to the --model before it; the latter two, if they come first, to
 // all that say nothing else. Every round runs all models once, in an order that turns by one each round. Prints a Markdown table: median, lowest and highest rate, and the same of the ratios to the first
 // model within one round.
 
 #include "fill_cache.h"
+#include "type_of.h"
 
 #include "ggml-backend.h"
 #include "llama-cpp.h"
@@ -104,7 +105,7 @@ static settings parse(int argc, char ** argv) {
         } else if (name == "--prefill") {
             s.prefill = value;
         } else if (name == "--kv-type") {
-            (s.subjects.empty() ? s.defaults : last()).kv_type = value == "q8_0" ? GGML_TYPE_Q8_0 : value == "q4_0" ? GGML_TYPE_Q4_0 : GGML_TYPE_F16;
+            (s.subjects.empty() ? s.defaults : last()).kv_type = type_of(value);
         } else if (name == "--cpu-attention") {
             (s.subjects.empty() ? s.defaults : last()).cpu_attention = value;
         } else {

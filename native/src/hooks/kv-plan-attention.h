@@ -28,7 +28,8 @@ ggml_tensor * kvfold_build_attn(
         int il);
 
 // Whether flash attention takes keys and values in F32 as they are. Upstream rounds them to F16, as the kernels of GPUs
-// need; passes over layers that read upward would amplify that.
+// need. With the CPU alone the fused kernel takes them, under any plan; so does ggml's under plans with layers that read
+// upward, whose passes would amplify the rounding.
 bool kvfold_attends_in_f32(const llm_graph_context & graph);
 
 // A tensor that stands for the keys or values of a layer that keeps none: never computed, since nothing reads it.

@@ -45,6 +45,18 @@ static void is_none_without_flash_attention() {
     check(fused.prompt(300, 0, 7) == upstream.prompt(300, 0, 7), "without flash attention there is nothing to choose");
 }
 
+// Upstream rounds keys and values in F32 to F16, which attention without flash attention does not.
+static void reads_f32_as_it_is(const char * plan) {
+    const auto error = [&](kvfold_cpu_attention cpu_attention) {
+        tested flash = context_of(cpu_attention, GGML_TYPE_F32, plan, true);
+        tested plain = context_of(cpu_attention, GGML_TYPE_F32, plan, false);
+        return distance(flash.prompt(300, 0, 7), plain.prompt(300, 0, 7));
+    };
+    const double of_fused = error(KVFOLD_CPU_ATTENTION_FUSED), of_upstream = error(KVFOLD_CPU_ATTENTION_UPSTREAM);
+    check(of_fused*100 < of_upstream, std::string("keys and values in F32 are not rounded under ") + (plan ? plan : "standard") +
+            ": off by " + std::to_string(of_fused) + ", ggml's by " + std::to_string(of_upstream));
+}
+
 int main() {
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     llama_backend_init();
@@ -52,6 +64,9 @@ int main() {
         for (const char * plan : { (const char *) nullptr, "cla:2", "streaming:64" }) {
             is_the_choice_of_a_context(type, plan);
         }
+    }
+    for (const char * plan : { (const char *) nullptr, "cla:2", "streaming:64" }) {
+        reads_f32_as_it_is(plan);
     }
     is_none_without_flash_attention();
     printf("%d checks, %d failed\n", n_checks, n_failed);

@@ -8,7 +8,6 @@
 #include "ggml.h"
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <vector>
 

@@ -1,10 +1,12 @@
 // Attention under a KV plan: producers store keys and values, every layer reads those of the layer that the plan names.
 
 #include "hooks/kv-plan-attention.h"
+#include "hooks/cpu-attention.h"
 
 #include "kv/graph/attn_input.h"
 #include "kv/graph/scores.h"
 
+#include "llama-cparams.h"
 #include "llama-graph.h"
 #include "llama-hparams.h"
 #include "llama-impl.h"
@@ -14,8 +16,11 @@
 
 using namespace kvfold;
 
+// The fused kernel reads F32 as it is, too: a copy in F16 of all that a cache holds, per layer and step, costs more than attention.
 bool kvfold_attends_in_f32(const llm_graph_context & graph) {
-    return graph.hparams.kv_plan.active() && graph.hparams.kv_plan.upward() && ggml_backend_sched_get_n_backends(graph.sched) == 1;
+    const kvfold_plan & plan  = graph.hparams.kv_plan;
+    const bool          fused = graph.cparams.cpu_attention == KVFOLD_CPU_ATTENTION_FUSED;
+    return (fused || (plan.active() && plan.upward())) && ggml_backend_sched_get_n_backends(graph.sched) == 1;
 }
 
 ggml_tensor * kvfold_absent_kv(const llm_graph_context & graph, int64_t n_embd_head, int64_t n_head) {
