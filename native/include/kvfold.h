@@ -168,6 +168,14 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   nobody else was promised it; then it ends with finish reason "length". Where the cache is
  *                   allocated as a whole (see kvfold_build_info(), kv_memory), a budget smaller than that is
  *                   KVFOLD_ERROR_UNSUPPORTED; so is "cache-ram" beside a budget
+ *   "prefix-sharing"  whether a prompt begins with the cells of another request that begins alike (default true): of one that
+ *                   runs, of an idle slot, or of one of up to 64 beginnings that are kept when their slots begin something else
+ *                   and go, the least recently used first, when cells or memory run short. Prompts that come together wait
+ *                   until the oldest of them has computed what they have in common. "cache_prompt": false in a request keeps
+ *                   it out; so do another "cache_salt", a string, another API key of kvfold_serve() and other adapters.
+ *                   Nothing is shared beside "context-shift", "cache-reuse", a draft model or a projector, with activated
+ *                   adapters, recurrent layers, and with "kv-unified" false. Where layers have a window a sequence is shared
+ *                   at its end only, and none is kept without a slot
  *   "memory-reserve"  bytes of the host's memory that keys and values leave free (default: 256 MiB, or 3% of what there is if
  *                   that is more). What is free is the least that MemAvailable and the control groups around the process
  *                   say; pages are refused beyond it
@@ -224,11 +232,13 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
 /*
  * The KV cache now. Never blocks on a running decode for longer than one ubatch. *out:
  *
- *   {"cells": tokens the cache can hold, "cells_used": n, "layers": n, "layers_with_storage": n,
+ *   {"cells": tokens the cache can hold, "cells_used": those that hold a token, "layers": n, "layers_with_storage": n,
  *    "bytes_per_token": n, "bytes_allocated": n, "bytes_committed": n, "bytes_in_use": n,
  *    "bytes_budget": n or null, "ledger": {"pages": n, "checkpoints": n, "swapped": n, "states": n},
  *    "bytes_promised": n, "slots": n, "slots_busy": n,
- *    "requests_waiting": n, "requests_suspended": n, "preemptions": n, "tokens_recomputed": n, "lazy_at_least": n,
+ *    "requests_waiting": n, "requests_suspended": n, "preemptions": n, "tokens_recomputed": n,
+ *    "prefixes": {"prompts": n, "hits": n, "tokens_shared": n, "kept": n, "cells_shared": n, "bytes_saved": n},
+ *    "lazy_at_least": n,
  *    "by_layer": [{"layer": n, "bytes_per_token": n, "window": n or null, "may_be_lazy": bool,
  *                  "bytes_allocated": n, "bytes_committed": n, "bytes_in_use": n}],
  *    "by_slot": [{"slot": n, "busy": bool, "tokens": n, "bytes_in_use": n, "bytes_promised": n}],
@@ -237,10 +247,12 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  * requests_suspended have begun and gave their cells up for others, which preemptions counts since the engine was opened;
  * their tokens are computed again when there is room, tokens_recomputed so far.
  *
+ * prefixes: of the prompts that could begin with cells of another request, hits did, since the engine was opened, with
+ * tokens_shared tokens that were not computed again; kept counts beginnings that no slot holds, cells_shared the cells that would
+ * be there once more now if sequences shared none, and bytes_saved what those would take.
+ *
  * by_layer tells of each layer with storage what one token takes and how many tokens of a sequence it keeps, null for all;
  * may_be_lazy: all or that many, by sequence, and of such layers lazy_at_least keep no more whatever the prompt.
- * requests_suspended have begun and gave their cells up for others, which preemptions counts since the engine was opened;
- * their tokens are computed again when there is room, tokens_recomputed so far.
  * lazy_layers is empty unless the plan leaves it to the engine which layers are lazy. bytes_per_token = sum over layers with
  * storage of the K row and the V row of one token, in bytes. bytes_allocated is the
  * sum of all K and V tensors, bytes_committed what of it takes memory now: pages that hold tokens, where memory is

@@ -115,7 +115,8 @@ static void answers_every_route(const engine & e) {
     CHECK_EQUAL(run(e, "/slots", json::object()).size(), (size_t) 1);
     const auto metrics = run(e, "/metrics", json::object()).get<std::string>();
     for (const char * line : { "llamacpp:prompt_tokens_total ", "\nkvfold:kv_committed_bytes ", "\nkvfold:kv_held_bytes{type=\"checkpoints\"} ",
-                               "\nkvfold:requests_suspended 0\n", "\nkvfold:preemptions_total 0\n", "\nkvfold:tokens_recomputed_total 0\n" }) {
+                               "\nkvfold:requests_suspended 0\n", "\nkvfold:preemptions_total 0\n", "\nkvfold:tokens_recomputed_total 0\n",
+                               "\nkvfold:prefix_hits_total ", "\nkvfold:prefixes_kept " }) {
         CHECK(metrics.find(line) != std::string::npos);
     }
     answer last;

@@ -57,8 +57,9 @@ struct world {
     std::vector<seat> seats;
     std::deque<job>   queue;
     int               next_task = 0;
-    uint64_t          n_done = 0, n_failed = 0, n_suspensions = 0, n_recomputed = 0, n_computed = 0;
+    uint64_t          n_done = 0, n_failed = 0, n_suspensions = 0, n_recomputed = 0, n_computed = 0, n_adopted = 0;
     std::map<int, int> suspensions; // by task
+    std::vector<shared_cells> shared;
 
     uint64_t pick(uint64_t least, uint64_t most) { return std::uniform_int_distribution<uint64_t>(least, most)(rng); }
     bool     chance(double p) { return std::uniform_real_distribution<double>()(rng) < p; }
@@ -75,7 +76,46 @@ struct world {
         for (const seat & each : seats) {
             n += each.busy ? each.n_cells : each.n_prefix;
         }
+        for (const shared_cells & each : shared) {
+            n -= each.n_cells*((uint32_t) each.holders.size() - 1);
+        }
         return n;
+    }
+
+    bool shares(int at) const {
+        return std::any_of(shared.begin(), shared.end(), [&](const auto & each) {
+            return std::count(each.holders.begin(), each.holders.end(), at) > 0;
+        });
+    }
+
+    void give_up(int at) {
+        for (shared_cells & each : shared) {
+            each.holders.erase(std::remove(each.holders.begin(), each.holders.end(), at), each.holders.end());
+        }
+        shared.erase(std::remove_if(shared.begin(), shared.end(), [](const auto & each) { return each.holders.size() < 2; }), shared.end());
+    }
+
+    // So many cells of one become another's as well.
+    void adopt(int at, int from, uint32_t n) {
+        uint32_t n_alone = seats[from].busy ? seats[from].n_cells : seats[from].n_prefix;
+        for (size_t i = 0, n_all = shared.size(); i < n_all; ++i) {
+            if (std::count(shared[i].holders.begin(), shared[i].holders.end(), from) == 0) {
+                continue;
+            }
+            n_alone -= shared[i].n_cells;
+            if (n > 0 && shared[i].n_cells > n) {
+                shared.push_back({ shared[i].holders, shared[i].n_cells - n });
+                shared[i].n_cells = n;
+            }
+            if (n > 0) {
+                shared[i].holders.push_back(at);
+                n -= shared[i].n_cells;
+            }
+        }
+        expect(n <= n_alone, "no more is adopted than there is");
+        if (n > 0) {
+            shared.push_back({ { from, at }, n });
+        }
     }
 
     void post() {
@@ -105,6 +145,7 @@ struct world {
         now.n_cells = n_pool;
         now.n_free  = n_pool - used();
         now.n_batch = n_batch;
+        now.shared  = shared;
         return now;
     }
 
@@ -114,18 +155,30 @@ struct world {
             if (at == seats.end()) {
                 return;
             }
-            const uint32_t kept = std::min({ at->n_prefix, queue.front().n_prompt - 1, (uint32_t) pick(0, 50) });
-            *at          = {};
-            at->busy     = true;
-            at->what     = queue.front();
+            const int id   = (int) (at - seats.begin());
+            uint32_t  kept = shares(id) ? 0 : std::min({ at->n_prefix, queue.front().n_prompt - 1, (uint32_t) pick(0, 50) });
+            *at            = {};
+            at->busy       = true;
+            at->what       = queue.front();
+            at->began      = step_now;
+            give_up(id);
+            const int      from  = (int) pick(0, seats.size() - 1);
+            const uint32_t there = std::min(seats[from].busy ? seats[from].n_cells : seats[from].n_prefix, at->what.n_prompt - 1);
+            if (from != id && there > kept && chance(0.5)) {
+                kept = (uint32_t) pick(kept + 1, there);
+                adopt(id, from, kept);
+                n_adopted += kept;
+            }
             at->n_tokens = at->n_cells = kept;
-            at->began    = step_now;
             queue.pop_front();
         }
     }
 
     void release(seat & each, bool keep) {
         const uint32_t n_prefix = keep && !each.suspended ? each.n_cells : 0;
+        if (n_prefix == 0) {
+            give_up((int) (&each - seats.data()));
+        }
         suspensions.erase(each.what.task);
         each           = {};
         each.n_prefix  = n_prefix;
@@ -186,6 +239,7 @@ struct world {
             case slot_action::EVICT:
                 expect(!each.busy && each.n_prefix > 0, "what an idle slot keeps is evicted");
                 each.n_prefix = 0;
+                give_up(action.slot);
                 break;
             case slot_action::SUSPEND:
                 expect(each.busy && each.n_cells > 0, "who is suspended had cells");
@@ -195,6 +249,7 @@ struct world {
                 each.suspended = true;
                 each.resuming  = false;
                 each.n_cells   = 0;
+                give_up(action.slot);
                 if (!each.answers) {
                     each.n_tokens = 0;
                 }
@@ -376,7 +431,15 @@ void fixed_cases() {
     old.paused = false;
     actions    = plan_step({ young, old }, { { 2, 7, 5 }, { 3, 3, 5 } }, room);
     expect(actions[0].what == slot_action::EVICT && actions[0].slot == 3, "the prefix that was used least recently goes first");
-    actions = plan_step({ old }, {}, { 60, 0, UINT64_MAX, 32 });
+    room.shared = { { { 3, 0 }, 5 } };
+    actions     = plan_step({ young, old }, { { 2, 7, 5 }, { 3, 3, 5 } }, room);
+    expect(actions[0].what == slot_action::EVICT && actions[0].slot == 2, "one that frees nothing stays");
+    room.shared = { { { 0, 1 }, 40 } };
+    actions     = plan_step({ young, old }, {}, room);
+    expect(actions.size() == 2 && actions[0].what == slot_action::SUSPEND && actions[1].what == slot_action::FAIL,
+           "cells that the older one holds as well are not freed by the younger");
+    room.shared.clear();
+    actions = plan_step({ old }, {}, { 60, 0, UINT64_MAX, 32, {} });
     expect(actions.size() == 1 && actions[0].what == slot_action::FAIL, "what does not fit alone fails");
     young.suspended = true, young.n_cells = 0;
     room.n_free = 45;
@@ -408,7 +471,7 @@ void fixed_cases() {
 int main(int argc, char ** argv) {
     const uint64_t n_steps = argc > 1 ? strtoull(argv[1], nullptr, 10) : 2000000;
     fixed_cases();
-    uint64_t n = 0, n_done = 0, n_failed = 0, n_suspensions = 0, n_recomputed = 0, n_computed = 0;
+    uint64_t n = 0, n_done = 0, n_failed = 0, n_suspensions = 0, n_recomputed = 0, n_computed = 0, n_adopted = 0;
     for (uint64_t seed = argc > 2 ? strtoull(argv[2], nullptr, 10) : 1; n < n_steps; ++seed) {
         seed_now = seed;
         step_now = 0;
@@ -416,14 +479,14 @@ int main(int argc, char ** argv) {
         for (int i = 0; i < 20000 && n < n_steps; ++i, ++n) {
             sim.step();
         }
-        n_done += sim.n_done, n_failed += sim.n_failed, n_suspensions += sim.n_suspensions, n_recomputed += sim.n_recomputed, n_computed += sim.n_computed;
+        n_done += sim.n_done, n_failed += sim.n_failed, n_suspensions += sim.n_suspensions, n_recomputed += sim.n_recomputed, n_computed += sim.n_computed, n_adopted += sim.n_adopted;
         if (argc > 2) {
             break;
         }
     }
-    expect(n_done > 0 && n_suspensions > 0, "the simulation does something");
-    printf("%llu steps: %llu requests done, %llu failed, %llu suspensions, %llu tokens computed, %llu computed again\n", (unsigned long long) n,
+    expect(n_done > 0 && n_suspensions > 0 && n_adopted > 0, "the simulation does something");
+    printf("%llu steps: %llu requests done, %llu failed, %llu suspensions, %llu tokens computed, %llu computed again, %llu adopted\n", (unsigned long long) n,
            (unsigned long long) n_done, (unsigned long long) n_failed, (unsigned long long) n_suspensions, (unsigned long long) n_computed,
-           (unsigned long long) n_recomputed);
+           (unsigned long long) n_recomputed, (unsigned long long) n_adopted);
     return 0;
 }

@@ -111,6 +111,7 @@ struct engine : request_host {
     std::atomic<bool>               abandoned{ false }; // the worker ended within llama.cpp
     kv_layout                       layout;
     std::unique_ptr<admission>      admits;   // after loading, as the next one
+    std::unique_ptr<prefix_cache>   prefixes;
     std::unique_ptr<slot_schedule>  schedule;
     std::shared_ptr<page_ledger>    ledger; // what keys and values take, in all of its contexts
     std::mutex                      fit_mutex;

@@ -3,6 +3,7 @@
 #include "engine/engine.h"
 #include "kv/memory/caches.h"
 #include "kv/memory/layout.h"
+#include "kv/memory/memory.h"
 #include "kv/retention/retention.h"
 
 #include "ggml-backend.h"
@@ -154,7 +155,7 @@ static json lazy_layers(const llama_context * context, int32_t n_slots) {
 
 json engine::kv_stats() {
     use        inside(*this);
-    uint64_t   cells_used = 0, busy = 0;
+    uint64_t   tokens = 0, busy = 0;
     const json slots   = ask_worker(SERVER_TASK_TYPE_SLOT_GET)->to_json();
     json       by_slot = json::array();
     for (const auto & slot : slots) {
@@ -162,8 +163,8 @@ json engine::kv_stats() {
         const int id         = slot.at("id").get<int>();
         const int n_tokens   = slot.value("n_prompt_tokens", 0);
         const bool is_busy   = slot.value("is_processing", false);
-        cells_used += n_tokens;
-        busy       += is_busy;
+        tokens += n_tokens;
+        busy   += is_busy;
         by_slot.push_back(json({ { "slot", id },
                                  { "busy", is_busy },
                                  { "tokens", n_tokens },
@@ -172,7 +173,7 @@ json engine::kv_stats() {
     }
     return json({
         { "cells",               layout.cells                                                        },
-        { "cells_used",          cells_used                                                          },
+        { "cells_used",          layout.caches.empty() ? tokens : cells_in_use(*layout.caches.front().cells) },
         { "layers",              facts.layers                                                        },
         { "layers_with_storage", layout.layers_with_storage                                          },
         { "bytes_per_token",     layout.bytes_per_token                                              },
@@ -191,6 +192,12 @@ json engine::kv_stats() {
         { "requests_suspended",  schedule->n_suspended.load()                                        },
         { "preemptions",         schedule->n_preemptions.load()                                      },
         { "tokens_recomputed",   schedule->n_recomputed.load()                                       },
+        { "prefixes",            { { "prompts", prefixes->n_prompts.load() },
+                                   { "hits", prefixes->n_hits.load() },
+                                   { "tokens_shared", prefixes->n_adopted.load() },
+                                   { "kept", prefixes->n_kept.load() },
+                                   { "cells_shared", schedule->n_shared.load() },
+                                   { "bytes_saved", schedule->n_shared.load()*layout.bytes_per_token } } },
         { "lazy_at_least",       layout.lazy_at_least()                                              },
         { "by_layer",            describe_layers(layout)                                             },
         { "by_slot",             by_slot                                                             },
@@ -224,6 +231,11 @@ std::string engine::kv_metrics() {
     one("kv_promised_bytes", "gauge", "KV memory set aside for requests.", admits->bytes_promised());
     one("requests_waiting", "gauge", "Requests that wait for a slot or for room in the KV cache.", requests_waiting());
     one("requests_suspended", "gauge", "Requests that gave their cells up and wait to go on.", schedule->n_suspended.load());
+    one("prefix_prompts_total", "counter", "Prompts that could begin with what another request had computed.", prefixes->n_prompts.load());
+    one("prefix_hits_total", "counter", "Prompts that did.", prefixes->n_hits.load());
+    one("prefix_tokens_total", "counter", "Tokens that were not computed again because of it.", prefixes->n_adopted.load());
+    one("prefixes_kept", "gauge", "Beginnings of prompts that are kept and no slot holds.", prefixes->n_kept.load());
+    one("kv_cells_shared", "gauge", "Cells that sequences would take more if they shared none.", schedule->n_shared.load());
     one("preemptions_total", "counter", "How often a request gave its cells up.", schedule->n_preemptions.load());
     one("tokens_recomputed_total", "counter", "Tokens of answers computed again because of it.", schedule->n_recomputed.load());
     return text;

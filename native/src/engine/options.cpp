@@ -67,6 +67,7 @@ static const char * const cpu_attention_name = "cpu-attention";
 static const char * const memory_reserve_name = "memory-reserve";
 static const char * const describe_schema_name = "describe-schema";
 static const char * const describe_tools_name = "describe-tools";
+static const char * const prefix_sharing_name  = "prefix-sharing";
 
 struct option_name {
     const common_arg * option;
@@ -134,6 +135,7 @@ static error unknown_option(const std::string & given, const std::map<std::strin
     consider(memory_reserve_name);
     consider(describe_schema_name);
     consider(describe_tools_name);
+    consider(prefix_sharing_name);
     std::sort(near.begin(), near.end());
     std::string message = "unknown option \"" + given + "\"";
     for (size_t i = 0; i < near.size() && i < 3; i++) {
@@ -328,6 +330,10 @@ engine_options parse_options(const std::string & text) {
         }
         if (name == describe_tools_name) {
             options.describe_tools = to_bool(name, value);
+            continue;
+        }
+        if (name == prefix_sharing_name) {
+            options.prefix_sharing = to_bool(name, value);
             continue;
         }
         const auto found = names.find(name);
@@ -558,6 +564,7 @@ json describe_options() {
             "reserve: it waits until the memory of its longest answer is set aside from kv-budget (default: preempt)");
     add_own(describe_schema_name, "", "whether a request's JSON schema is shown to the model, in its last message (default: true)");
     add_own(describe_tools_name, "", "whether tools are described to a model whose chat template does not show them (default: true)");
+    add_own(prefix_sharing_name, "", "whether requests that begin alike share what is computed of that (default: true)");
     add_own(kv_budget_name, "BYTES", "memory that keys and values may take (default: 60% of what is free beside weights)");
     add_own(memory_reserve_name, "BYTES", "memory of the host that keys and values leave free (default: 256 MiB, or 3% of what there is)");
     return list;

@@ -9,10 +9,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 struct common_speculative;
 struct llama_context;
+struct server_task;
 struct server_tokens;
 
 // A slot that runs a request.
@@ -36,7 +38,20 @@ struct kvfold_slot_view {
     uint32_t n_prompt = 0;
 };
 
-// What an idle slot keeps for a prompt that begins alike.
+// What a slot runs, and what its cells hold.
+struct kvfold_prompt_view {
+    int                   slot = 0;
+    const server_task *   task = nullptr; // null: it is idle
+    const server_tokens * held = nullptr;
+    std::string           adapters; // that its task is computed with
+    bool    plain          = false; // nothing but tokens and adapters says what its cells will hold
+    bool    prompts        = false; // its prompt is not computed yet
+    bool    begins         = false; // not at all: what it holds is of an earlier task
+    bool    follows_parent = false; // what it holds is of an earlier task until its parent has computed their prompt
+    int64_t last_used      = 0;     // before this task
+};
+
+// What is kept for a prompt that begins alike: by an idle slot, or as a sequence of its own.
 struct kvfold_prefix_view {
     int      slot      = 0;
     int64_t  last_used = 0;
@@ -48,9 +63,21 @@ struct kvfold_slot_action {
         EVICT,   // the idle slot forgets its prefix
         SUSPEND, // the slot gives its cells up, and nothing else
         FAIL,    // the request ends with the error that was sent
+        BEGIN,   // the slot has the cells of the first tokens of its prompt, and no others
     } what;
-    int slot;
+    int      slot;
+    uint32_t n_tokens = 0; // BEGIN
 };
+
+// Before anything else is decided: prompts that have yet to begin may begin with cells of other sequences, see
+// serving/prefix_cache.h.
+std::vector<kvfold_slot_action> kvfold_share_prefixes(std::vector<kvfold_prompt_view> slots);
+
+// The slot's prompt begins when another slot has computed what both have in common.
+bool kvfold_slot_follows(int id_slot);
+
+// Its cells may be another sequence's as well.
+bool kvfold_slot_shares_window(int id_slot);
 
 // Decides on everything but the actions it returns, which are to be done in this order.
 std::vector<kvfold_slot_action> kvfold_plan_slots(
@@ -87,8 +114,8 @@ int64_t kvfold_slot_resumed(int id_slot);
 // The slot is released. True if it does not hold what it lists.
 bool kvfold_slot_forgets(int id_slot);
 
-// Of several answers to one prompt: cells of a window that no later token sees are given up, since the window-sized cache
-// reuses only those of a single sequence by itself.
+// Where sequences share cells of a window, those that no later token sees are given up, since the window-sized cache reuses
+// only those of a single sequence by itself.
 void kvfold_forget_window(llama_context * ctx, int id_slot, int32_t pos_next);
 
 // Ends the request with an error, given what llama_decode() returned: for want of room, 1, or because it could not compute.
@@ -106,7 +133,7 @@ std::vector<kvfold_slot_view> kvfold_view_slots(slots_t & slots) {
         view.slot    = slot.id;
         view.task    = slot.task->id;
         view.arrival = slot.task->is_child() ? slot.task->id_parent : slot.task->id;
-        view.stage   = slot.state == state::SLOT_STATE_WAIT_OTHER ? kvfold_slot_view::WAITING
+        view.stage   = slot.state == state::SLOT_STATE_WAIT_OTHER || kvfold_slot_follows(slot.id) ? kvfold_slot_view::WAITING
                      : slot.state == state::SLOT_STATE_GENERATING ? kvfold_slot_view::ANSWER : kvfold_slot_view::PROMPT;
         view.paused   = view.stage == kvfold_slot_view::ANSWER && kvfold_slot_pauses(*slot.task);
         view.whole    = !slot.can_split();
@@ -163,6 +190,14 @@ void kvfold_fail(slot_t & slot, int ret) {
     slot.prompt_clear();
 }
 
+template <typename slot_t>
+void kvfold_begin(slot_t & slot, uint32_t n_tokens) {
+    slot.prompt.clear();
+    slot.prompt.tokens = slot.task->tokens.clone();
+    slot.prompt.tokens.keep_first(n_tokens);
+    slot.stats.n_prompt_cached = n_tokens; // which is set again where it has not begun
+}
+
 template <typename slots_t>
 void kvfold_apply(slots_t & slots, const std::vector<kvfold_slot_action> & actions) {
     for (const auto & action : actions) {
@@ -177,8 +212,43 @@ void kvfold_apply(slots_t & slots, const std::vector<kvfold_slot_action> & actio
             case kvfold_slot_action::FAIL:
                 kvfold_fail(slot, 1);
                 break;
+            case kvfold_slot_action::BEGIN:
+                kvfold_begin(slot, action.n_tokens);
+                break;
         }
     }
+}
+
+// Which adapters, and how strong.
+template <typename adapters_t>
+std::string kvfold_name_adapters(const adapters_t & adapters) {
+    std::string name;
+    for (const auto & each : adapters) {
+        name.append((const char *) &each.ptr, sizeof(each.ptr)).append((const char *) &each.scale, sizeof(each.scale));
+    }
+    return name;
+}
+
+template <typename slots_t>
+std::vector<kvfold_prompt_view> kvfold_view_prompts(const slots_t & slots) {
+    using state = decltype(slots_t::value_type::state);
+    std::vector<kvfold_prompt_view> views;
+    for (const auto & slot : slots) {
+        kvfold_prompt_view view;
+        view.slot      = slot.id;
+        view.held      = &slot.prompt.tokens;
+        view.last_used = slot.t_last_used;
+        if (slot.is_processing()) {
+            view.task           = slot.task.get();
+            view.adapters       = kvfold_name_adapters(slot.lora);
+            view.plain          = slot.alora_invocation_start < 0 && slot.inp_embd.empty();
+            view.prompts        = slot.state == state::SLOT_STATE_STARTED || slot.state == state::SLOT_STATE_PROCESSING_PROMPT;
+            view.begins         = slot.state == state::SLOT_STATE_STARTED || (view.prompts && slot.prompt.tokens.empty());
+            view.follows_parent = slot.state == state::SLOT_STATE_WAIT_OTHER;
+        }
+        views.push_back(std::move(view));
+    }
+    return views;
 }
 
 // Before the next batch is made.
@@ -186,9 +256,13 @@ template <typename slots_t>
 void kvfold_plan_step(slots_t & slots, common_speculative * spec, const std::function<void(std::function<void()> &&)> & yield) {
     using state = decltype(slots_t::value_type::state);
     auto * const ctx = slots.front().ctx_tgt;
+    if (!slots.front().ctx_dft) { // what a draft context holds of a sequence is more than cells
+        kvfold_apply(slots, kvfold_share_prefixes(kvfold_view_prompts(slots)));
+    }
     kvfold_apply(slots, kvfold_plan_slots(ctx, slots.front().ctx_dft, kvfold_view_slots(slots), kvfold_view_prefixes(slots)));
     for (auto & slot : slots) {
-        if (slot.state == state::SLOT_STATE_GENERATING && !kvfold_slot_rests(slot.id) && (slot.task->is_parent() || slot.task->is_child())) {
+        const bool computes = slot.state == state::SLOT_STATE_GENERATING || slot.state == state::SLOT_STATE_PROCESSING_PROMPT;
+        if (computes && !kvfold_slot_rests(slot.id) && (slot.task->is_parent() || slot.task->is_child() || kvfold_slot_shares_window(slot.id))) {
             kvfold_forget_window(ctx, slot.id, slot.prompt.tokens.pos_next());
         }
     }

@@ -194,7 +194,6 @@ uint64_t admission::bytes_running(int except_task) const {
     return bytes;
 }
 
-// By cells that neither a task nor this slot shares.
 uint64_t admission::bytes_held_by_idle(int id_slot) const {
     std::set<llama_seq_id> busy = { id_slot };
     for (const auto & [_, each] : promises) {
@@ -202,33 +201,7 @@ uint64_t admission::bytes_held_by_idle(int id_slot) const {
             busy.insert(each.id_slot);
         }
     }
-    // by cache; a cell counts for the first sequence in it, and all together where each sequence keeps the same layers
-    std::map<llama_seq_id, std::vector<uint64_t>> n_cells;
-    const bool alike = layout.caches.empty() || !layout.caches.front().cells->retention;
-    for (size_t c = 0; c < layout.caches.size(); ++c) {
-        const llama_kv_cache & cache = *layout.caches[c].cells;
-        for (uint32_t stream = 0; stream < cache.get_n_stream(); ++stream) {
-            const llama_kv_cells & cells = cache.get_cells((llama_seq_id) stream);
-            for (uint32_t i = 0; cells.get_used() > 0 && i < cells.size(); ++i) {
-                if (cells.is_empty(i) || std::any_of(busy.begin(), busy.end(), [&](llama_seq_id s) { return cells.seq_has(i, s); })) {
-                    continue;
-                }
-                for (llama_seq_id s = 0; s < (llama_seq_id) promised_to_slot.size(); ++s) {
-                    if (cells.seq_has(i, s)) {
-                        auto & counts = n_cells[alike ? 0 : s];
-                        counts.resize(layout.caches.size());
-                        ++counts[c];
-                        break;
-                    }
-                }
-            }
-        }
-    }
-    uint64_t bytes = 0;
-    for (const auto & [seq_id, counts] : n_cells) {
-        bytes += layout.bytes_held(seq_id, counts);
-    }
-    return bytes;
+    return layout.bytes_held_without(busy);
 }
 
 std::optional<bool> admission::begins(int id_slot, int id_task, uint64_t n_first) {
@@ -271,7 +244,7 @@ int32_t admission::answer_limit(const server_task & task, int32_t limit, int64_t
         return allowed; // all of the budget is promised: the answer ends here, for its length
     }
     const uint64_t bytes = layout.peak_for(own.n_prompt, tokens);
-    while (bytes_held_by_idle(own.id_slot) + bytes_running(task.id) + bytes > bytes_limit && make_room && make_room()) {}
+    while (bytes_held_by_idle(own.id_slot) + bytes_running(task.id) + bytes > bytes_limit && make_room()) {}
     promised += bytes - own.bytes;
     own.bytes  = bytes;
     cells_promised += tokens - own.tokens;

@@ -103,6 +103,14 @@ static std::vector<std::string> values_of(const server_http_req & asked, const s
     return values.empty() ? std::vector<std::string>{ "" } : values;
 }
 
+// As llama-server looks for it.
+static std::string api_key_of(const server_http_req & asked) {
+    static const std::string scheme = "Bearer ";
+    const std::string        header = values_of(asked, "authorization").front();
+    const std::string        key    = header.empty() ? values_of(asked, "x-api-key").front() : header;
+    return string_starts_with(key, scheme) ? key.substr(scheme.size()) : key;
+}
+
 // "name:port", "name" or "[address]:port" without the port.
 static std::string without_port(const std::string & authority) {
     const size_t from = !authority.empty() && authority.front() == '[' ? authority.find(']') : 0;
@@ -303,7 +311,8 @@ struct llama_http_server : http_server {
         if (each.how == method::post) {
             owner->require_tokenizer();
         }
-        auto opened = request::open(owner, owner->handler_of(each.handler), each.path, each.how == method::post, each.needs_slot, origin);
+        const std::string api_key = params.api_keys.empty() ? "" : api_key_of(origin);
+        auto opened = request::open(owner, owner->handler_of(each.handler), each.path, each.how == method::post, each.needs_slot, origin, api_key);
         running.remove_if([](const auto & weak) { return weak.expired(); });
         running.push_back(opened);
         return opened;

@@ -102,7 +102,7 @@ std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & own
 }
 
 std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, const char * path,
-                                       bool posts, bool needs_slot, const server_http_req & origin) {
+                                       bool posts, bool needs_slot, const server_http_req & origin, const std::string & api_key) {
     request_host::use inside(*owner);
     const bool               is_json = posts && origin.files.empty();
     request_body             body    = is_json ? request_body::parse(*owner, origin.body) : request_body{ origin.body, nullptr };
@@ -110,6 +110,7 @@ std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & own
     opened->http_request.params       = origin.params;
     opened->http_request.query_string = origin.query_string;
     opened->http_request.files        = origin.files;
+    opened->exchange->salt            = api_key + '\n' + opened->exchange->salt;
     opened->start();
     return opened;
 }
@@ -124,7 +125,9 @@ request::request(const std::shared_ptr<request_host> & owner, const server_http_
                  const std::string & route, request_body && body, std::function<bool()> gone, const state_files & files)
     : owner(owner), handler(handler), needs_slot(needs_slot), gone(std::move(gone)),
       should_stop([this] { return ended.load() != 0 || (this->gone && this->gone()); }),
-      http_request{ {}, {}, route, "", std::move(body.text), {}, should_stop }, given(std::move(body.object)), files(files) {}
+      http_request{ {}, {}, route, "", std::move(body.text), {}, should_stop }, given(std::move(body.object)), files(files) {
+    exchange->salt = given.is_object() ? given.value("cache_salt", "") : "";
+}
 
 request::~request() {
     cancel();

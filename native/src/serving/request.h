@@ -34,8 +34,9 @@ struct request : std::enable_shared_from_this<request> {
                                          const state_files & files = {});
 
     // One that came over HTTP, on the route `path`. `origin`.should_stop() is asked until take_answer() returns, and then by next_piece().
+    // It shares what the KV cache holds with those only that came with the same API key.
     static std::shared_ptr<request> open(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler,
-                                         const char * path, bool posts, bool needs_slot, const server_http_req & origin);
+                                         const char * path, bool posts, bool needs_slot, const server_http_req & origin, const std::string & api_key);
 
     ~request();
 

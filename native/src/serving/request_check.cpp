@@ -90,6 +90,9 @@ void check_request(const json & body, int slots, int adapters) {
     check_count(body, "tools", 256);
     check_count(body, "chat_template_kwargs", 256);
     check_count(body, "stop", 256);
+    if (body.contains("cache_salt") && !body.at("cache_salt").is_string()) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"cache_salt\" is " + body.at("cache_salt").dump_safe() + " but must be a string");
+    }
     if (body.contains("messages")) {
         check_roles(body.at("messages"));
     }

@@ -20,7 +20,7 @@ bool is_older(const slot_view & a, const slot_view & b) {
 class planner {
 public:
     planner(const std::vector<slot_view> & slots, const std::vector<prefix_view> & prefixes, const cell_room & room)
-        : prefixes(prefixes), room(room), n_free(room.n_free), n_affordable(room.n_affordable) {
+        : prefixes(prefixes), room(room), shared(room.shared), n_free(room.n_free), n_affordable(room.n_affordable) {
         for (const slot_view & slot : slots) {
             by_age.push_back({ slot });
         }
@@ -78,20 +78,42 @@ private:
         return nullptr;
     }
 
+    // Of the cells that it holds, those that nobody else does.
+    uint64_t n_freed_by(int holder, uint64_t n_cells) const {
+        for (const shared_cells & each : shared) {
+            if (each.holders.size() > 1 && std::count(each.holders.begin(), each.holders.end(), holder) > 0) {
+                n_cells -= each.n_cells;
+            }
+        }
+        return n_cells;
+    }
+
+    uint64_t give_up(int holder, uint64_t n_cells) {
+        const uint64_t freed = n_freed_by(holder, n_cells);
+        for (shared_cells & each : shared) {
+            each.holders.erase(std::remove(each.holders.begin(), each.holders.end(), holder), each.holders.end());
+        }
+        return freed;
+    }
+
     // For `whom`, or anybody where that is null: frees some cells, if somebody is to give way.
     bool make_room(const seat * whom, bool may_suspend) {
         if (!prefixes.empty()) {
-            n_free += prefixes.back().n_cells;
-            n_affordable += std::min<uint64_t>(prefixes.back().n_cells, UINT64_MAX - n_affordable);
-            actions.push_back({ slot_action::EVICT, prefixes.back().slot });
-            prefixes.pop_back();
+            const auto           frees = [&](const prefix_view & each) { return n_freed_by(each.slot, each.n_cells) > 0; };
+            const auto           found = std::find_if(prefixes.rbegin(), prefixes.rend(), frees);
+            const auto           at    = found == prefixes.rend() ? std::prev(prefixes.end()) : std::prev(found.base());
+            const uint64_t       freed = give_up(at->slot, at->n_cells);
+            n_free += freed;
+            n_affordable += std::min(freed, UINT64_MAX - n_affordable);
+            actions.push_back({ slot_action::EVICT, at->slot });
+            prefixes.erase(at);
             return true;
         }
         seat * victim = may_suspend ? find_victim(whom) : nullptr;
         if (!victim) {
             return false;
         }
-        n_free += victim->slot.n_cells;
+        n_free += give_up(victim->slot.slot, victim->slot.n_cells);
         n_free += victim->n_taken;
         victim->n_taken = 0;
         actions.push_back({ slot_action::SUSPEND, victim->slot.slot });
@@ -126,7 +148,7 @@ private:
     }
 
     void fail(seat & whom) {
-        n_free += whom.slot.n_cells;
+        n_free += give_up(whom.slot.slot, whom.slot.n_cells);
         actions.push_back({ slot_action::FAIL, whom.slot.slot });
         whom.state        = seat::GONE;
         whom.slot.n_cells = 0;
@@ -200,7 +222,7 @@ private:
                 const uint64_t ample = needed + watermark(room) + n_coming;
                 uint64_t       n_idle = 0;
                 for (const prefix_view & prefix : prefixes) {
-                    n_idle += prefix.n_cells;
+                    n_idle += n_freed_by(prefix.slot, prefix.n_cells);
                 }
                 if (n_free + n_idle < ample || (n_affordable < ample && n_affordable + n_idle < ample)) {
                     return;
@@ -243,6 +265,7 @@ private:
     std::vector<seat>        by_age;
     std::vector<prefix_view> prefixes;
     const cell_room &        room;
+    std::vector<shared_cells> shared;
     uint64_t                 n_free;
     uint64_t                 n_affordable;
     std::vector<slot_action> actions;

@@ -1,8 +1,8 @@
 // Who runs, who gives way and who comes back, as a pure function of what the slots hold: no llama.cpp, no clock, no memory of
 // its own. The engine and the simulator of native/test/scheduler_test.cpp call the same function.
 //
-// When cells run short, what idle slots keep of earlier requests goes first (least recently used), then prompts get fewer
-// tokens at a time, then a request is suspended: one that nobody reads, else the youngest. The oldest that is read is never
+// When cells run short, what is kept of earlier requests goes first (least recently used, of what would free any), then
+// prompts get fewer tokens at a time, then a request is suspended: one that nobody reads, else the youngest. The oldest that is read is never
 // suspended, so that there is progress; and it fails only if all cells together are too few for it.
 #pragma once
 
@@ -16,15 +16,21 @@ namespace kvfold {
 struct slot_view : kvfold_slot_view {
     bool     suspended = false; // its cells are to be computed again, or are being: `n_cells` of them are there
     bool     resuming  = false;
-    uint32_t n_cells   = 0;     // that suspending it would free
+    uint32_t n_cells   = 0;     // that it holds, some of them perhaps with others
     uint32_t n_step    = 1;     // of an answer: its next token, and what may be drafted with it
     uint64_t last_run  = 0;     // the step in which it ran last
 };
 
 struct prefix_view {
-    int      slot      = 0;
+    int      slot      = 0; // or any other number that no slot has
     int64_t  last_used = 0;
     uint32_t n_cells   = 0;
+};
+
+// Cells that several hold, which are free when the last of them has given them up.
+struct shared_cells {
+    std::vector<int> holders; // slots, of running requests and of prefixes
+    uint32_t         n_cells = 0;
 };
 
 struct cell_room {
@@ -32,6 +38,7 @@ struct cell_room {
     uint64_t n_free  = 0;
     uint64_t n_affordable = UINT64_MAX; // tokens for whose cells there is memory, by estimate; says who may come back
     uint32_t n_batch = 0; // tokens of a batch
+    std::vector<shared_cells> shared;
 };
 
 struct slot_action {

@@ -51,6 +51,11 @@ static std::shared_ptr<slot_exchange> exchange_of(const server_task & task) {
     return of_worker ? of_worker->find(task.id) : nullptr;
 }
 
+std::string cache_salt_of(const server_task & task) {
+    const auto exchange = exchange_of(task);
+    return exchange ? exchange->salt : "";
+}
+
 bool note_waiting(slot_exchange & exchange) {
     const std::lock_guard<std::mutex> lock(exchange.mutex);
     exchange.awaited = true;
@@ -82,10 +87,17 @@ static size_t common_prefix(const std::vector<llama_token> & saved, const server
 
 using namespace kvfold;
 
-// Whether the slot may hold n_first tokens at first; as admission::begins().
+// Whether the slot may hold n_first tokens at first; as admission::begins(), when prefixes that no slot holds are out of the way.
 static std::optional<bool> memory_for(int id_slot, const server_task & task, uint64_t n_first) {
     admission * const admits = admission_of_worker();
-    return admits ? admits->begins(id_slot, task.id, n_first) : true;
+    if (!admits) {
+        return true;
+    }
+    auto may_begin = admits->begins(id_slot, task.id, n_first);
+    while (may_begin == false && schedule_of_worker()->prefixes.drop_oldest()) {
+        may_begin = admits->begins(id_slot, task.id, n_first);
+    }
+    return may_begin;
 }
 
 bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & prompt, const server_task & task) {
@@ -109,9 +121,14 @@ bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & pr
     if (!*has_memory) {
         return false;
     }
-    const bool placed = put_state(context, id_slot, prompt, *exchange->load);
+    prefix_cache & prefixes = schedule_of_worker()->prefixes;
+    bool           placed   = put_state(context, id_slot, prompt, *exchange->load);
+    while (!placed && prefixes.drop_oldest()) {
+        placed = put_state(context, id_slot, prompt, *exchange->load);
+    }
     if (placed) {
         exchange->load.reset();
+        prefixes.restored(id_slot, exchange->salt);
     } else {
         log_emit(KVFOLD_LOG_WARN, "the KV cache has no room for the " + std::to_string(exchange->load->tokens.size()) +
                                       " tokens of a saved state besides those of other slots");

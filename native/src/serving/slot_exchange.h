@@ -20,6 +20,8 @@ struct slot_exchange {
     std::mutex              mutex;
     std::condition_variable changed;
 
+    std::string salt; // requests share cells of the KV cache with those that have the same one
+
     std::unique_ptr<kv_state> load; // to begin with
 
     bool                    save = false; // whether the worker is to fill the next two
@@ -54,6 +56,9 @@ struct worker_scope {
     worker_scope(const worker_scope &)             = delete;
     worker_scope & operator=(const worker_scope &) = delete;
 };
+
+// Of the request that the task belongs to. On a worker's thread.
+std::string cache_salt_of(const server_task & task);
 
 // Somebody asks for the next part. True if the slot has paused and is to be woken.
 bool note_waiting(slot_exchange & exchange);

@@ -47,7 +47,7 @@ slot_schedule * schedule_of_worker() {
 }
 
 // The cells that all sequences share, or null where each has its own, or none.
-static const llama_kv_cells * shared_cells(const llama_context * ctx) {
+static const llama_kv_cells * unified_cells(const llama_context * ctx) {
     const auto caches = ctx ? kv_caches_of(llama_get_memory(ctx)) : std::vector<const llama_kv_cache *>();
     return caches.empty() || caches.front()->get_n_stream() > 1 ? nullptr : &caches.front()->get_cells(0);
 }
@@ -64,7 +64,7 @@ static void look(cell_room & room, const llama_kv_cells * cells) {
 }
 
 std::vector<slot_view> slot_schedule::view(const std::vector<kvfold_slot_view> & slots, llama_context * ctx) {
-    const llama_kv_cells * const cells = shared_cells(ctx);
+    const llama_kv_cells * const cells = unified_cells(ctx);
     std::vector<slot_view>       views;
     for (const kvfold_slot_view & each : slots) {
         entry & own = entries[each.slot];
@@ -87,32 +87,67 @@ std::vector<slot_view> slot_schedule::view(const std::vector<kvfold_slot_view> &
     return views;
 }
 
-std::vector<prefix_view> slot_schedule::view(const std::vector<kvfold_prefix_view> & prefixes, llama_context * ctx) const {
-    const llama_kv_cells * const cells = shared_cells(ctx);
+std::vector<prefix_view> slot_schedule::view(const std::vector<kvfold_prefix_view> & idle, llama_context * ctx) const {
+    const llama_kv_cells * const cells = unified_cells(ctx);
     std::vector<prefix_view>     views;
-    for (const kvfold_prefix_view & each : prefixes) {
-        views.push_back({ each.slot, each.last_used, cells_of(cells, each.slot, each.n_tokens) });
-    }
+    const auto                   add   = [&](const std::vector<kvfold_prefix_view> & list) {
+        for (const kvfold_prefix_view & each : list) {
+            views.push_back({ each.slot, each.last_used, cells_of(cells, each.slot, each.n_tokens) });
+        }
+    };
+    add(idle);
+    add(prefixes.kept());
     return views;
 }
 
+// Cells that would be there once more if these sequences shared none.
+static uint64_t n_saved_by(const std::vector<shared_cells> & shared, const std::set<llama_seq_id> & seq_ids) {
+    uint64_t n = 0;
+    for (const shared_cells & each : shared) {
+        const auto holders = std::count_if(each.holders.begin(), each.holders.end(), [&](int id) { return seq_ids.count(id) > 0; });
+        n += each.n_cells*std::max<uint64_t>(holders, 1) - each.n_cells;
+    }
+    return n;
+}
+
+// A prompt that gave its cells up has none until it is its turn, and nobody waits for it.
+std::vector<kvfold_slot_action> slot_schedule::share(std::vector<kvfold_prompt_view> slots) {
+    for (kvfold_prompt_view & each : slots) {
+        const bool is_away = entries[each.slot].suspended;
+        each.begins        = each.begins && !is_away;
+        each.prompts       = each.prompts && !is_away;
+    }
+    return prefixes.share(slots);
+}
+
 std::vector<kvfold_slot_action> slot_schedule::plan(
-        llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes) {
+        llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & idle) {
     ++step;
-    cell_room room = { UINT32_MAX, UINT32_MAX };
-    room.n_batch   = rules.n_batch;
-    look(room, shared_cells(ctx));
-    look(room, shared_cells(ctx_dft));
+    cell_room room;
+    room.n_cells = room.n_free = UINT32_MAX;
+    room.n_batch = rules.n_batch;
+    look(room, unified_cells(ctx));
+    look(room, unified_cells(ctx_dft));
+    if (const llama_kv_cells * const cells = unified_cells(ctx)) {
+        room.shared = cells_in_common(*cells);
+    }
+    n_shared = 0;
+    for (const shared_cells & each : room.shared) {
+        n_shared += each.n_cells*(each.holders.size() - 1);
+    }
     if (const uint64_t bytes = grantable(); bytes < UINT64_MAX) {
         room.n_affordable = layout.tokens_for(bytes);
     }
     replayed_slot = -1;
     std::vector<kvfold_slot_action> actions;
-    for (const slot_action & each : plan_step(view(slots, ctx), view(prefixes, ctx), room)) {
+    for (const slot_action & each : plan_step(view(slots, ctx), view(idle, ctx), room)) {
+        if (each.what == slot_action::EVICT) {
+            evict(each.slot, actions);
+            continue;
+        }
         entry & own = entries[each.slot];
         switch (each.what) {
             case slot_action::EVICT:
-                actions.push_back({ kvfold_slot_action::EVICT, each.slot });
                 break;
             case slot_action::SUSPEND:
                 actions.push_back({ kvfold_slot_action::SUSPEND, each.slot });
@@ -129,6 +164,9 @@ std::vector<kvfold_slot_action> slot_schedule::plan(
                 own.n_most = (int32_t) std::min<uint32_t>(each.n_tokens, INT32_MAX);
                 if (own.n_listed == 0) { // a prompt, which the server core computes again
                     own.rests = own.suspended = false;
+                    if (const uint32_t n = prefixes.begin_again(each.slot); n > 0) {
+                        actions.push_back({ kvfold_slot_action::BEGIN, each.slot, n });
+                    }
                 } else {
                     own.rests = own.resuming = true;
                     replayed_slot = each.slot;
@@ -144,16 +182,28 @@ std::vector<kvfold_slot_action> slot_schedule::plan(
 }
 
 std::vector<kvfold_slot_action> slot_schedule::give_way(
-        llama_context * ctx, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes) {
+        llama_context * ctx, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & idle) {
     refused_at = step;
     std::vector<kvfold_slot_action> actions;
     const auto                      views = view(slots, ctx);
-    for (const slot_action & each : kvfold::give_way(views, view(prefixes, ctx))) {
-        const bool evicts = each.what == slot_action::EVICT;
-        const bool fails  = each.what == slot_action::FAIL && !gathers(views, each.slot);
-        actions.push_back({ evicts ? kvfold_slot_action::EVICT : fails ? kvfold_slot_action::FAIL : kvfold_slot_action::SUSPEND, each.slot });
+    for (const slot_action & each : kvfold::give_way(views, view(idle, ctx))) {
+        if (each.what == slot_action::EVICT) {
+            evict(each.slot, actions);
+            continue;
+        }
+        const bool fails = each.what == slot_action::FAIL && !gathers(views, each.slot);
+        actions.push_back({ fails ? kvfold_slot_action::FAIL : kvfold_slot_action::SUSPEND, each.slot });
     }
     return actions;
+}
+
+// Of the first the server core knows, of the others it does not.
+void slot_schedule::evict(int seq_id, std::vector<kvfold_slot_action> & actions) {
+    if ((size_t) seq_id < rules.slots) {
+        actions.push_back({ kvfold_slot_action::EVICT, seq_id });
+    } else {
+        prefixes.drop(seq_id);
+    }
 }
 
 // A lone request may have its cells on pages with cells that others have left. Computed again it has them one after the other;
@@ -169,35 +219,35 @@ bool slot_schedule::gathers(const std::vector<slot_view> & slots, int id_slot) {
 }
 
 bool slot_schedule::has_room(llama_context * ctx, uint64_t n_prompt, const std::map<int, uint32_t> & granted) const {
-    const llama_kv_cells * const cells = shared_cells(ctx);
+    const llama_kv_cells * const cells = unified_cells(ctx);
     if (granted.empty() || !cells) {
         return true;
     }
     cell_room room;
-    room.n_cells = cells->size();
     room.n_batch = rules.n_batch;
     const auto coming = [&](uint64_t n_tokens, uint64_t bytes_held) {
         const uint64_t bytes = layout.bytes_for(n_tokens + 1);
         return bytes - std::min(bytes, bytes_held);
     };
-    uint64_t                bytes  = grantable();
     std::map<int, uint32_t> unseen = granted;
     std::vector<runner>     others;
+    std::set<llama_seq_id>  running;
     for (size_t i = 0; i < entries.size(); ++i) {
-        const entry &  each       = entries[i];
-        const auto     seq_id     = (llama_seq_id) i;
-        const uint64_t bytes_held = layout.bytes_held(seq_id);
+        const entry & each = entries[i];
         if (each.task >= 0) {
-            others.push_back({ each.n_prompt, cells->seq_cells(seq_id), coming(each.n_prompt, bytes_held), each.suspended, each.paused });
+            const auto seq_id = (llama_seq_id) i;
+            others.push_back({ each.n_prompt, cells->seq_cells(seq_id), coming(each.n_prompt, layout.bytes_held(seq_id)), each.suspended, each.paused });
+            running.insert(seq_id);
             unseen.erase(each.task);
-        } else {
-            bytes += std::min(bytes_held, UINT64_MAX - bytes);
         }
     }
     for (const auto & [task, n_tokens] : unseen) {
         others.push_back({ n_tokens, 0, coming(n_tokens, 0) }); // it has no slot yet
     }
-    return may_begin({ (uint32_t) n_prompt, 0, coming(n_prompt, 0) }, others, room, bytes);
+    const uint64_t idle  = layout.bytes_held_without(running);
+    const uint64_t bytes = grantable();
+    room.n_cells = cells->size() + n_saved_by(cells_in_common(*cells), running); // each of `others` counts what it shares
+    return may_begin({ (uint32_t) n_prompt, 0, coming(n_prompt, 0) }, others, room, bytes + std::min(idle, UINT64_MAX - bytes));
 }
 
 // Bytes of keys and values that there is memory for, by estimate.
@@ -234,7 +284,10 @@ static bool needs_outputs(const llama_context * ctx, int id_slot) {
 }
 
 int slot_schedule::replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt) {
-    entry &        own       = entries[id_slot];
+    entry & own = entries[id_slot];
+    if (own.n_replayed == 0) {
+        own.n_replayed = prefixes.adopt(id_slot, tokens, std::min(n_prompt, own.n_listed - 1));
+    }
     const uint32_t at        = own.n_replayed;
     const bool     in_prompt = at < n_prompt;
     const auto &   plan      = llama_get_model(ctx)->hparams.kv_plan;
@@ -297,7 +350,7 @@ error slot_schedule::why_it_failed(llama_context * ctx) const {
     if (const auto refusal = refusal_of(llama_get_memory(ctx))) {
         return out_of_memory(*refusal);
     }
-    const llama_kv_cells * const cells = shared_cells(ctx);
+    const llama_kv_cells * const cells = unified_cells(ctx);
     const int64_t                size  = cells ? cells->size() : 0;
     return error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "the KV cache has " + std::to_string(size) + " cells, too few for this request alone")
         .compares(size + 1, size)
@@ -309,18 +362,30 @@ error slot_schedule::why_it_failed(llama_context * ctx) const {
 using namespace kvfold;
 
 std::vector<kvfold_slot_action> kvfold_plan_slots(
-        llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes) {
+        llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & idle) {
     if (!schedule_here) {
         return {};
     }
-    auto actions = schedule_here->plan(ctx, ctx_dft, slots, prefixes);
+    auto actions = schedule_here->plan(ctx, ctx_dft, slots, idle);
     admission_here->admit_waiting();
     return actions;
 }
 
 std::vector<kvfold_slot_action> kvfold_give_way(
-        llama_context * ctx, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes) {
-    return schedule_here->give_way(ctx, slots, prefixes);
+        llama_context * ctx, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & idle) {
+    return schedule_here->give_way(ctx, slots, idle);
+}
+
+std::vector<kvfold_slot_action> kvfold_share_prefixes(std::vector<kvfold_prompt_view> slots) {
+    return schedule_here ? schedule_here->share(std::move(slots)) : std::vector<kvfold_slot_action>();
+}
+
+bool kvfold_slot_follows(int id_slot) {
+    return schedule_here && schedule_here->prefixes.waits(id_slot);
+}
+
+bool kvfold_slot_shares_window(int id_slot) {
+    return schedule_here && schedule_here->prefixes.shares_window(id_slot);
 }
 
 bool kvfold_slot_rests(int id_slot) {
@@ -328,8 +393,12 @@ bool kvfold_slot_rests(int id_slot) {
 }
 
 int32_t kvfold_prompt_tokens(llama_context * ctx, int id_slot, int32_t n_tokens, int32_t share) {
-    const int32_t most = schedule_here ? schedule_here->most(id_slot) : INT32_MAX;
-    return (int32_t) std::min<int64_t>({ share, most, tokens_to_cut(ctx, n_tokens) });
+    int64_t most = share;
+    if (schedule_here) {
+        const int64_t stop = schedule_here->prefixes.stops_at(id_slot);
+        most = std::min<int64_t>({ most, schedule_here->most(id_slot), stop > n_tokens ? stop - n_tokens : INT32_MAX });
+    }
+    return (int32_t) std::min<int64_t>(most, tokens_to_cut(ctx, n_tokens));
 }
 
 void kvfold_slot_suspended(int id_slot, uint32_t n_tokens) {
@@ -382,5 +451,6 @@ void kvfold_task_gone(int id_task) {
 
 int32_t kvfold_answer_limit(
         llama_context *, const server_task & task, int32_t limit, int64_t n_generated, const std::function<bool()> & make_room) {
-    return admission_here ? admission_here->answer_limit(task, limit, n_generated, make_room) : limit;
+    const auto make_any = [&] { return schedule_here->prefixes.drop_oldest() || (make_room && make_room()); };
+    return admission_here ? admission_here->answer_limit(task, limit, n_generated, make_any) : limit;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "serving/admission.h"
+#include "serving/prefix_cache.h"
 #include "serving/scheduler.h"
 
 #include <atomic>
@@ -22,13 +23,16 @@ struct slot_schedule {
         uint32_t tokens_at_once = 1; // of an answer: one, and those that are drafted
     };
 
-    slot_schedule(const limits & limits, const kv_layout & layout) : rules(limits), layout(layout), entries(limits.slots) {}
+    slot_schedule(const limits & limits, const kv_layout & layout, prefix_cache & prefixes)
+        : prefixes(prefixes), rules(limits), layout(layout), entries(limits.slots) {}
+
+    std::vector<kvfold_slot_action> share(std::vector<kvfold_prompt_view> slots);
 
     std::vector<kvfold_slot_action> plan(
-            llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes);
+            llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & idle);
 
     std::vector<kvfold_slot_action> give_way(
-            llama_context * ctx, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & prefixes);
+            llama_context * ctx, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & idle);
 
     // Whether a prompt of this length may begin beside the tasks that were let in before, given with the tokens of their
     // prompts, some of which may have no slot yet.
@@ -42,6 +46,8 @@ struct slot_schedule {
     int64_t  resumed(int id_slot);
     bool     forgets(int id_slot);
 
+    prefix_cache & prefixes; // used by the worker's thread, as this is
+
     // Whether a request that fails for want of room was refused memory, not cells.
     error why_it_failed(llama_context * ctx) const;
 
@@ -50,6 +56,7 @@ struct slot_schedule {
     std::atomic<uint64_t> n_preemptions{ 0 };
     std::atomic<uint64_t> n_recomputed{ 0 }; // tokens
     std::atomic<size_t>   n_suspended{ 0 };
+    std::atomic<uint64_t> n_shared{ 0 }; // cells that would be there once more if sequences shared none
 
   private:
     struct entry {
@@ -68,7 +75,8 @@ struct slot_schedule {
     };
 
     std::vector<slot_view>   view(const std::vector<kvfold_slot_view> & slots, llama_context * ctx);
-    std::vector<prefix_view> view(const std::vector<kvfold_prefix_view> & prefixes, llama_context * ctx) const;
+    std::vector<prefix_view> view(const std::vector<kvfold_prefix_view> & idle, llama_context * ctx) const;
+    void                     evict(int seq_id, std::vector<kvfold_slot_action> & actions);
     bool                     gathers(const std::vector<slot_view> & slots, int id_slot);
     void                     count_suspended();
     uint64_t                 grantable() const;

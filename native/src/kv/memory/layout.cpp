@@ -183,6 +183,39 @@ uint64_t kv_layout::bytes_held(int32_t seq_id, const std::vector<uint64_t> & n_c
     return std::min(bytes, bytes_paged);
 }
 
+uint64_t kv_layout::bytes_held_without(const std::set<int32_t> & seq_ids) const {
+    llama_kv_cells::seq_set_t excepted;
+    for (const int32_t seq_id : seq_ids) {
+        excepted[seq_id] = true;
+    }
+    // by cache; a cell counts for the first sequence in it, and all together where each sequence keeps the same layers
+    std::map<int32_t, std::vector<uint64_t>> n_cells;
+    const bool                               alike = !retention_of(*this);
+    for (size_t c = 0; c < caches.size(); ++c) {
+        const llama_kv_cache & cache = *caches[c].cells;
+        for (uint32_t stream = 0; stream < cache.get_n_stream(); ++stream) {
+            const llama_kv_cells & cells = cache.get_cells((int32_t) stream);
+            for (uint32_t i = 0; i < cells.used_max_p1(); ++i) {
+                if (cells.is_empty(i) || (cells.seq_get_all(i) & excepted).any()) {
+                    continue;
+                }
+                int32_t first = 0;
+                while (!alike && !cells.seq_has(i, first)) {
+                    ++first;
+                }
+                auto & counts = n_cells[first];
+                counts.resize(caches.size());
+                ++counts[c];
+            }
+        }
+    }
+    uint64_t bytes = 0;
+    for (const auto & [seq_id, counts] : n_cells) {
+        bytes += bytes_held(seq_id, counts);
+    }
+    return bytes;
+}
+
 uint64_t bytes_committed(const kv_layout & layout) {
     if (layout.buffers.empty()) {
         return layout.bytes_allocated;

@@ -5,6 +5,7 @@
 #include "kv/memory/caches.h"
 
 #include <cstdint>
+#include <set>
 #include <vector>
 
 struct ggml_backend_buffer;
@@ -59,6 +60,9 @@ struct kv_layout {
 
     // As much of n_cells[c] cells in each cache, which belong to this sequence.
     uint64_t bytes_held(int32_t seq_id, const std::vector<uint64_t> & n_cells) const;
+
+    // What cells hold that none of these sequences has. On the thread that decodes.
+    uint64_t bytes_held_without(const std::set<int32_t> & seq_ids) const;
 };
 
 kv_layout read_kv_layout(const llama_context * context);

@@ -80,6 +80,9 @@ struct kvfold_retention {
     // Nothing is left to decide for the sequence.
     bool is_final(llama_seq_id seq_id) const { return sequences[seq_id].final; }
 
+    // What the sequence has was computed as the beginning of a prompt, and may go on as that of another one.
+    bool is_in_prompt(llama_seq_id seq_id) const { return sequences[seq_id].in_prompt; }
+
     // The first tokens of a sequence that decided which of its layers are lazy; 0 if none is.
     llama_pos n_decisive(llama_seq_id seq_id) const { return sequences[seq_id].n_decisive; }
 

@@ -120,6 +120,7 @@ int32_t kvfold_engine_info(kvfold_engine * engine, char ** out) {
                 "\"bytes_budget\": null, \"ledger\": {\"pages\": 0, \"checkpoints\": 0, \"swapped\": 0, \"states\": 0}, "
                 "\"bytes_promised\": 0, \"slots\": 1, \"slots_busy\": 0, "
                 "\"requests_waiting\": 0, \"requests_suspended\": 0, \"preemptions\": 0, \"tokens_recomputed\": 0, "
+                "\"prefixes\": {\"prompts\": 0, \"hits\": 0, \"tokens_shared\": 0, \"kept\": 0, \"cells_shared\": 0, \"bytes_saved\": 0}, "
                 "\"lazy_at_least\": 0, \"by_layer\": [], \"by_slot\": [], \"lazy_layers\": []}}",
                 KVFOLD_OK);
 }
@@ -132,7 +133,9 @@ int32_t kvfold_kv_stats(kvfold_engine * engine, char ** out) {
              "\"bytes_allocated\": 0, \"bytes_committed\": 0, \"bytes_in_use\": 0, \"bytes_budget\": null, "
              "\"ledger\": {\"pages\": 0, \"checkpoints\": 0, \"swapped\": 0, \"states\": 0}, "
              "\"bytes_promised\": 0, \"slots\": 1, \"slots_busy\": 0, \"requests_waiting\": 0, \"requests_suspended\": 0, "
-             "\"preemptions\": 0, \"tokens_recomputed\": 0, \"lazy_at_least\": 0, \"by_layer\": [], "
+             "\"preemptions\": 0, \"tokens_recomputed\": 0, "
+             "\"prefixes\": {\"prompts\": 0, \"hits\": 0, \"tokens_shared\": 0, \"kept\": 0, \"cells_shared\": 0, \"bytes_saved\": 0}, "
+             "\"lazy_at_least\": 0, \"by_layer\": [], "
              "\"by_slot\": [], \"lazy_layers\": []}",
              (int) n_strings);
     return give(out, text, KVFOLD_OK);

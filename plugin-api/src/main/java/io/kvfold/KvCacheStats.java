@@ -7,7 +7,7 @@ import org.jspecify.annotations.Nullable;
  * The KV cache of an engine at one moment.
  *
  * @param cells tokens the cache can hold, all slots together
- * @param cellsUsed tokens it holds
+ * @param cellsUsed those that hold a token, of one sequence or of several that begin alike
  * @param layers of the model that attend
  * @param layersWithStorage those that keep keys and values of their own
  * @param bytesPerToken the key row and the value row of one token, summed over the layers with storage
@@ -25,6 +25,7 @@ import org.jspecify.annotations.Nullable;
  *     there is room, and go on where they were
  * @param preemptions how often that has happened since the engine was opened
  * @param tokensRecomputed tokens of answers that were computed again because of it
+ * @param prefixes what requests that begin alike have in common
  * @param lazyAtLeast of the layers that may turn out lazy, how many do by the plan, whatever the prompt
  * @param byLayer the layers with storage, in their order
  * @param bySlot every slot, in their order
@@ -49,6 +50,7 @@ public record KvCacheStats(
         int requestsSuspended,
         long preemptions,
         long tokensRecomputed,
+        Prefixes prefixes,
         int lazyAtLeast,
         List<Layer> byLayer,
         List<Slot> bySlot,
@@ -74,6 +76,24 @@ public record KvCacheStats(
         /** All of them. */
         public long total() {
             return pages + checkpoints + swapped + states;
+        }
+    }
+
+    /**
+     * What was computed once for several requests.
+     *
+     * @param prompts prompts that could have begun with what another request had computed, since the engine was opened
+     * @param hits those of them that did
+     * @param tokensShared their tokens that were not computed again
+     * @param kept beginnings of prompts that are kept although their slots have begun something else
+     * @param cellsShared cells that would be there once more now if sequences shared none
+     * @param bytesSaved what their keys and values would take
+     */
+    public record Prefixes(long prompts, long hits, long tokensShared, int kept, long cellsShared, long bytesSaved) {
+
+        /** The share of prompts that began with what another request had computed, in [0, 1]; 0 before the first one. */
+        public double hitRate() {
+            return prompts == 0 ? 0 : (double) hits / prompts;
         }
     }
 

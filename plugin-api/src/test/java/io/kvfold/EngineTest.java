@@ -82,6 +82,7 @@ class EngineTest {
                             0,
                             0,
                             0,
+                            new KvCacheStats.Prefixes(8, 6, 300, 1, 40, 10240),
                             0,
                             List.of(new KvCacheStats.Layer(1, 256, 20L, false, 131072, 8192, 3072)),
                             List.of(new KvCacheStats.Slot(2, true, 12, 3072, 4096)),

@@ -181,7 +181,7 @@ class SessionTest {
     void computesAgainWhatOnlyASessionWouldHaveKept() {
         String document = document(400, 1);
         Session session = Session.of(store, "a");
-        try (Engine engine = small(1).open()) {
+        try (Engine engine = small(1).option("prefix-sharing", false).open()) {
             ask(engine, session, body(document + " who"));
             ask(engine, null, body(document(400, 2)));
             Answer without = ask(engine, null, body(document + " why"));
@@ -368,7 +368,7 @@ class SessionTest {
     void refusesADamagedStateOrReplacesIt() throws IOException {
         String document = document(60, 1);
         Session session = Session.of(store, "a");
-        try (Engine engine = small(1).open()) {
+        try (Engine engine = small(1).option("prefix-sharing", false).open()) {
             Answer answer = ask(engine, session, body(document));
             byte[] whole = Files.readAllBytes(file("a"));
             List<byte[]> damaged = new ArrayList<>(List.of(new byte[0], Arrays.copyOf(whole, whole.length + 1)));

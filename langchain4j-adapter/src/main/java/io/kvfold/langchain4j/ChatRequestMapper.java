@@ -194,6 +194,7 @@ final class ChatRequestMapper {
             putNumber(body, "min_p", ours.minP());
             putNumber(body, "repeat_penalty", ours.repeatPenalty());
             putText(body, "grammar", ours.grammar());
+            putText(body, "cache_salt", ours.cacheSalt());
             if (ours.enableThinking() != null) {
                 body.putObject("chat_template_kwargs").put("enable_thinking", ours.enableThinking());
             }

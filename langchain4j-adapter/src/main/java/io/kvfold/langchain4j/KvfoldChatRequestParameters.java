@@ -24,6 +24,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
     private final @Nullable Boolean enableThinking;
     private final @Nullable String grammar;
     private final @Nullable Session session;
+    private final @Nullable String cacheSalt;
     private final Map<String, Object> options;
 
     private KvfoldChatRequestParameters(Builder builder) {
@@ -35,6 +36,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         this.enableThinking = builder.enableThinking;
         this.grammar = builder.grammar;
         this.session = builder.session;
+        this.cacheSalt = builder.cacheSalt;
         this.options = Map.copyOf(builder.options);
     }
 
@@ -82,6 +84,15 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         return session;
     }
 
+    /**
+     * Whose request it is, where an engine serves several tenants: what the KV cache holds of a prompt is shared with requests
+     * of an equal salt only, so that no tenant can tell from the time to a first token or from {@code cachedInputTokenCount} what
+     * another one has asked. Null is a salt of its own, of all requests that give none.
+     */
+    public @Nullable String cacheSalt() {
+        return cacheSalt;
+    }
+
     /** Other fields of llama-server's request by their names, such as {@code cache_prompt} or {@code logit_bias}. */
     public Map<String, Object> options() {
         return options;
@@ -108,6 +119,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
                 && Objects.equals(enableThinking, that.enableThinking)
                 && Objects.equals(grammar, that.grammar)
                 && Objects.equals(session, that.session)
+                && Objects.equals(cacheSalt, that.cacheSalt)
                 && options.equals(that.options);
     }
 
@@ -122,6 +134,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
                 enableThinking,
                 grammar,
                 session,
+                cacheSalt,
                 options);
     }
 
@@ -130,7 +143,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         return "KvfoldChatRequestParameters{common=" + super.toString() + ", seed=" + seed + ", minP=" + minP
                 + ", repeatPenalty=" + repeatPenalty + ", parallelToolCalls=" + parallelToolCalls
                 + ", enableThinking=" + enableThinking + ", grammar=" + grammar + ", session=" + session
-                + ", options=" + options + '}';
+                + ", cacheSalt=" + cacheSalt + ", options=" + options + '}';
     }
 
     /** A new, empty builder. */
@@ -148,6 +161,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         private @Nullable Boolean enableThinking;
         private @Nullable String grammar;
         private @Nullable Session session;
+        private @Nullable String cacheSalt;
         private final Map<String, Object> options = new LinkedHashMap<>();
 
         @Override
@@ -161,6 +175,7 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
                 enableThinking = ours.enableThinking != null ? ours.enableThinking : enableThinking;
                 grammar = ours.grammar != null ? ours.grammar : grammar;
                 session = ours.session != null ? ours.session : session;
+                cacheSalt = ours.cacheSalt != null ? ours.cacheSalt : cacheSalt;
                 options.putAll(ours.options);
             }
             return this;
@@ -205,6 +220,12 @@ public final class KvfoldChatRequestParameters extends DefaultChatRequestParamet
         /** See {@link KvfoldChatRequestParameters#session()}. */
         public Builder session(@Nullable Session session) {
             this.session = session;
+            return this;
+        }
+
+        /** See {@link KvfoldChatRequestParameters#cacheSalt()}. */
+        public Builder cacheSalt(@Nullable String cacheSalt) {
+            this.cacheSalt = cacheSalt;
             return this;
         }
 

@@ -1,5 +1,9 @@
 package io.kvfold.reference;
 
+import static io.kvfold.reference.AnswersTogether.GAP;
+import static io.kvfold.reference.AnswersTogether.GAP_OF_FLASH_ATTENTION;
+import static io.kvfold.reference.AnswersTogether.assertSame;
+import static io.kvfold.reference.AnswersTogether.together;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
@@ -34,17 +38,9 @@ import org.junit.jupiter.params.provider.ValueSource;
 /**
  * Requests that need more of the KV cache together than there is: the youngest give their cells up and compute them again
  * later, and each answer is the one that the request has alone.
- *
- * <p>Answers are compared token by token up to where the two most likely tokens of the lone answer are closer than the size
- * of a batch changes how sums are rounded.
  */
 @Timeout(value = 10, unit = TimeUnit.MINUTES)
 final class PreemptionTest {
-    private static final double GAP = 1e-3;
-
-    /** Flash attention that rounds what it adds up to f16 is that much coarser on weights without structure. */
-    private static final double GAP_OF_FLASH_ATTENTION = 1e-2;
-
     private static final int LAYERS = 6;
     private static final int PROMPT = 40;
     private static final int ANSWER = 120;
@@ -261,53 +257,8 @@ final class PreemptionTest {
         }
     }
 
-    private static List<JsonNode> together(Engine engine, List<ObjectNode> bodies) {
-        List<Generation> running = new ArrayList<>();
-        for (ObjectNode body : bodies) {
-            running.add(engine.complete(body));
-        }
-        List<JsonNode> answers = new ArrayList<>();
-        for (Generation each : running) {
-            try (each) {
-                answers.add(Objects.requireNonNull(each.next()));
-            }
-        }
-        return answers;
-    }
-
-    private static void assertSame(String what, JsonNode alone, JsonNode loaded, double least) {
-        JsonNode expected = alone.path("tokens");
-        JsonNode actual = loaded.path("tokens");
-        assertThat(expected.size()).as(what).isPositive();
-        for (int i = 0; i < expected.size(); i++) {
-            JsonNode top = alone.path("completion_probabilities").path(i).path("top_logprobs");
-            double gap = top.path(0).path("logprob").asDouble()
-                    - top.path(1).path("logprob").asDouble();
-            if (gap <= least && actual.path(i).asInt() != expected.path(i).asInt()) {
-                return; // as likely as not
-            }
-            assertThat(actual.path(i).asInt(-1))
-                    .as("%s: token %d of %d, gap %f", what, i, expected.size(), gap)
-                    .isEqualTo(expected.path(i).asInt());
-        }
-        assertThat(actual.size()).as(what).isEqualTo(expected.size());
-        assertThat(loaded.path("tokens_evaluated")).as(what).isEqualTo(alone.path("tokens_evaluated"));
-        assertThat(loaded.path("completion_probabilities")).as(what).hasSize(expected.size());
-    }
-
     private static ObjectNode request(int prompt, int answer, int seed) {
-        ObjectNode body = JSON.createObjectNode()
-                .put("n_predict", answer)
-                .put("ignore_eos", true)
-                .put("temperature", 0.0)
-                .put("seed", 1000 + seed)
-                .put("n_probs", 2)
-                .put("return_tokens", true)
-                .put("cache_prompt", false);
-        for (int token : MODEL.tokens(prompt, seed)) {
-            body.withArray("prompt").add(token);
-        }
-        return body;
+        return AnswersTogether.request(MODEL.tokens(prompt, seed), answer, seed);
     }
 
     private static Engine.Builder exactly(Engine.Builder builder) {

@@ -31,6 +31,9 @@ import org.jspecify.annotations.Nullable;
  *   <tr><td>{@code kvfold.requests.suspended}</td><td>requests that gave their cells up and wait to go on</td></tr>
  *   <tr><td>{@code kvfold.preemptions}, {@code kvfold.tokens.recomputed}</td><td>how often that happened, and the tokens that
  *   were computed again because of it</td></tr>
+ *   <tr><td>{@code kvfold.prefix.prompts}, {@code kvfold.prefix.hits}, {@code kvfold.prefix.tokens}</td><td>prompts that could
+ *   begin with what another request had computed, those that did, and their tokens that were not computed again</td></tr>
+ *   <tr><td>{@code kvfold.kv.saved}</td><td>bytes that would be there once more if requests shared none</td></tr>
  *   <tr><td>{@code kvfold.tokens}, tag {@code type}</td><td>{@code prompt}, {@code prompt.cached}, {@code generated}</td></tr>
  *   <tr><td>{@code kvfold.seconds}, tag {@code type}</td><td>time spent on {@code prompt} and {@code generated}</td></tr>
  *   <tr><td>{@code kvfold.tokens.per.second}, tag {@code type}</td><td>average since the engine was opened</td></tr>
@@ -91,6 +94,15 @@ public final class KvfoldMetrics implements MeterBinder {
         gauge(registry, "kvfold.requests.suspended", "requests", "Requests suspended", KvCacheStats::requestsSuspended);
         count(registry, "kvfold.preemptions", "requests", KvCacheStats::preemptions);
         count(registry, "kvfold.tokens.recomputed", "tokens", KvCacheStats::tokensRecomputed);
+        count(registry, "kvfold.prefix.prompts", "requests", kv -> kv.prefixes().prompts());
+        count(registry, "kvfold.prefix.hits", "requests", kv -> kv.prefixes().hits());
+        count(registry, "kvfold.prefix.tokens", "tokens", kv -> kv.prefixes().tokensShared());
+        gauge(
+                registry,
+                "kvfold.kv.saved",
+                "bytes",
+                "KV cache that would be there once more if requests shared none",
+                kv -> kv.prefixes().bytesSaved());
 
         counter(registry, "kvfold.tokens", PROMPT, "tokens", TokenStats::promptTokens);
         counter(registry, "kvfold.tokens", PROMPT_CACHED, "tokens", TokenStats::promptTokensCached);

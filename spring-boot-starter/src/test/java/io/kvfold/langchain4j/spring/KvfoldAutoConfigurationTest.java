@@ -380,6 +380,13 @@ class KvfoldAutoConfigurationTest {
                     .isZero();
             assertThat(registry.get("kvfold.preemptions").functionCounter().count())
                     .isZero();
+            assertThat(registry.get("kvfold.prefix.prompts").functionCounter().count())
+                    .isEqualTo(8);
+            assertThat(registry.get("kvfold.prefix.hits").functionCounter().count())
+                    .isEqualTo(6);
+            assertThat(registry.get("kvfold.prefix.tokens").functionCounter().count())
+                    .isEqualTo(300);
+            assertThat(registry.get("kvfold.kv.saved").gauge().value()).isEqualTo(10240);
             assertThat(registry.get("kvfold.tokens.recomputed")
                             .functionCounter()
                             .count())

@@ -1,0 +1,302 @@
+#include "serving/prefix_cache.h"
+
+#include "kv/memory/caches.h"
+#include "kv/memory/cell_pages.h"
+#include "kv/retention/retention.h"
+#include "process/kvfold_log.h"
+#include "serving/slot_exchange.h"
+
+#include "llama-kv-cache.h"
+#include "llama.h"
+#include "server-task.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+namespace kvfold {
+
+// Fewer tokens are neither waited for nor kept.
+static constexpr size_t least_tokens = 32;
+
+static constexpr size_t most_prefixes = 64;
+
+std::vector<shared_cells> cells_in_common(const llama_kv_cells & cells) {
+    std::unordered_map<llama_kv_cells::seq_set_t, uint32_t> counts;
+    for (uint32_t i = 0; i < cells.used_max_p1(); ++i) {
+        if (!cells.is_empty(i) && cells.seq_count(i) > 1) {
+            counts[cells.seq_get_all(i)]++;
+        }
+    }
+    std::vector<shared_cells> shared;
+    for (const auto & [holders, n_cells] : counts) {
+        shared.push_back({ {}, n_cells });
+        for (size_t seq_id = 0; seq_id < holders.size(); ++seq_id) {
+            if (holders[seq_id]) {
+                shared.back().holders.push_back((int) seq_id);
+            }
+        }
+    }
+    return shared;
+}
+
+prefix_cache::prefix_cache(llama_context * ctx, const limits & limits) : ctx(ctx), rules(limits), seats(limits.slots) {
+    const auto caches = kv_caches_of(llama_get_memory(ctx));
+    on      = limits.on && !caches.empty() && caches.front()->get_n_stream() == 1 && !llama_model_is_hybrid(llama_get_model(ctx));
+    windows = caches.size() > 1;
+    retention = on ? caches.front()->retention.get() : nullptr;
+}
+
+// A prompt with the same salt and adapters makes the same cells of the same tokens, unless it moves them.
+static std::string likeness_of(const std::string & adapters, const std::string & salt, bool shifts) {
+    return adapters + (shifts ? "\n>" : "\n") + salt;
+}
+
+static bool is_shareable(const kvfold_prompt_view & slot) {
+    const server_task & task = *slot.task;
+    return slot.plain && task.need_sampling() && task.params.cache_prompt && task.params.n_cache_reuse == 0 && !task.tokens.has_mtmd;
+}
+
+static bool is_older(const kvfold_prompt_view * a, const kvfold_prompt_view * b) {
+    return a->task->id < b->task->id;
+}
+
+std::vector<kvfold_slot_action> prefix_cache::share(const std::vector<kvfold_prompt_view> & slots) {
+    std::vector<kvfold_slot_action> actions;
+    if (!on) {
+        return actions;
+    }
+    std::vector<const kvfold_prompt_view *> prompts; // the oldest first
+    for (const kvfold_prompt_view & each : slots) {
+        seat & own   = seats[each.slot];
+        own.waited   = own.waits;
+        own.waits    = false;
+        own.stops_at = UINT32_MAX;
+        own.wanted   = each.task ? &each.task->tokens : nullptr;
+        if (each.task && each.prompts && is_shareable(each)) {
+            prompts.push_back(&each);
+        }
+    }
+    for (const kvfold_prompt_view & each : slots) {
+        settle(each, actions);
+    }
+    list_sources(slots);
+    std::sort(prompts.begin(), prompts.end(), is_older);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+        const kvfold_prompt_view & each = *prompts[i];
+        if (each.begins && begin(each, { prompts.begin(), prompts.begin() + (ptrdiff_t) i }, actions)) {
+            n_prompts += !seats[each.slot].begun;
+            seats[each.slot].begun = true;
+        }
+    }
+    return actions;
+}
+
+// What the slot held for an earlier task is kept as far as the new one is different, and goes if it is of another likeness.
+void prefix_cache::settle(const kvfold_prompt_view & slot, std::vector<kvfold_slot_action> & actions) {
+    seat & own = seats[slot.slot];
+    if (!slot.task || slot.follows_parent || own.task == slot.task->id) {
+        return;
+    }
+    const std::string likeness = likeness_of(slot.adapters, cache_salt_of(*slot.task), slot.task->params.n_cache_reuse > 0);
+    const bool        alike    = own.likeness == likeness;
+    const bool        shares   = is_shareable(slot);
+    if (slot.begins) {
+        const size_t n_reused = alike && shares ? slot.held->get_common_prefix(slot.task->tokens) : 0;
+        if (own.shareable && slot.held->size() >= n_reused + least_tokens) {
+            keep(slot);
+        }
+        if (!alike && !slot.held->empty()) {
+            llama_memory_seq_rm(llama_get_memory(ctx), slot.slot, -1, -1);
+            actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, 0 });
+        }
+        own.shares = own.shares && alike;
+    }
+    own.task      = slot.task->id;
+    own.likeness  = likeness;
+    own.shareable = shares;
+    own.begun     = !slot.begins;
+}
+
+void prefix_cache::keep(const kvfold_prompt_view & slot) {
+    const std::string & likeness = seats[slot.slot].likeness;
+    const auto          is_there = [&](const prefix & each) {
+        return each.likeness == likeness && each.tokens.get_common_prefix(*slot.held) == slot.held->size();
+    };
+    const size_t n    = std::min(slot.held->size(), computed(slot.slot));
+    const size_t most = std::min<size_t>(most_prefixes, LLAMA_MAX_SEQ - rules.slots);
+    if (windows || most == 0 || n < slot.held->size() || std::any_of(prefixes.begin(), prefixes.end(), is_there)) {
+        return;
+    }
+    if (prefixes.size() >= most) {
+        drop_oldest();
+    }
+    int        seq_id   = rules.slots;
+    const auto is_taken = [&](const prefix & each) { return each.seq_id == seq_id; };
+    while (std::any_of(prefixes.begin(), prefixes.end(), is_taken)) {
+        ++seq_id;
+    }
+    llama_memory_seq_cp(llama_get_memory(ctx), slot.slot, seq_id, 0, (llama_pos) n);
+    prefixes.push_back({ seq_id, slot.held->clone(), likeness, slot.last_used });
+    n_kept = prefixes.size();
+    recount();
+}
+
+void prefix_cache::list_sources(const std::vector<kvfold_prompt_view> & slots) {
+    sources.clear();
+    for (const kvfold_prompt_view & each : slots) {
+        if (seats[each.slot].shareable && !each.held->has_mtmd) {
+            sources.push_back({ each.slot, each.held, &seats[each.slot].likeness });
+        }
+    }
+    for (const prefix & each : prefixes) {
+        sources.push_back({ each.seq_id, &each.tokens, &each.likeness });
+    }
+}
+
+// Tokens of a sequence that the cache has, from the first one on.
+size_t prefix_cache::computed(int seq_id) const {
+    return (size_t) (llama_memory_seq_pos_max(llama_get_memory(ctx), seq_id) + 1);
+}
+
+size_t prefix_cache::in_common(const source & from, const server_tokens & wanted, size_t most) const {
+    const size_t there = std::min(from.tokens->size(), computed(from.seq_id));
+    const size_t n     = std::min({ from.tokens->get_common_prefix(wanted), there, most });
+    const bool   as_it_is = (!windows || n == there) && (!retention || retention->is_in_prompt(from.seq_id));
+    return as_it_is ? n : 0;
+}
+
+const prefix_cache::source * prefix_cache::longest(int id_slot, const server_tokens & wanted, size_t most, size_t & n) const {
+    const source * found = nullptr;
+    for (const source & each : sources) {
+        if (each.seq_id == id_slot || *each.likeness != seats[id_slot].likeness) {
+            continue;
+        }
+        if (const size_t n_each = in_common(each, wanted, most); n_each > n) {
+            found = &each;
+            n     = n_each;
+        }
+    }
+    return found;
+}
+
+// Tokens of its prompt that a slot has.
+size_t prefix_cache::computed_of(const kvfold_prompt_view & slot) const {
+    const auto own = std::find_if(sources.begin(), sources.end(), [&](const source & each) { return each.seq_id == slot.slot; });
+    return own == sources.end() ? 0 : std::min(own->tokens->get_common_prefix(slot.task->tokens), computed(slot.slot));
+}
+
+// False if it waits for one of those that are older.
+bool prefix_cache::begin(
+        const kvfold_prompt_view & slot, const std::vector<const kvfold_prompt_view *> & older, std::vector<kvfold_slot_action> & actions) {
+    seat &                own    = seats[slot.slot];
+    const server_tokens & wanted = slot.task->tokens;
+    if (wanted.empty()) {
+        return true;
+    }
+    const size_t   most  = wanted.size() - 1; // the last one makes the answer's first
+    const size_t   there = computed(slot.slot);
+    const size_t   own_n = std::min(slot.held->get_common_prefix(wanted), there);
+    const size_t   held  = windows && own_n < there ? 0 : own_n; // of what is behind a window llama.cpp may have a checkpoint
+    size_t         n     = held;
+    const source * from  = longest(slot.slot, wanted, most, n);
+
+    const kvfold_prompt_view * leader   = nullptr;
+    size_t                     n_leader = n + (own.waited ? 0 : least_tokens); // who has waited, waits for all of it
+    for (const kvfold_prompt_view * each : older) {
+        const server_tokens & first  = each->task->tokens;
+        const size_t          n_each = std::min({ first.get_common_prefix(wanted), most, first.size() - (retention ? 1 : 0) });
+        if (seats[each->slot].likeness == own.likeness && n_each > n_leader && n_each > computed_of(*each)) {
+            leader   = each;
+            n_leader = n_each;
+        }
+    }
+    if (leader) {
+        uint32_t & stop = seats[leader->slot].stops_at;
+        stop            = std::min(stop, (uint32_t) n_leader);
+        own.waits       = true;
+        return false;
+    }
+    if (from) {
+        copy(*from, slot.slot, n);
+        n_hits    += !own.begun;
+        n_adopted += n - held;
+        actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, (uint32_t) n });
+        for (source & each : sources) {
+            if (each.seq_id == slot.slot) {
+                each.tokens = &wanted;
+            }
+        }
+    }
+    return true;
+}
+
+void prefix_cache::copy(const source & from, int id_slot, size_t n) {
+    log_emit(KVFOLD_LOG_DEBUG, "slot " + std::to_string(id_slot) + " has the first " + std::to_string(n) + " tokens of sequence " +
+                                   std::to_string(from.seq_id));
+    const auto memory = llama_get_memory(ctx);
+    llama_memory_seq_rm(memory, id_slot, -1, -1);
+    llama_memory_seq_cp(memory, from.seq_id, id_slot, 0, (llama_pos) n);
+    kvfold_forget_window(ctx, id_slot, (int32_t) n - 2); // llama.cpp asks for two tokens before the window of the next one
+    recount();
+    seats[id_slot].shares = true;
+    if (from.seq_id < rules.slots) {
+        seats[from.seq_id].shares = true;
+    }
+    for (prefix & each : prefixes) {
+        if (each.seq_id == from.seq_id) {
+            each.last_used = ggml_time_us();
+        }
+    }
+}
+
+uint32_t prefix_cache::begin_again(int id_slot) {
+    const server_tokens * const wanted = seats[id_slot].wanted;
+    return wanted && !wanted->empty() ? adopt(id_slot, *wanted, wanted->size() - 1) : 0;
+}
+
+uint32_t prefix_cache::adopt(int id_slot, const server_tokens & tokens, size_t most) {
+    size_t               n    = 0;
+    const source * const from = on && seats[id_slot].shareable ? longest(id_slot, tokens, most, n) : nullptr;
+    if (from) {
+        copy(*from, id_slot, n);
+    }
+    return (uint32_t) n;
+}
+
+void prefix_cache::restored(int id_slot, const std::string & salt) {
+    seats[id_slot].likeness  = likeness_of("", salt, false); // engines with adapters have no saved states
+    seats[id_slot].shareable = true;
+}
+
+std::vector<kvfold_prefix_view> prefix_cache::kept() const {
+    std::vector<kvfold_prefix_view> views;
+    for (const prefix & each : prefixes) {
+        views.push_back({ each.seq_id, each.last_used, (uint32_t) each.tokens.size() });
+    }
+    return views;
+}
+
+void prefix_cache::drop(int seq_id) {
+    sources.erase(std::remove_if(sources.begin(), sources.end(), [&](const source & each) { return each.seq_id == seq_id; }), sources.end());
+    prefixes.remove_if([&](const prefix & each) { return each.seq_id == seq_id; });
+    n_kept = prefixes.size();
+    llama_memory_seq_rm(llama_get_memory(ctx), seq_id, -1, -1);
+}
+
+bool prefix_cache::drop_oldest() {
+    const auto oldest = std::min_element(prefixes.begin(), prefixes.end(), [](const prefix & a, const prefix & b) { return a.last_used < b.last_used; });
+    if (oldest == prefixes.end()) {
+        return false;
+    }
+    drop(oldest->seq_id);
+    return true;
+}
+
+// llama.cpp's copy of a sequence tells nobody.
+void prefix_cache::recount() const {
+    for (const llama_kv_cache * cache : kv_caches_of(llama_get_memory(ctx))) {
+        cache->kv_memory->count(*cache);
+    }
+}
+
+} // namespace kvfold

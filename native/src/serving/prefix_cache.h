@@ -1,0 +1,123 @@
+// What prompts have in common is computed once and stored once.
+//
+// A prompt begins with the cells of another sequence that begins alike: of a slot that runs or is idle, or of a prefix that was
+// kept when its slot began something else. Nothing is copied, the cells are marked as those of both (llama_memory_seq_cp()).
+// Prompts that arrive together wait until the oldest of them has computed what they share.
+//
+// Sequences are alike if they have a salt and adapters in common. None is shared where tokens do not tell what cells hold (images,
+// activated adapters) or cells may move (context shift, chunks reused by shifting), by a request with "cache_prompt" false, or
+// where each slot has cells of its own. Where layers have a window, what is behind it is gone, so a sequence is shared at its
+// end only; one that computes a prompt stops for a moment where others wait for it. Where the end of a prompt decides which layers
+// are lazy, it is shared before that.
+#pragma once
+
+#include "hooks/kv-scheduler.h"
+#include "serving/scheduler.h"
+
+#include "server-common.h"
+
+#include <atomic>
+#include <cstdint>
+#include <list>
+#include <string>
+#include <vector>
+
+struct llama_context;
+class  llama_kv_cells;
+struct kvfold_retention;
+
+namespace kvfold {
+
+// The cells that several sequences hold, by these sequences.
+std::vector<shared_cells> cells_in_common(const llama_kv_cells & cells);
+
+// Of one engine; on its worker thread, but for the counts.
+struct prefix_cache {
+    struct limits {
+        int  slots = 1;
+        bool on    = true;
+    };
+
+    prefix_cache(llama_context * ctx, const limits & limits);
+
+    // Before each step: which slots begin with cells of others, or with none, instead of what they held.
+    std::vector<kvfold_slot_action> share(const std::vector<kvfold_prompt_view> & slots);
+
+    // The slot begins when another one has computed what they have in common.
+    bool waits(int id_slot) const { return seats[id_slot].waits; }
+
+    // Tokens of its prompt at which a slot stops for one that waits; UINT32_MAX: none does.
+    uint32_t stops_at(int id_slot) const { return seats[id_slot].stops_at; }
+
+    // Some cells of the slot may be those of others as well, and it has a window.
+    bool shares_window(int id_slot) const { return windows && seats[id_slot].shares; }
+
+    // Instead of computing them again: the first tokens, `most` at most, of a slot that gave its cells up. How many there are.
+    uint32_t adopt(int id_slot, const server_tokens & tokens, size_t most);
+    uint32_t begin_again(int id_slot); // its prompt
+
+    // A saved state is what the slot holds now.
+    void restored(int id_slot, const std::string & salt);
+
+    // Prefixes that no slot holds. Their numbers are those of sequences that are no slots.
+    std::vector<kvfold_prefix_view> kept() const;
+    void                            drop(int seq_id);
+    bool                            drop_oldest(); // false if there is none
+
+    // ---- on any thread
+
+    std::atomic<uint64_t> n_prompts{ 0 }; // that could begin with cells of others
+    std::atomic<uint64_t> n_hits{ 0 };    // that did
+    std::atomic<uint64_t> n_adopted{ 0 }; // tokens
+    std::atomic<size_t>   n_kept{ 0 };
+
+  private:
+    struct seat {
+        int         task      = -1;
+        std::string likeness;          // of what it holds
+        bool        shareable = false; // what it holds
+        bool        begun     = true;
+        bool        waits     = false;
+        bool        waited    = false; // in the step before
+        bool        shares    = false;
+        uint32_t    stops_at  = UINT32_MAX;
+
+        const server_tokens * wanted = nullptr; // in this step
+    };
+
+    struct prefix {
+        int           seq_id;
+        server_tokens tokens;
+        std::string   likeness;
+        int64_t       last_used;
+    };
+
+    // A sequence that others may begin with.
+    struct source {
+        int                   seq_id;
+        const server_tokens * tokens;
+        const std::string *   likeness;
+    };
+
+    void   settle(const kvfold_prompt_view & slot, std::vector<kvfold_slot_action> & actions);
+    void   keep(const kvfold_prompt_view & slot);
+    void   list_sources(const std::vector<kvfold_prompt_view> & slots);
+    bool   begin(const kvfold_prompt_view & slot, const std::vector<const kvfold_prompt_view *> & older, std::vector<kvfold_slot_action> & actions);
+    size_t computed(int seq_id) const;
+    size_t computed_of(const kvfold_prompt_view & slot) const;
+    size_t in_common(const source & from, const server_tokens & wanted, size_t most) const;
+    const source * longest(int id_slot, const server_tokens & wanted, size_t most, size_t & n) const;
+    void   copy(const source & from, int id_slot, size_t n);
+    void   recount() const;
+
+    llama_context * const ctx;
+    const limits          rules;
+    bool                  on      = false;
+    bool                  windows = false;
+    const kvfold_retention * retention = nullptr; // where each sequence decides which layers are lazy
+    std::vector<seat>     seats;
+    std::list<prefix>     prefixes;
+    std::vector<source>   sources; // of this step
+};
+
+} // namespace kvfold

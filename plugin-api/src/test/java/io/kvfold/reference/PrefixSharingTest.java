@@ -1,0 +1,339 @@
+package io.kvfold.reference;
+
+import static io.kvfold.reference.AnswersTogether.GAP;
+import static io.kvfold.reference.AnswersTogether.GAP_OF_FLASH_ATTENTION;
+import static io.kvfold.reference.AnswersTogether.assertSame;
+import static io.kvfold.reference.AnswersTogether.together;
+import static org.assertj.core.api.Assertions.assertThat;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.Engine;
+import io.kvfold.FlashAttention;
+import io.kvfold.Generation;
+import io.kvfold.KvCacheStats;
+import io.kvfold.KvPlan;
+import io.kvfold.KvType;
+import io.kvfold.RealLibrary;
+import io.kvfold.reference.Shape.Architecture;
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Objects;
+import java.util.Random;
+import java.util.concurrent.TimeUnit;
+import java.util.stream.IntStream;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** Requests that begin alike: what they have in common is computed once, and each answer is the one that the request has alone. */
+@Timeout(value = 10, unit = TimeUnit.MINUTES)
+final class PrefixSharingTest {
+    private static final int LAYERS = 6;
+    private static final int COMMON = 400;
+    private static final int OWN = 16;
+    private static final int ANSWER = 24;
+    private static final int UBATCH = 64;
+
+    private static final Shape SHAPE = new Shape(Architecture.LLAMA, 96, 48, 80, 8, 4, 64, 1e-5, 10000);
+    private static final ComparedModel MODEL = ComparedModel.forAnyPlan(SHAPE, LAYERS, 1);
+
+    @TempDir
+    private static Path folder;
+
+    @BeforeAll
+    static void needsTheLibrary() {
+        RealLibrary.require();
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "standard, F16, ON, 8",
+        "standard, F16, ON, 32",
+        "standard, F32, OFF, 8",
+        "standard, Q8_0, ON, 8",
+        "cla:2, F16, ON, 8",
+        "lckv:2, F16, ON, 8",
+        "yoco:32, F16, ON, 8",
+        "streaming:24, F16, ON, 8",
+        "streaming:24, F16, ON, 32",
+        "lighttransfer:2;window=8;sinks=2;queries=4, F32, OFF, 8",
+        "lighttransfer:3;window=8;sinks=2;queries=4;decide=decode, F32, OFF, 8",
+        "simlayerkv:0.6;window=8;sinks=2;queries=4, F32, OFF, 8",
+    })
+    void manyRequestsComputeTheirBeginningOnce(String plan, KvType type, FlashAttention attention, int count)
+            throws IOException {
+        List<ObjectNode> bodies = IntStream.range(0, count)
+                .mapToObj(i -> AnswersTogether.request(prompt(COMMON, OWN, i), ANSWER, 0))
+                .toList();
+        List<JsonNode> alone = new ArrayList<>();
+        try (Engine engine = builder(plan, 2)
+                .kvCacheTypes(type, type)
+                .flashAttention(attention)
+                .open()) {
+            for (ObjectNode body : bodies) {
+                alone.add(engine.call("/completion", body));
+            }
+            assertThat(engine.kvCacheStats().prefixes().prompts()).isZero();
+        }
+        try (Engine engine = builder(plan, count)
+                .kvCacheTypes(type, type)
+                .flashAttention(attention)
+                .open()) {
+            JsonNode shared = engine.call("/completion", atOnce(shareable(bodies)));
+            assertThat(shared).hasSize(count);
+            for (int i = 0; i < count; i++) {
+                assertSame(
+                        plan + ", request " + i,
+                        alone.get(i),
+                        shared.get(i),
+                        attention == FlashAttention.ON ? GAP_OF_FLASH_ATTENTION : GAP);
+            }
+            assertThat(engine.tokenStats().promptTokens())
+                    .as("tokens computed")
+                    .isLessThanOrEqualTo(COMMON + (long) count * OWN + UBATCH);
+            KvCacheStats stats = engine.kvCacheStats();
+            assertThat(stats.prefixes().prompts()).isEqualTo(count);
+            assertThat(stats.prefixes().hits()).isEqualTo(count - 1);
+            assertThat(stats.prefixes().tokensShared()).isBetween((count - 1L) * COMMON, (count - 1L) * (COMMON + 1));
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"standard", "cla:2", "lckv:2"})
+    void whatTheyShareIsThereOnce(String plan) throws IOException {
+        int count = 8;
+        try (Engine engine = builder(plan, count).open()) {
+            List<Generation> running = new ArrayList<>();
+            for (int i = 0; i < count; i++) {
+                running.add(engine.complete(shareable(AnswersTogether.request(prompt(COMMON, OWN, i), 200, i))
+                        .put("stream", true)));
+            }
+            for (Generation each : running) {
+                assertThat(each.next()).isNotNull();
+            }
+            KvCacheStats stats = engine.kvCacheStats();
+            running.forEach(Generation::close);
+            long tokens =
+                    stats.bySlot().stream().mapToLong(KvCacheStats.Slot::tokens).sum();
+            assertThat(stats.cellsUsed()).isLessThanOrEqualTo(tokens - (count - 1L) * COMMON + count);
+            assertThat(stats.prefixes().cellsShared()).isGreaterThanOrEqualTo((count - 1L) * COMMON);
+            assertThat(stats.prefixes().bytesSaved()).isEqualTo(stats.prefixes().cellsShared() * stats.bytesPerToken());
+            // pages hold several cells
+            assertThat(stats.bytesCommitted())
+                    .isLessThanOrEqualTo(stats.cellsUsed() * stats.bytesPerToken() * 11 / 10
+                            + 2L * 2 * 4096 * stats.layersWithStorage());
+        }
+    }
+
+    @Test
+    void requestsOfDifferentSaltsShareNothing() throws IOException {
+        try (Engine engine = builder("standard", 4).open()) {
+            for (String salt : List.of("a", "b", "a")) {
+                engine.call(
+                        "/completion",
+                        shareable(AnswersTogether.request(prompt(COMMON, OWN, 1), 4, 1))
+                                .put("cache_salt", salt));
+            }
+            assertThat(engine.tokenStats().promptTokens()).isEqualTo(2L * (COMMON + OWN) + 1);
+            engine.call("/completion", shareable(AnswersTogether.request(prompt(COMMON, OWN, 1), 4, 1)));
+            assertThat(engine.tokenStats().promptTokens()).isEqualTo(3L * (COMMON + OWN) + 1);
+        }
+    }
+
+    @Test
+    void requestsThatKeepNothingAreNoBeginningOfOthers() throws IOException {
+        try (Engine engine = builder("standard", 4).open()) {
+            List<ObjectNode> bodies = new ArrayList<>();
+            for (int i = 0; i < 4; i++) {
+                bodies.add(AnswersTogether.request(prompt(COMMON, OWN, i), 8, i));
+            }
+            together(engine, bodies);
+            assertThat(engine.tokenStats().promptTokens()).isEqualTo(4L * (COMMON + OWN));
+        }
+    }
+
+    /** Chunks that are reused by shifting their keys would move what others hold. */
+    @Test
+    void requestsThatMoveCellsShareNone() throws IOException {
+        try (Engine engine = builder("standard", 2).open()) {
+            int[] first = prompt(COMMON, OWN, 1);
+            ObjectNode body = shareable(AnswersTogether.request(first, 16, 1));
+            JsonNode before = engine.call("/completion", body);
+            int[] shifted = join(MODEL.tokens(5, 77), Arrays.copyOfRange(first, 100, 300));
+            for (int slot = 0; slot < 2; slot++) {
+                engine.call(
+                        "/completion",
+                        shareable(AnswersTogether.request(shifted, 4, 2))
+                                .put("n_cache_reuse", 16)
+                                .put("id_slot", slot));
+            }
+            assertSame(
+                    "after others have moved theirs", before, engine.call("/completion", body), GAP_OF_FLASH_ATTENTION);
+        }
+    }
+
+    @Test
+    void sharingCanBeSwitchedOff() throws IOException {
+        try (Engine engine =
+                builder("standard", 4).option("prefix-sharing", false).open()) {
+            List<ObjectNode> bodies = new ArrayList<>();
+            for (int i = 0; i < 4; i++) {
+                bodies.add(shareable(AnswersTogether.request(prompt(COMMON, OWN, i), 8, i)));
+            }
+            together(engine, bodies);
+            assertThat(engine.tokenStats().promptTokens()).isEqualTo(4L * (COMMON + OWN));
+            assertThat(engine.kvCacheStats().prefixes().prompts()).isZero();
+        }
+    }
+
+    /** One document, twenty questions to it with their answers, and each of these conversations goes on. */
+    @Test
+    void conversationsThatBranchGoOnWhereTheyWere() throws IOException {
+        int branches = 20;
+        try (Engine engine = builder("standard", 4).open()) {
+            List<int[]> conversations = new ArrayList<>();
+            for (int i = 0; i < branches; i++) {
+                int[] question = prompt(COMMON, OWN, i);
+                conversations.add(join(question, answerOf(engine, question, i)));
+            }
+            assertThat(engine.tokenStats().promptTokens()).isEqualTo(COMMON + (long) branches * OWN);
+            long before = engine.tokenStats().promptTokens();
+            for (int i = 0; i < branches; i++) {
+                answerOf(engine, join(conversations.get(i), MODEL.tokens(OWN, 500 + i)), i);
+            }
+            // of an answer the last token is not in the cache
+            assertThat(engine.tokenStats().promptTokens() - before).isEqualTo((long) branches * (OWN + 1));
+            // the first question asked otherwise
+            before = engine.tokenStats().promptTokens();
+            answerOf(engine, join(prompt(COMMON, OWN / 2, 0), MODEL.tokens(OWN, 900)), 0);
+            assertThat(engine.tokenStats().promptTokens() - before).isEqualTo(OWN);
+        }
+    }
+
+    /**
+     * Prompts from a random tree come in a random order to a cache that is too small for all of them; some are cancelled. The
+     * same requests alone give the same answers; under simlayerkv, where a slot may keep all layers of a beginning for which it
+     * has found none lazy, answers of the same length.
+     */
+    @ParameterizedTest
+    @CsvSource({
+        "standard, 1",
+        "standard, 2",
+        "cla:2, 3",
+        "lckv:2, 4",
+        "yoco:32, 5",
+        "streaming:24, 6",
+        "lighttransfer:2;window=8;sinks=2;queries=4, 7",
+        "simlayerkv:0.6;window=8;sinks=2;queries=4, 8",
+    })
+    void requestsOfARandomTreeAnswerAsAlone(String plan, long seed) throws IOException {
+        Random random = new Random(seed);
+        List<int[]> tree = new ArrayList<>(List.of(MODEL.tokens(40, seed)));
+        List<ObjectNode> bodies = new ArrayList<>();
+        for (int i = 0; i < 40; i++) {
+            int[] from = tree.get(random.nextInt(tree.size()));
+            int[] start = Arrays.copyOf(from, 1 + random.nextInt(from.length));
+            int[] prompt = join(start, MODEL.tokens(1 + random.nextInt(50), 1000 * seed + i));
+            if (prompt.length < 150) {
+                tree.add(prompt);
+            }
+            bodies.add(AnswersTogether.request(prompt, 4 + random.nextInt(60), i));
+        }
+        try (Engine engine = builder(plan, 6)
+                .contextSize(256)
+                .option("kv-unified-per-slot", 512)
+                .kvCacheTypes(KvType.F32, KvType.F32)
+                .flashAttention(FlashAttention.OFF)
+                .open()) {
+            List<JsonNode> alone = new ArrayList<>();
+            for (ObjectNode body : bodies) {
+                alone.add(engine.call("/completion", body));
+            }
+            List<Generation> running = new ArrayList<>();
+            for (ObjectNode body : bodies) {
+                ObjectNode shareable = shareable(body);
+                running.add(engine.complete(shareable));
+                if (random.nextInt(3) == 0) {
+                    try (Generation cancelled =
+                            engine.complete(shareable.deepCopy().put("stream", true))) {
+                        if (random.nextBoolean()) {
+                            cancelled.next();
+                        }
+                        cancelled.cancel();
+                    }
+                }
+            }
+            for (int i = 0; i < running.size(); i++) {
+                String what = plan + ", request " + i + " of seed " + seed;
+                try (Generation each = running.get(i)) {
+                    JsonNode answer = Objects.requireNonNull(each.next());
+                    assertThat(answer.path("tokens").size())
+                            .as(what)
+                            .isEqualTo(alone.get(i).path("tokens").size());
+                    if (!plan.startsWith("simlayerkv")) {
+                        assertSame(what, alone.get(i), answer, GAP);
+                    }
+                }
+            }
+            KvCacheStats stats = engine.kvCacheStats();
+            assertThat(stats.prefixes().hits()).isPositive();
+            assertThat(stats.requestsSuspended()).isZero();
+        }
+    }
+
+    private static ObjectNode shareable(ObjectNode body) {
+        return body.deepCopy().put("cache_prompt", true);
+    }
+
+    private static List<ObjectNode> shareable(List<ObjectNode> bodies) {
+        return bodies.stream().map(PrefixSharingTest::shareable).toList();
+    }
+
+    /** One request with the prompts of all, so that they come in one step. */
+    private static ObjectNode atOnce(List<ObjectNode> bodies) {
+        ObjectNode all = bodies.get(0).deepCopy();
+        ArrayNode prompts = all.putArray("prompt");
+        bodies.forEach(body -> prompts.add(body.path("prompt")));
+        return all;
+    }
+
+    private static int[] answerOf(Engine engine, int[] prompt, int seed) {
+        JsonNode answer = engine.call("/completion", shareable(AnswersTogether.request(prompt, ANSWER, seed)));
+        return IntStream.range(0, answer.path("tokens").size())
+                .map(i -> answer.path("tokens").path(i).asInt())
+                .toArray();
+    }
+
+    /** The same tokens for every seed, and others. No two seeds go on with the same token. */
+    private static int[] prompt(int common, int own, int seed) {
+        int[] rest = MODEL.tokens(own, 100 + seed);
+        rest[0] = seed % SHAPE.vocabulary();
+        return join(MODEL.tokens(common, 7), rest);
+    }
+
+    private static int[] join(int[] first, int[] second) {
+        return IntStream.concat(IntStream.of(first), IntStream.of(second)).toArray();
+    }
+
+    private static Engine.Builder builder(String plan, int slots) throws IOException {
+        KvPlan parsed = KvPlan.parse(plan, LAYERS);
+        Path file = MODEL.writeForText(folder.resolve(plan.hashCode() + ".gguf"), KvPlan.of(parsed.kvLayers()));
+        return Engine.builder()
+                .model(file)
+                .contextSize(1024)
+                .slots(slots)
+                .threads(1)
+                .ubatchSize(UBATCH)
+                .flashAttention(FlashAttention.ON)
+                .kvPlan(parsed);
+    }
+}
