@@ -452,6 +452,14 @@ void fixed_cases() {
     actions = plan_step({ young, old }, { { 2, 7, 5 }, { 3, 3, 5 } }, room);
     expect(actions.size() == 3 && actions[0].what == slot_action::EVICT && actions[0].slot == 3 && actions[2].what == slot_action::RESUME,
            "no more prefixes go than it takes to come back");
+    room.n_affordable = UINT64_MAX;
+    room.n_free = 10;
+    room.shared = { { { 2, 3 }, 50 } };
+    actions = plan_step({ young, old }, { { 2, 7, 50 }, { 3, 3, 50 } }, room);
+    expect(actions.size() == 4 && actions[1].what == slot_action::EVICT && actions[3].what == slot_action::RESUME,
+           "cells that nobody but prefixes hold are free when all of these go");
+    room.shared.clear();
+    room.n_free = 60;
     room.n_affordable = 0;
     actions = plan_step({ young, old }, {}, room);
     expect(actions[1].what == slot_action::HOLD, "nobody comes back while memory is short");

@@ -48,7 +48,7 @@ prefix_cache::prefix_cache(llama_context * ctx, const limits & limits) : ctx(ctx
 
 // A prompt with the same salt and adapters makes the same cells of the same tokens, unless it moves them.
 static std::string likeness_of(const std::string & adapters, const std::string & salt, bool shifts) {
-    return adapters + (shifts ? "\n>" : "\n") + salt;
+    return adapters + (shifts ? "\n>" : "\n=") + salt;
 }
 
 static bool is_shareable(const kvfold_prompt_view & slot) {
@@ -62,9 +62,6 @@ static bool is_older(const kvfold_prompt_view * a, const kvfold_prompt_view * b)
 
 std::vector<kvfold_slot_action> prefix_cache::share(const std::vector<kvfold_prompt_view> & slots) {
     std::vector<kvfold_slot_action> actions;
-    if (!on) {
-        return actions;
-    }
     std::vector<const kvfold_prompt_view *> prompts; // the oldest first
     for (const kvfold_prompt_view & each : slots) {
         seat & own   = seats[each.slot];
@@ -78,6 +75,9 @@ std::vector<kvfold_slot_action> prefix_cache::share(const std::vector<kvfold_pro
     }
     for (const kvfold_prompt_view & each : slots) {
         settle(each, actions);
+    }
+    if (!on) {
+        return actions;
     }
     list_sources(slots);
     std::sort(prompts.begin(), prompts.end(), is_older);
@@ -102,7 +102,7 @@ void prefix_cache::settle(const kvfold_prompt_view & slot, std::vector<kvfold_sl
     const bool        shares   = is_shareable(slot);
     if (slot.begins) {
         const size_t n_reused = alike && shares ? slot.held->get_common_prefix(slot.task->tokens) : 0;
-        if (own.shareable && slot.held->size() >= n_reused + least_tokens) {
+        if (on && own.shareable && slot.held->size() >= n_reused + least_tokens) {
             keep(slot);
         }
         if (!alike && !slot.held->empty()) {
@@ -158,10 +158,16 @@ size_t prefix_cache::computed(int seq_id) const {
     return (size_t) (llama_memory_seq_pos_max(llama_get_memory(ctx), seq_id) + 1);
 }
 
+// llama.cpp goes on with a sequence if it has two tokens before the window of the next one, and of a shorter one with none.
+bool prefix_cache::has_window(int seq_id, size_t n) const {
+    const auto n_swa = (size_t) llama_model_n_swa(llama_get_model(ctx));
+    return n > n_swa && (size_t) std::max(0, llama_memory_seq_pos_min(llama_get_memory(ctx), seq_id)) < n - n_swa;
+}
+
 size_t prefix_cache::in_common(const source & from, const server_tokens & wanted, size_t most) const {
     const size_t there = std::min(from.tokens->size(), computed(from.seq_id));
     const size_t n     = std::min({ from.tokens->get_common_prefix(wanted), there, most });
-    const bool   as_it_is = (!windows || n == there) && (!retention || retention->is_in_prompt(from.seq_id));
+    const bool   as_it_is = (!windows || (n == there && has_window(from.seq_id, n))) && (!retention || retention->is_in_prompt(from.seq_id));
     return as_it_is ? n : 0;
 }
 
@@ -203,9 +209,10 @@ bool prefix_cache::begin(
     const kvfold_prompt_view * leader   = nullptr;
     size_t                     n_leader = n + (own.waited ? 0 : least_tokens); // who has waited, waits for all of it
     for (const kvfold_prompt_view * each : older) {
-        const server_tokens & first  = each->task->tokens;
-        const size_t          n_each = std::min({ first.get_common_prefix(wanted), most, first.size() - (retention ? 1 : 0) });
-        if (seats[each->slot].likeness == own.likeness && n_each > n_leader && n_each > computed_of(*each)) {
+        const server_tokens & first   = each->task->tokens;
+        const size_t          n_each  = std::min({ first.get_common_prefix(wanted), most, first.size() - (retention ? 1 : 0) });
+        const bool            is_long = !windows || n_each > (size_t) llama_model_n_swa(llama_get_model(ctx));
+        if (is_long && seats[each->slot].likeness == own.likeness && n_each > n_leader && n_each > computed_of(*each)) {
             leader   = each;
             n_leader = n_each;
         }
@@ -263,9 +270,14 @@ uint32_t prefix_cache::adopt(int id_slot, const server_tokens & tokens, size_t m
     return (uint32_t) n;
 }
 
-void prefix_cache::restored(int id_slot, const std::string & salt) {
-    seats[id_slot].likeness  = likeness_of("", salt, false); // engines with adapters have no saved states
-    seats[id_slot].shareable = true;
+// Engines with adapters have no saved states.
+bool prefix_cache::is_of(int id_slot, const std::string & salt, bool shifts) const {
+    return seats[id_slot].likeness == likeness_of("", salt, shifts);
+}
+
+void prefix_cache::restored(int id_slot, const std::string & salt, bool shifts) {
+    seats[id_slot].likeness  = likeness_of("", salt, shifts);
+    seats[id_slot].shareable = !shifts;
 }
 
 std::vector<kvfold_prefix_view> prefix_cache::kept() const {

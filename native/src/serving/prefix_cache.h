@@ -56,8 +56,11 @@ struct prefix_cache {
     uint32_t adopt(int id_slot, const server_tokens & tokens, size_t most);
     uint32_t begin_again(int id_slot); // its prompt
 
+    // Whether what the slot holds is of such requests, which move cells or do not.
+    bool is_of(int id_slot, const std::string & salt, bool shifts) const;
+
     // A saved state is what the slot holds now.
-    void restored(int id_slot, const std::string & salt);
+    void restored(int id_slot, const std::string & salt, bool shifts);
 
     // Prefixes that no slot holds. Their numbers are those of sequences that are no slots.
     std::vector<kvfold_prefix_view> kept() const;
@@ -105,6 +108,7 @@ struct prefix_cache {
     bool   begin(const kvfold_prompt_view & slot, const std::vector<const kvfold_prompt_view *> & older, std::vector<kvfold_slot_action> & actions);
     size_t computed(int seq_id) const;
     size_t computed_of(const kvfold_prompt_view & slot) const;
+    bool   has_window(int seq_id, size_t n) const;
     size_t in_common(const source & from, const server_tokens & wanted, size_t most) const;
     const source * longest(int id_slot, const server_tokens & wanted, size_t most, size_t & n) const;
     void   copy(const source & from, int id_slot, size_t n);

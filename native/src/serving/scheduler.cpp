@@ -88,6 +88,22 @@ private:
         return n_cells;
     }
 
+    // That nobody holds but prefixes.
+    uint64_t n_idle_cells() const {
+        uint64_t n = 0;
+        for (const prefix_view & each : prefixes) {
+            n += each.n_cells;
+        }
+        for (const shared_cells & each : shared) {
+            const uint64_t n_idle = std::count_if(prefixes.begin(), prefixes.end(), [&](const prefix_view & prefix) {
+                return std::count(each.holders.begin(), each.holders.end(), prefix.slot) > 0;
+            });
+            n -= n_idle*each.n_cells;
+            n += n_idle > 0 && n_idle == each.holders.size() ? each.n_cells : 0;
+        }
+        return n;
+    }
+
     uint64_t give_up(int holder, uint64_t n_cells) {
         const uint64_t freed = n_freed_by(holder, n_cells);
         for (shared_cells & each : shared) {
@@ -220,10 +236,7 @@ private:
             const uint64_t needed = cells_ahead(each.slot);
             if (any_runs) {
                 const uint64_t ample = needed + watermark(room) + n_coming;
-                uint64_t       n_idle = 0;
-                for (const prefix_view & prefix : prefixes) {
-                    n_idle += n_freed_by(prefix.slot, prefix.n_cells);
-                }
+                const uint64_t n_idle = n_idle_cells();
                 if (n_free + n_idle < ample || (n_affordable < ample && n_affordable + n_idle < ample)) {
                     return;
                 }

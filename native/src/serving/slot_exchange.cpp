@@ -106,8 +106,10 @@ bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & pr
         return memory_for(id_slot, task, 0).value_or(true);
     }
     const std::lock_guard<std::mutex> lock(exchange->mutex);
-    if (!exchange->load || !task.params.cache_prompt ||
-        common_prefix(exchange->load->tokens, task.tokens) <= prompt.tokens.get_common_prefix(task.tokens)) {
+    prefix_cache & prefixes = schedule_of_worker()->prefixes;
+    const bool     shifts   = task.params.n_cache_reuse > 0;
+    const size_t   n_held   = prefixes.is_of(id_slot, exchange->salt, shifts) ? prompt.tokens.get_common_prefix(task.tokens) : 0;
+    if (!exchange->load || !task.params.cache_prompt || common_prefix(exchange->load->tokens, task.tokens) <= n_held) {
         exchange->load.reset();
         return memory_for(id_slot, task, 0).value_or(true);
     }
@@ -121,14 +123,13 @@ bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & pr
     if (!*has_memory) {
         return false;
     }
-    prefix_cache & prefixes = schedule_of_worker()->prefixes;
-    bool           placed   = put_state(context, id_slot, prompt, *exchange->load);
+    bool placed = put_state(context, id_slot, prompt, *exchange->load);
     while (!placed && prefixes.drop_oldest()) {
         placed = put_state(context, id_slot, prompt, *exchange->load);
     }
     if (placed) {
         exchange->load.reset();
-        prefixes.restored(id_slot, exchange->salt);
+        prefixes.restored(id_slot, exchange->salt, shifts);
     } else {
         log_emit(KVFOLD_LOG_WARN, "the KV cache has no room for the " + std::to_string(exchange->load->tokens.size()) +
                                       " tokens of a saved state besides those of other slots");

@@ -286,7 +286,7 @@ static bool needs_outputs(const llama_context * ctx, int id_slot) {
 int slot_schedule::replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt) {
     entry & own = entries[id_slot];
     if (own.n_replayed == 0) {
-        own.n_replayed = prefixes.adopt(id_slot, tokens, std::min(n_prompt, own.n_listed - 1));
+        own.n_replayed = prefixes.adopt(id_slot, tokens, std::min(n_prompt, own.n_listed) - 1); // the last one of a prompt may decide on layers
     }
     const uint32_t at        = own.n_replayed;
     const bool     in_prompt = at < n_prompt;

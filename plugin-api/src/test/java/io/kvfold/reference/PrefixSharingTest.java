@@ -150,6 +150,31 @@ final class PrefixSharingTest {
     }
 
     @Test
+    void norDoTheyFindWhatASlotHasKeptOfAnother() throws IOException {
+        try (Engine engine =
+                builder("standard", 1).option("prefix-sharing", false).open()) {
+            ObjectNode body = shareable(AnswersTogether.request(prompt(COMMON, OWN, 1), 4, 1));
+            for (String salt : List.of("a", "a", "b")) {
+                engine.call("/completion", body.deepCopy().put("cache_salt", salt));
+            }
+            assertThat(engine.tokenStats().promptTokens()).isEqualTo(2L * (COMMON + OWN) + 1);
+        }
+    }
+
+    /** llama.cpp computes such a prompt from its first token, whatever the slot holds. */
+    @Test
+    void nobodyWaitsForLessThanAWindow() throws IOException {
+        try (Engine engine = builder("streaming:64", 4).open()) {
+            List<ObjectNode> bodies = IntStream.range(0, 4)
+                    .mapToObj(i -> shareable(AnswersTogether.request(prompt(50, OWN, i), 4, 0)))
+                    .toList();
+            engine.call("/completion", atOnce(bodies));
+            assertThat(engine.kvCacheStats().prefixes().hits()).isZero();
+            assertThat(engine.tokenStats().promptTokens()).isEqualTo(4L * (50 + OWN));
+        }
+    }
+
+    @Test
     void requestsThatKeepNothingAreNoBeginningOfOthers() throws IOException {
         try (Engine engine = builder("standard", 4).open()) {
             List<ObjectNode> bodies = new ArrayList<>();
