@@ -280,7 +280,8 @@ final class FoldedMemoryTest {
                 .ubatchSize(UBATCH)
                 .flashAttention(FlashAttention.ON)
                 .kvCacheTypes(type, type)
-                .option("kv-unified", unified);
+                .option("kv-unified", unified)
+                .option("prefix-sharing", false); // nothing is kept beside what the slots hold
         return plan == null ? builder.open() : builder.kvPlan(plan).open();
     }
 
