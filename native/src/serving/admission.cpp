@@ -1,9 +1,5 @@
 #include "serving/admission.h"
 
-#include "kv/memory/memory.h"
-
-#include "llama-kv-cache.h"
-
 #include <algorithm>
 #include <set>
 
