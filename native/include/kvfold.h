@@ -173,8 +173,7 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   and go, the least recently used first, when cells or memory run short. Prompts that come together wait
  *                   until the oldest of them has computed what they have in common. "cache_prompt": false in a request keeps
  *                   it out; so do another "cache_salt", a string, another API key of kvfold_serve() and other adapters. Whatever
- *                   this option says, a slot gives what it holds to none of another salt, key or adapter, except beside a draft
- *                   model
+ *                   this option says, a slot gives what it holds to none of another salt, key or adapter
  *                   Nothing is shared beside "context-shift", "cache-reuse", a draft model or a projector, with activated
  *                   adapters, recurrent layers, and with "kv-unified" false. Where layers have a window a sequence is shared
  *                   at its end only, and none is kept without a slot

@@ -241,7 +241,7 @@ std::vector<kvfold_prompt_view> kvfold_view_prompts(const slots_t & slots) {
         if (slot.is_processing()) {
             view.task           = slot.task.get();
             view.adapters       = kvfold_name_adapters(slot.lora);
-            view.plain          = slot.alora_invocation_start < 0 && slot.inp_embd.empty();
+            view.plain          = slot.alora_invocation_start < 0 && slot.inp_embd.empty() && !slot.ctx_dft; // which holds more than cells
             view.prompts        = slot.state == state::SLOT_STATE_STARTED || slot.state == state::SLOT_STATE_PROCESSING_PROMPT;
             view.begins         = slot.state == state::SLOT_STATE_STARTED || (view.prompts && slot.prompt.tokens.empty());
             view.follows_parent = slot.state == state::SLOT_STATE_WAIT_OTHER;
@@ -256,9 +256,7 @@ template <typename slots_t>
 void kvfold_plan_step(slots_t & slots, common_speculative * spec, const std::function<void(std::function<void()> &&)> & yield) {
     using state = decltype(slots_t::value_type::state);
     auto * const ctx = slots.front().ctx_tgt;
-    if (!slots.front().ctx_dft) { // what a draft context holds of a sequence is more than cells
-        kvfold_apply(slots, kvfold_share_prefixes(kvfold_view_prompts(slots)));
-    }
+    kvfold_apply(slots, kvfold_share_prefixes(kvfold_view_prompts(slots)));
     kvfold_apply(slots, kvfold_plan_slots(ctx, slots.front().ctx_dft, kvfold_view_slots(slots), kvfold_view_prefixes(slots)));
     for (auto & slot : slots) {
         const bool computes = slot.state == state::SLOT_STATE_GENERATING || slot.state == state::SLOT_STATE_PROCESSING_PROMPT;

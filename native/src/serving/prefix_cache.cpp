@@ -21,11 +21,25 @@ static constexpr size_t least_tokens = 32;
 static constexpr size_t most_prefixes = 64;
 
 std::vector<shared_cells> cells_in_common(const llama_kv_cells & cells) {
+    uint32_t n_held = 0;
+    for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
+        n_held += cells.seq_cells(seq_id);
+    }
+    if (n_held == cells.get_used()) {
+        return {}; // the usual case, in each step
+    }
     std::unordered_map<llama_kv_cells::seq_set_t, uint32_t> counts;
+    uint32_t *                                              count = nullptr; // of the holders of the cell before
+    llama_kv_cells::seq_set_t                               holders;
     for (uint32_t i = 0; i < cells.used_max_p1(); ++i) {
-        if (!cells.is_empty(i) && cells.seq_count(i) > 1) {
-            counts[cells.seq_get_all(i)]++;
+        if (cells.is_empty(i) || cells.seq_count(i) == 1) {
+            continue;
         }
+        if (!count || holders != cells.seq_get_all(i)) {
+            holders = cells.seq_get_all(i);
+            count   = &counts[holders];
+        }
+        ++*count;
     }
     std::vector<shared_cells> shared;
     for (const auto & [holders, n_cells] : counts) {
@@ -49,6 +63,12 @@ prefix_cache::prefix_cache(llama_context * ctx, const limits & limits) : ctx(ctx
 // A prompt with the same salt and adapters makes the same cells of the same tokens, unless it moves them.
 static std::string likeness_of(const std::string & adapters, const std::string & salt, bool shifts) {
     return adapters + (shifts ? "\n>" : "\n=") + salt;
+}
+
+// What nobody knows the salt of any more, because its caller has left, is like nothing else.
+static std::string likeness_of(const kvfold_prompt_view & slot) {
+    const auto salt = cache_salt_of(*slot.task);
+    return salt ? likeness_of(slot.adapters, *salt, slot.task->params.n_cache_reuse > 0) : "\n?" + std::to_string(slot.task->id);
 }
 
 static bool is_shareable(const kvfold_prompt_view & slot) {
@@ -97,7 +117,7 @@ void prefix_cache::settle(const kvfold_prompt_view & slot, std::vector<kvfold_sl
     if (!slot.task || slot.follows_parent || own.task == slot.task->id) {
         return;
     }
-    const std::string likeness = likeness_of(slot.adapters, cache_salt_of(*slot.task), slot.task->params.n_cache_reuse > 0);
+    const std::string likeness = likeness_of(slot);
     const bool        alike    = own.likeness == likeness;
     const bool        shares   = is_shareable(slot);
     if (slot.begins) {
@@ -221,6 +241,10 @@ bool prefix_cache::begin(
         uint32_t & stop = seats[leader->slot].stops_at;
         stop            = std::min(stop, (uint32_t) n_leader);
         own.waits       = true;
+        if (there > 0) { // who waits, holds nothing
+            llama_memory_seq_rm(llama_get_memory(ctx), slot.slot, -1, -1);
+            actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, 0 });
+        }
         return false;
     }
     if (from) {
@@ -247,7 +271,8 @@ void prefix_cache::copy(const source & from, int id_slot, size_t n) {
     recount();
     seats[id_slot].shares = true;
     if (from.seq_id < rules.slots) {
-        seats[from.seq_id].shares = true;
+        seats[from.seq_id].shares    = true;
+        seats[from.seq_id].last_used = ggml_time_us();
     }
     for (prefix & each : prefixes) {
         if (each.seq_id == from.seq_id) {

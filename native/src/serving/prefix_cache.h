@@ -62,6 +62,9 @@ struct prefix_cache {
     // A saved state is what the slot holds now.
     void restored(int id_slot, const std::string & salt, bool shifts);
 
+    // When others last began with what the slot holds; 0: never.
+    int64_t last_used(int id_slot) const { return seats[id_slot].last_used; }
+
     // Prefixes that no slot holds. Their numbers are those of sequences that are no slots.
     std::vector<kvfold_prefix_view> kept() const;
     void                            drop(int seq_id);
@@ -84,6 +87,7 @@ struct prefix_cache {
         bool        waited    = false; // in the step before
         bool        shares    = false;
         uint32_t    stops_at  = UINT32_MAX;
+        int64_t     last_used = 0;
 
         const server_tokens * wanted = nullptr; // in this step
     };

@@ -51,9 +51,9 @@ static std::shared_ptr<slot_exchange> exchange_of(const server_task & task) {
     return of_worker ? of_worker->find(task.id) : nullptr;
 }
 
-std::string cache_salt_of(const server_task & task) {
+std::optional<std::string> cache_salt_of(const server_task & task) {
     const auto exchange = exchange_of(task);
-    return exchange ? exchange->salt : "";
+    return exchange ? std::optional(exchange->salt) : std::nullopt;
 }
 
 bool note_waiting(slot_exchange & exchange) {
@@ -144,11 +144,14 @@ void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt 
         return;
     }
     const std::lock_guard<std::mutex> lock(exchange->mutex);
-    if (exchange->save) {
+    while (exchange->save && !exchange->saved) {
         try {
             exchange->saved = take_state(context, id_slot, prompt);
         } catch (const std::exception & e) {
-            exchange->save_failure = e.what();
+            if (!schedule_of_worker()->prefixes.drop_oldest()) {
+                exchange->save_failure = e.what();
+                break;
+            }
         }
     }
     exchange->slot_ended = true;

@@ -57,8 +57,8 @@ struct worker_scope {
     worker_scope & operator=(const worker_scope &) = delete;
 };
 
-// Of the request that the task belongs to. On a worker's thread.
-std::string cache_salt_of(const server_task & task);
+// Of the request that the task belongs to; none if that has gone. On a worker's thread.
+std::optional<std::string> cache_salt_of(const server_task & task);
 
 // Somebody asks for the next part. True if the slot has paused and is to be woken.
 bool note_waiting(slot_exchange & exchange);

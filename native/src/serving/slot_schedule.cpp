@@ -90,13 +90,15 @@ std::vector<slot_view> slot_schedule::view(const std::vector<kvfold_slot_view> &
 std::vector<prefix_view> slot_schedule::view(const std::vector<kvfold_prefix_view> & idle, llama_context * ctx) const {
     const llama_kv_cells * const cells = unified_cells(ctx);
     std::vector<prefix_view>     views;
-    const auto                   add   = [&](const std::vector<kvfold_prefix_view> & list) {
-        for (const kvfold_prefix_view & each : list) {
-            views.push_back({ each.slot, each.last_used, cells_of(cells, each.slot, each.n_tokens) });
-        }
+    const auto                   add   = [&](const kvfold_prefix_view & each, int64_t last_used) {
+        views.push_back({ each.slot, last_used, cells_of(cells, each.slot, each.n_tokens) });
     };
-    add(idle);
-    add(prefixes.kept());
+    for (const kvfold_prefix_view & each : idle) {
+        add(each, std::max(each.last_used, prefixes.last_used(each.slot)));
+    }
+    for (const kvfold_prefix_view & each : prefixes.kept()) {
+        add(each, each.last_used);
+    }
     return views;
 }
 

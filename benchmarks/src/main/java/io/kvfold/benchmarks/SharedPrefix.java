@@ -1,105 +1,220 @@
 package io.kvfold.benchmarks;
 
-import io.kvfold.Engine;
+import static java.util.Objects.requireNonNull;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.bench.Spread;
 import io.kvfold.bench.Timeline;
-import io.kvfold.langchain4j.KvfoldStreamingChatModel;
-import java.nio.file.Path;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse;
 import java.util.ArrayList;
-import java.util.Arrays;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.Random;
+import java.util.concurrent.atomic.LongAdder;
 import java.util.function.LongFunction;
+import java.util.function.ToDoubleFunction;
+import java.util.stream.Stream;
 
 /**
- * Users of one application at once, whose prompts begin with the same document: throughput of all and time to the first
- * token, with the option {@code prefix-sharing} and without, in turn. Each round has a document of its own.
+ * Users of one server at once, whose conversations begin with the same document or list of tools: throughput of all, and time
+ * to the first token. The servers are started in turn, each for one measurement, and asked by {@code /v1/chat/completions}.
+ * Each round has a document of its own.
  */
 public final class SharedPrefix {
 
     private static final List<String> WORDS = List.of(
             "once", "upon", "a", "time", "there", "was", "little", "girl", "who", "loved", "her", "red", "ball");
 
-    private SharedPrefix() {}
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    private final HttpClient client =
+            HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
+    private final URI server;
+    private final int users;
+    private final int tokens;
+    private final int turns;
+
+    private SharedPrefix(int port, int users, int tokens, int turns) {
+        this.server = URI.create("http://127.0.0.1:" + port);
+        this.users = users;
+        this.tokens = tokens;
+        this.turns = turns;
+    }
 
     private record Round(double tokensPerSecond, double median, double worst, long computed) {}
 
-    /** Arguments: a GGUF file, words of the document, users, tokens of an answer, rounds, threads. */
-    public static void main(String[] args) throws InterruptedException {
-        if (args.length != 6) {
+    /**
+     * Arguments: words of the document, users, tokens of an answer, turns of a conversation, rounds, a port; then servers as
+     * {@code name=command}, which listen on that port of the loopback interface. The first one is compared with the others.
+     */
+    public static void main(String[] args) throws IOException, InterruptedException {
+        if (args.length < 7 || !Stream.of(args).skip(6).allMatch(each -> each.contains("="))) {
             throw new IllegalArgumentException(
-                    "arguments: <model.gguf> <document words> <users> <tokens> <rounds> <threads>");
+                    "arguments: <document words> <users> <tokens> <turns> <rounds> <port> name=command ...");
         }
-        int words = Integer.parseInt(args[1]);
-        int users = Integer.parseInt(args[2]);
-        int tokens = Integer.parseInt(args[3]);
-        int rounds = Integer.parseInt(args[4]);
-        List<List<Round>> measured = List.of(new ArrayList<>(), new ArrayList<>());
-        for (int round = 0; round < rounds; round++) {
-            for (boolean shares : round % 2 == 0 ? new boolean[] {true, false} : new boolean[] {false, true}) {
-                try (Engine engine = Engine.builder()
-                                .model(Path.of(args[0]))
-                                .slots(users)
-                                .contextSize(3 * words + 256 + tokens)
-                                .threads(Integer.parseInt(args[5]))
-                                .option("ignore-eos", true)
-                                .option("prefix-sharing", shares)
-                                .open();
-                        KvfoldStreamingChatModel model = KvfoldStreamingChatModel.builder()
-                                .engine(engine)
-                                .temperature(0.0)
-                                .build()) {
-                    measured.get(shares ? 0 : 1).add(measure(engine, model, document(words, round), users, tokens));
-                }
+        int[] numbers = Stream.of(args).limit(6).mapToInt(Integer::parseInt).toArray();
+        SharedPrefix workload = new SharedPrefix(numbers[5], numbers[1], numbers[2], numbers[3]);
+        Map<String, List<String>> commands = new LinkedHashMap<>();
+        for (String peer : List.of(args).subList(6, args.length)) {
+            String[] parts = peer.split("=", 2);
+            commands.put(parts[0], List.of(parts[1].trim().split("\\s+")));
+        }
+        List<String> names = List.copyOf(commands.keySet());
+        Map<String, List<Round>> measured = new LinkedHashMap<>();
+        names.forEach(name -> measured.put(name, new ArrayList<>()));
+        for (int round = 0; round < numbers[4]; round++) {
+            for (int k = 0; k < names.size(); k++) {
+                String name = names.get((k + round) % names.size());
+                requireNonNull(measured.get(name))
+                        .add(workload.measure(requireNonNull(commands.get(name)), document(numbers[0], round)));
             }
         }
-        List<Round> with = measured.get(0);
-        List<Round> without = measured.get(1);
-        print("shared", with);
-        print("each its own", without);
-        double[] ratios = new double[rounds];
-        Arrays.setAll(
-                ratios, i -> with.get(i).tokensPerSecond() / without.get(i).tokensPerSecond());
-        Arrays.sort(ratios);
-        System.out.printf(
+        System.out.println("| | tokens/s | first token p50, s | p99, s | prompt tokens computed | ratio of tokens/s |\n"
+                + "|---|---|---|---|---|---|");
+        List<Round> first = requireNonNull(measured.get(names.get(0)));
+        measured.forEach((name, rounds) -> System.out.printf(
                 Locale.ROOT,
-                "throughput: %.2f times (%.2f to %.2f)%n",
-                ratios[rounds / 2],
-                ratios[0],
-                ratios[rounds - 1]);
+                "| %s | %s | %s | %s | %d | %s |%n",
+                name,
+                text(spread(rounds, Round::tokensPerSecond)),
+                text(spread(rounds, Round::median)),
+                text(spread(rounds, Round::worst)),
+                rounds.get(rounds.size() - 1).computed(),
+                rounds == first ? "" : text(ratios(first, rounds))));
     }
 
-    private static Round measure(Engine engine, KvfoldStreamingChatModel model, String document, int users, int tokens)
-            throws InterruptedException {
-        List<LongFunction<Timeline>> chats = new ArrayList<>();
-        for (int i = 0; i < users; i++) {
-            String prompt = document + " Question " + i + ": what happened then?";
-            chats.add(start -> StreamedAnswer.of(model, prompt, tokens, start));
+    private static Spread spread(List<Round> rounds, ToDoubleFunction<Round> figure) {
+        return Spread.of(rounds.stream().mapToDouble(figure).toArray());
+    }
+
+    private static Spread ratios(List<Round> first, List<Round> others) {
+        double[] ratios = new double[others.size()];
+        for (int i = 0; i < ratios.length; i++) {
+            ratios[i] = first.get(i).tokensPerSecond() / others.get(i).tokensPerSecond();
         }
-        List<Timeline> timelines = Timeline.atOnce(chats);
-        double[] first =
-                timelines.stream().mapToDouble(Timeline::first).sorted().toArray();
-        double last = timelines.stream().mapToDouble(Timeline::last).max().orElseThrow();
-        return new Round(
-                users * tokens / last,
-                first[users / 2],
-                first[(99 * users - 1) / 100],
-                engine.tokenStats().promptTokens());
+        return Spread.of(ratios);
     }
 
-    private static void print(String what, List<Round> rounds) {
-        Round median = rounds.stream()
-                .sorted((a, b) -> Double.compare(a.tokensPerSecond(), b.tokensPerSecond()))
-                .toList()
-                .get(rounds.size() / 2);
-        System.out.printf(
-                Locale.ROOT,
-                "%-14s %8.1f tok/s  first token p50 %.2f s, p99 %.2f s  %d prompt tokens computed%n",
-                what,
-                median.tokensPerSecond(),
-                median.median(),
-                median.worst(),
-                median.computed());
+    private static String text(Spread spread) {
+        return String.format(Locale.ROOT, "%.2f (%.2f - %.2f)", spread.median(), spread.lowest(), spread.highest());
+    }
+
+    private Round measure(List<String> command, String document) throws IOException, InterruptedException {
+        Process process = new ProcessBuilder(command)
+                .redirectErrorStream(true)
+                .redirectOutput(ProcessBuilder.Redirect.DISCARD)
+                .start();
+        try {
+            waitFor(process, command);
+            ask(
+                    JSON.createArrayNode().add(message("user", "Hello")),
+                    System.nanoTime(),
+                    new ArrayList<>(),
+                    new LongAdder());
+            List<Double> firsts = new ArrayList<>();
+            LongAdder computed = new LongAdder();
+            List<LongFunction<Timeline>> conversations = new ArrayList<>();
+            for (int i = 0; i < users; i++) {
+                String question = " Question " + i + ": what happened then?";
+                conversations.add(start -> converse(document + question, start, firsts, computed));
+            }
+            List<Timeline> timelines = Timeline.atOnce(conversations);
+            double last = timelines.stream().mapToDouble(Timeline::last).max().orElseThrow();
+            double[] sorted = firsts.stream().mapToDouble(each -> each).sorted().toArray();
+            return new Round(
+                    users * turns * tokens / last,
+                    sorted[sorted.length / 2],
+                    sorted[(99 * sorted.length - 1) / 100],
+                    computed.sum());
+        } finally {
+            process.destroyForcibly().waitFor();
+        }
+    }
+
+    private void waitFor(Process process, List<String> command) throws IOException, InterruptedException {
+        HttpRequest health = HttpRequest.newBuilder(server.resolve("/health")).build();
+        while (process.isAlive()) {
+            try {
+                if (client.send(health, HttpResponse.BodyHandlers.discarding()).statusCode() == 200) {
+                    return;
+                }
+            } catch (IOException notYet) {
+                // it does not listen
+            }
+            Thread.sleep(100);
+        }
+        throw new IOException("exit code " + process.exitValue() + ": " + String.join(" ", command));
+    }
+
+    /** Adds the seconds that each turn waited for its first token. */
+    private Timeline converse(String question, long start, List<Double> firsts, LongAdder computed) {
+        ArrayNode messages = JSON.createArrayNode().add(message("user", question));
+        List<Double> seconds = new ArrayList<>();
+        for (int turn = 0; turn < turns; turn++) {
+            double asked = 1e-9 * (System.nanoTime() - start);
+            int before = seconds.size();
+            String answer = ask(messages, start, seconds, computed);
+            synchronized (firsts) {
+                firsts.add(seconds.get(before) - asked);
+            }
+            messages.add(message("assistant", answer)).add(message("user", "And what came of turn " + turn + "?"));
+        }
+        return new Timeline(seconds);
+    }
+
+    private String ask(ArrayNode messages, long start, List<Double> seconds, LongAdder computed) {
+        ObjectNode body = JSON.createObjectNode()
+                .put("stream", true)
+                .put("temperature", 0.0)
+                .put("ignore_eos", true)
+                .put("timings_per_token", true)
+                .put("max_tokens", tokens);
+        body.set("messages", messages);
+        HttpRequest request = HttpRequest.newBuilder(server.resolve("/v1/chat/completions"))
+                .header("Content-Type", "application/json")
+                .POST(HttpRequest.BodyPublishers.ofString(body.toString()))
+                .build();
+        StringBuilder answer = new StringBuilder();
+        JsonNode timings = JSON.nullNode();
+        try (Stream<String> lines =
+                client.send(request, HttpResponse.BodyHandlers.ofLines()).body()) {
+            for (String line : (Iterable<String>) lines::iterator) {
+                if (!line.startsWith("data: {")) {
+                    continue;
+                }
+                JsonNode event = JSON.readTree(line.substring("data: ".length()));
+                String text = event.at("/choices/0/delta/content").asText("");
+                if (!text.isEmpty() && !text.equals("null")) {
+                    seconds.add(1e-9 * (System.nanoTime() - start));
+                    answer.append(text);
+                }
+                timings = event.has("timings") ? event.get("timings") : timings;
+            }
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        } catch (InterruptedException e) {
+            throw new IllegalStateException(e);
+        }
+        if (timings.path("predicted_n").asInt() != tokens) {
+            throw new IllegalStateException(
+                    "the answer has " + timings.path("predicted_n") + " tokens instead of " + tokens);
+        }
+        computed.add(timings.path("prompt_n").asLong());
+        return answer.toString();
+    }
+
+    private static ObjectNode message(String role, String text) {
+        return JSON.createObjectNode().put("role", role).put("content", text);
     }
 
     private static String document(int words, long seed) {

@@ -16,6 +16,8 @@ import io.kvfold.KvCacheStats;
 import io.kvfold.KvPlan;
 import io.kvfold.KvType;
 import io.kvfold.RealLibrary;
+import io.kvfold.Session;
+import io.kvfold.SessionStore;
 import io.kvfold.reference.Shape.Architecture;
 import java.io.IOException;
 import java.nio.file.Path;
@@ -149,10 +151,18 @@ final class PrefixSharingTest {
         }
     }
 
-    @Test
-    void norDoTheyFindWhatASlotHasKeptOfAnother() throws IOException {
-        try (Engine engine =
-                builder("standard", 1).option("prefix-sharing", false).open()) {
+    /** Where nothing is shared, because it is switched off or beside a draft model. */
+    @ParameterizedTest
+    @ValueSource(booleans = {false, true})
+    void norDoTheyFindWhatASlotHasKeptOfAnother(boolean drafts) throws IOException {
+        Engine.Builder builder = builder("standard", 1);
+        if (drafts) {
+            Path draft = MODEL.writeForText(folder.resolve("draft.gguf"), KvPlan.standard(LAYERS));
+            builder.option("spec-type", "draft-simple").option("spec-draft-model", draft.toString());
+        } else {
+            builder.option("prefix-sharing", false);
+        }
+        try (Engine engine = builder.open()) {
             ObjectNode body = shareable(AnswersTogether.request(prompt(COMMON, OWN, 1), 4, 1));
             for (String salt : List.of("a", "a", "b")) {
                 engine.call("/completion", body.deepCopy().put("cache_salt", salt));
@@ -245,8 +255,8 @@ final class PrefixSharingTest {
     }
 
     /**
-     * Prompts from a random tree come in a random order to a cache that is too small for all of them; some are cancelled. The
-     * same requests alone give the same answers; under simlayerkv, where a slot may keep all layers of a beginning for which it
+     * Prompts from a random tree come in a random order to a cache that is too small for all of them; some are cancelled, and
+     * some begin with the saved state of another one. The same requests alone give the same answers; under simlayerkv, where a slot may keep all layers of a beginning for which it
      * has found none lazy, answers of the same length.
      */
     @ParameterizedTest
@@ -283,10 +293,17 @@ final class PrefixSharingTest {
             for (ObjectNode body : bodies) {
                 alone.add(engine.call("/completion", body));
             }
+            SessionStore store = SessionStore.directory(folder.resolve("sessions-" + seed));
             List<Generation> running = new ArrayList<>();
             for (ObjectNode body : bodies) {
                 ObjectNode shareable = shareable(body);
-                running.add(engine.complete(shareable));
+                running.add(
+                        random.nextInt(4) > 0
+                                ? engine.complete(shareable)
+                                : engine.start(
+                                        "/completion",
+                                        shareable,
+                                        Session.of(store, "conversation " + random.nextInt(3))));
                 if (random.nextInt(3) == 0) {
                     try (Generation cancelled =
                             engine.complete(shareable.deepCopy().put("stream", true))) {
