@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 #
 # Compiles the pinned llama.cpp as upstream has it, with the options of native/build.sh, links kv_bench, llama_rate and
-# llama_logits against it, and builds llama-perplexity: the other side of a comparison with the patched one. For Linux.
+# llama_logits against it, and builds llama-perplexity and llama-server: the other side of a comparison with the patched one.
+# For Linux.
 #
 #   bash benchmarks/unpatched.sh [FOLDER]
 #
@@ -19,6 +20,6 @@ for tool in kv_bench llama_rate llama_logits; do
         "$root_dir/native/tools/$tool.cpp" -o "$out/$tool" \
         -Wl,--start-group "${archives[@]}" -Wl,--end-group -lpthread -ldl -lm
 done
-cmake --build "$llama/build" --target llama-perplexity >&2
-cp "$llama/build/bin/llama-perplexity" "$out"
-echo "built kv_bench, llama_rate, llama_logits and llama-perplexity in $out" >&2
+cmake --build "$llama/build" --target llama-perplexity llama-server >&2
+cp "$llama/build/bin/"llama-{perplexity,server} "$out"
+echo "built kv_bench, llama_rate, llama_logits, llama-perplexity and llama-server in $out" >&2
