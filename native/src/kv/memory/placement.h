@@ -1,0 +1,32 @@
+// Which cells a sequence gets where all sequences share them: runs of its own, so that its pages come back when it ends, and
+// that attention, which skips what a query does not see run by run, reads little of what is others'.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+class  llama_kv_cells;
+struct llama_ubatch;
+
+namespace kvfold {
+
+class placement {
+public:
+    // As many keys as the attention kernel looks at together.
+    static constexpr uint32_t least_run = 64;
+
+    // `reach`: cells that may share a page; 0 where memory is not committed by pages.
+    placement(uint32_t n_cells, uint32_t reach);
+
+    // Replaces free cells for the tokens of a ubatch with others. A sequence goes on in its run, then has one that is free, and
+    // shares what is left when there is none. For the same cells and ubatches before, the same again.
+    void choose(const llama_kv_cells & cells, const llama_ubatch & ubatch, std::vector<uint32_t> & idxs);
+
+    uint32_t run() const { return n_run; }
+
+private:
+    const uint32_t        n_run;
+    std::vector<uint32_t> last; // cell that a sequence got, it may have lost it since
+};
+
+} // namespace kvfold

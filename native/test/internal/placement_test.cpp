@@ -1,0 +1,140 @@
+// Which cells sequences get: runs of their own as long as there are some, and any cell after that.
+
+#include "kv_test_context.h"
+
+#include "kv/memory/placement.h"
+
+#include "llama-batch.h"
+#include "llama-kv-cells.h"
+
+#include <algorithm>
+#include <map>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+
+constexpr uint32_t run = placement::least_run;
+
+// Cells as llama_kv_cache fills them.
+struct pool {
+    llama_kv_cells                                cells;
+    placement                                     places;
+    std::map<llama_seq_id, std::vector<uint32_t>> held; // by position
+
+    explicit pool(uint32_t n_cells, uint32_t reach = 1) : places(n_cells, reach) { cells.resize(n_cells); }
+
+    // One ubatch with a token for each of these. Returns their cells.
+    std::vector<uint32_t> add(std::vector<llama_seq_id> seq_ids) {
+        std::vector<llama_seq_id *> pointers;
+        for (llama_seq_id & each : seq_ids) {
+            pointers.push_back(&each);
+        }
+        llama_ubatch ubatch = {};
+        ubatch.n_tokens     = (uint32_t) seq_ids.size();
+        ubatch.seq_id       = pointers.data();
+        std::vector<uint32_t> idxs;
+        for (uint32_t i = 0; i < cells.size() && idxs.size() < seq_ids.size(); ++i) {
+            if (cells.is_empty(i)) {
+                idxs.push_back(i);
+            }
+        }
+        check(idxs.size() == seq_ids.size(), "there are free cells");
+        places.choose(cells, ubatch, idxs);
+        check(std::set<uint32_t>(idxs.begin(), idxs.end()).size() == idxs.size(), "no cell twice");
+        for (size_t i = 0; i < idxs.size(); ++i) {
+            check(idxs[i] < cells.size() && cells.is_empty(idxs[i]), "they are free");
+            auto & own = held[seq_ids[i]];
+            cells.pos_set(idxs[i], (llama_pos) own.size());
+            cells.seq_add(idxs[i], seq_ids[i]);
+            own.push_back(idxs[i]);
+        }
+        return idxs;
+    }
+
+    void keep(llama_seq_id seq_id, size_t n) {
+        auto & own = held[seq_id];
+        for (; own.size() > n; own.pop_back()) {
+            cells.seq_rm(own.back(), seq_id);
+        }
+    }
+
+    size_t runs_of(llama_seq_id seq_id) {
+        std::set<uint32_t> runs;
+        for (const uint32_t at : held[seq_id]) {
+            runs.insert(at/run);
+        }
+        return runs.size();
+    }
+};
+
+static void test_runs() {
+    pool p(64*run);
+    for (int step = 0; step < 100; ++step) {
+        p.add({ 0, 1, 2, 3, 4, 5, 6, 7 });
+    }
+    std::map<uint32_t, llama_seq_id> owner;
+    for (const auto & [seq_id, cells] : p.held) {
+        check(p.runs_of(seq_id) == 2, "100 cells lie in two runs");
+        check(std::is_sorted(cells.begin(), cells.end()), "one after the other");
+        for (const uint32_t at : cells) {
+            check(owner.emplace(at/run, seq_id).first->second == seq_id, "a run is one sequence's");
+        }
+    }
+    p.keep(3, 0);
+    const std::vector<uint32_t> next = p.add({ 9 });
+    check(next[0]%run == 0 && owner.at(next[0]/run) == 3, "the first run that is free again");
+}
+
+static void test_drafts() {
+    pool p(16*run);
+    p.add(std::vector<llama_seq_id>(10, 1));
+    for (int step = 0; step < 20; ++step) { // three tokens are drafted, one stays
+        p.add({ 1, 1, 1 });
+        p.keep(1, 11 + step);
+    }
+    check(p.runs_of(1) == 1, "what was taken back does not cost a run");
+    p.keep(1, 0);
+    check(p.add({ 1 })[0] == 0, "and a sequence without cells begins anew");
+}
+
+static void test_one() {
+    pool p(8*run);
+    p.add(std::vector<llama_seq_id>(200, 0));
+    for (uint32_t i = 0; i < 200; ++i) {
+        check(p.held[0][i] == i, "alone a sequence has cells in a row");
+    }
+}
+
+static void test_full() {
+    std::mt19937 random(1);
+    pool         p(4*run); // fewer runs than sequences
+    for (int step = 0; step < 2000; ++step) {
+        std::vector<llama_seq_id> seq_ids;
+        const uint32_t            n_free = p.cells.size() - p.cells.get_used();
+        for (uint32_t i = 0; i < std::min<uint32_t>(n_free, 1 + random()%24); ++i) {
+            seq_ids.push_back((llama_seq_id) (random()%8));
+        }
+        if (!seq_ids.empty()) {
+            p.add(seq_ids);
+        }
+        if (n_free < 24 || random()%4 == 0) {
+            const auto seq_id = (llama_seq_id) (random()%8);
+            p.keep(seq_id, random()%(p.held[seq_id].size() + 1));
+        }
+    }
+}
+
+int main() {
+    check(placement(64*1024, 11).run() == 64, "runs of what attention looks at");
+    check(placement(64*1024, 200).run() == 256, "or what fills a page");
+    check(placement(64*1024, 100000).run() == 1024, "but not so few that sequences have none");
+    check(placement(100, 100000).run() == 64, "in a small pool neither");
+    test_runs();
+    test_drafts();
+    test_one();
+    test_full();
+    printf("%d checks, %d failed\n", n_checks, n_failed);
+    return n_failed ? 1 : 0;
+}
