@@ -378,7 +378,8 @@ KVFOLD_API void kvfold_request_close(kvfold_request * request);
  *   "api-prefix", "reuse-port", "cors-methods", "cors-headers", "cors-credentials"
  *
  * On loopback, and without a key, a request must name loopback as its "Host". The content type of a body is application/json.
- * A body has 64 MiB at most, all bodies together beyond 1 MiB of each 256 MiB.
+ * What this engine cannot do is 400 invalid_request_error, where llama-server answers 501, after which clients ask again. A body has 64 MiB
+ * at most, all bodies together beyond 1 MiB of each 256 MiB.
  *
  * There is no user interface, no tools, no switching of models and no TLS. *out:
  *

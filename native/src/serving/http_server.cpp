@@ -67,8 +67,8 @@ static error_type type_of(const error & e) {
     switch (e.status) {
         case KVFOLD_ERROR_INVALID_ARGUMENT:
         case KVFOLD_ERROR_CONTEXT_EXCEEDED:
-        case KVFOLD_ERROR_BUDGET_EXCEEDED:  return ERROR_TYPE_INVALID_REQUEST;
-        case KVFOLD_ERROR_UNSUPPORTED:      return ERROR_TYPE_NOT_SUPPORTED;
+        case KVFOLD_ERROR_BUDGET_EXCEEDED:
+        case KVFOLD_ERROR_UNSUPPORTED:      return ERROR_TYPE_INVALID_REQUEST; // clients ask again after llama-server's 501
         case KVFOLD_ERROR_CANCELLED:
         case KVFOLD_ERROR_CLOSED:           return ERROR_TYPE_UNAVAILABLE;
         default:                            return ERROR_TYPE_SERVER;

@@ -526,6 +526,9 @@ bool request::take_answer(server_http_res & into) {
     }
     throw_refusal();
     request_host::use inside(*owner);
+    if (answer->status == 501) { // in words of llama-server's command line
+        throw answer_error();
+    }
     into.status       = answer->status;
     into.content_type = answer->content_type;
     into.headers      = answer->headers;
@@ -589,11 +592,15 @@ void request::read_answer() {
         chunks.push_back(is_json ? std::move(answer->data) : json(answer->data).dump_safe());
         return;
     }
+    throw answer_error();
+}
+
+error request::answer_error() const {
     const json object = json::parse_no_throw(answer->data);
     if (!object.is_discarded() && object.is_object() && object.contains("error")) {
-        throw to_error(object.at("error"));
+        return to_error(object.at("error"));
     }
-    throw error(KVFOLD_ERROR_INTERNAL, "status " + std::to_string(answer->status) + ": " + answer->data);
+    return error(KVFOLD_ERROR_INTERNAL, "status " + std::to_string(answer->status) + ": " + answer->data);
 }
 
 // Server-sent events: lines "data: JSON", the last one "data: [DONE]".

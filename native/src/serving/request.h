@@ -87,6 +87,7 @@ struct request : std::enable_shared_from_this<request> {
     void fetch();
     void throw_refusal();
     void read_answer();
+    error answer_error() const;
     void read_events(const std::string & text);
     void finish();
 

@@ -269,6 +269,63 @@ class EngineServerTest {
         }
     }
 
+    /** A client asks again after any status from 500 on. */
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            value = {
+                "/v1/chat/completions | \"messages\": [M], \"response_format\": {\"type\": \"json_schema\", \"json_schema\": {\"schema\": S}}",
+                "/v1/responses | \"input\": [M], \"text\": {\"format\": {\"type\": \"json_schema\", \"name\": \"s\", \"schema\": S}}",
+                "/v1/messages | \"messages\": [M], \"output_config\": {\"format\": {\"type\": \"json_schema\", \"schema\": S}}",
+                "/completion | \"prompt\": \"a\", \"json_schema\": S",
+            })
+    void refusesASchemaThatNoGrammarHolds(String path, String fields) throws IOException {
+        String schema = "{\"type\": \"object\", \"properties\": {\"n\": {\"type\": \"array\", \"uniqueItems\": true}}}";
+        String body = "{\"max_tokens\": 4, "
+                + fields.replace("M", "{\"role\": \"user\", \"content\": \"a\"}")
+                        .replace("S", schema) + "}";
+        try (EngineServer server = builder().start()) {
+            String answer = ask(server, "POST", path, body);
+
+            assertThat(status(answer)).isEqualTo(400);
+            assertThat(answer).contains("invalid_request_error", "uniqueItems", "properties/n");
+        }
+    }
+
+    @Test
+    void refusesWhatTheEngineWasNotOpenedForInItsOwnWords() throws IOException {
+        try (EngineServer server = builder().start()) {
+            String answer = ask(server, "POST", "/v1/embeddings", "{\"input\": \"a\"}");
+
+            assertThat(status(answer)).isEqualTo(400);
+            assertThat(answer)
+                    .contains("invalid_request_error", "the engine was opened without option \\\"embeddings\\\"");
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            value = {
+                "/v1/chat/completions | messages | \"content\":\"",
+                "/v1/responses | input | \"text\":\"",
+                "/v1/messages | messages | \"text\":\"",
+            })
+    void answersWithWhatIsNewOfAnAnswerThatWasBegun(String path, String messages, String key) throws IOException {
+        String begun = path.equals("/v1/responses")
+                ? "[{\"type\": \"output_text\", \"text\": \"It begins \"}]"
+                : "\"It begins \"";
+        String body = "{\"max_tokens\": 4, \"temperature\": 0, \"" + messages
+                + "\": [{\"role\": \"user\", \"content\": \"a\"}, {\"type\": \"message\", \"role\": \"assistant\", \"content\": "
+                + begun + "}]}";
+        try (EngineServer server = builder().start()) {
+            assertThat(ask(server, "POST", path, body)).contains(key).doesNotContain("It begins");
+            assertThat(ask(server, "POST", path, body.replaceFirst("\\{", "{\"stream\": true, ")))
+                    .contains("data: ")
+                    .doesNotContain("It begins");
+        }
+    }
+
     @Test
     @DisabledOnOs(value = OS.WINDOWS, disabledReason = "llama-server listens on no Unix socket there")
     void takesOverASocketFileThatNobodyListensOn() throws IOException {

@@ -289,7 +289,7 @@ class OpenAiClientTest {
         assertThat(send("/v1/chat/completions", "{\"messages\":" + "[".repeat(500) + "]".repeat(500) + "}")
                         .statusCode())
                 .isEqualTo(400);
-        assertThat(send("/v1/embeddings", "{\"input\": \"a\"}").statusCode()).isEqualTo(501);
+        assertThat(send("/v1/embeddings", "{\"input\": \"a\"}").statusCode()).isEqualTo(400);
         assertThat(send("/no/such/route", "{}").statusCode()).isEqualTo(404);
         assertThat(send("/slots/0?action=save", "{\"filename\": \"x\"}").statusCode())
                 .isEqualTo(404);
