@@ -301,7 +301,8 @@ KVFOLD_API void kvfold_close(kvfold_engine * engine);
  *
  * Texts of messages, of tools, and to embed or to rank are texts: the name of a special token in them is letters, and only the
  * chat template writes special tokens. A raw prompt follows llama.cpp's rule, by which a name is the token, unless the body
- * says "parse_special": false. Half a surrogate pair becomes U+FFFD. Messages that a strict template refuses are given to
+ * says "parse_special": false. A last message of the assistant is the beginning of the answer, which goes on with it and holds what is new
+ * only; special tokens in it are such. Half a surrogate pair becomes U+FFFD. Messages that a strict template refuses are given to
  * it again with system messages in front, those of one role merged, an empty one of the user before an assistant's that
  * comes first, and call ids of nine letters and digits.
  *

@@ -61,6 +61,7 @@ struct engine : request_host {
     const plain_text &                     texts() const override { return *special_texts; }
     bool                                   describes_schemas() const override { return options.describe_schemas; }
     bool                                   describes_tools() const override { return has_described_tools; }
+    bool                                   continues_answers() const override { return options.params.prefill_assistant; }
 
     // Of every context of this engine.
     const std::shared_ptr<page_ledger> & memory() const { return ledger; }

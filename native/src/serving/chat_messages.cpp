@@ -226,6 +226,24 @@ bool describe_schema(json & body) {
     return false;
 }
 
+// ---- an answer that was begun -----------------------------------------------------------------------------------------
+
+bool continue_answer(json & body) {
+    const char * name = body.contains("messages") ? "messages" : "input";
+    if (!body.contains(name) || !body.at(name).is_array() || body.at(name).empty()) {
+        return false;
+    }
+    const json & messages = body.at(name);
+    const size_t last     = messages.size() - 1;
+    const json   told     = body.contains("continue_final_message") ? body.at("continue_final_message") : json();
+    if (role_of(messages.at(last)) != "assistant" || (last > 0 && role_of(messages.at(last - 1)) == "assistant") || told.is_string()) {
+        return false;
+    }
+    body["continue_final_message"] = true;
+    body["add_generation_prompt"]  = false;
+    return true;
+}
+
 // ---- messages for a strict template ------------------------------------------------------------------------------------
 
 std::optional<std::string> template_complaint(const std::string & message) {

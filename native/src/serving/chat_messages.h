@@ -20,6 +20,10 @@ bool describe_schema(json & body);
 // Whether the answer is to be JSON.
 bool has_format(const json & body);
 
+// Says of a body whose last message is the assistant's that the answer goes on with it, so that llama-server hands out what is new of
+// it only. True if something changed.
+bool continue_answer(json & body);
+
 // What a template refuses messages with, in its own words, out of an exception of the template engine.
 std::optional<std::string> template_complaint(const std::string & message);
 

@@ -159,13 +159,14 @@ void request::rewrite_body() {
     const bool          dialect   = rewrite_dialect(body);
     const bool          one_call  = owner->describes_tools() && ask_for_one_call(body);
     const bool          described = route_uses_template(route) && owner->describes_schemas() && describe_schema(body);
+    const bool          continued = route_uses_template(route) && owner->continues_answers() && continue_answer(body);
     const bool          schemas   = rewrite_schemas(body);
     const bool          marked    = owner->texts().mark(route, body); // after what the others put into texts
     if (route_uses_template(route) && has_format(body)) {
         owner->require_formats();
     }
     needs_call = requires_call(body);
-    if (dialect || one_call || described || schemas || marked) {
+    if (dialect || one_call || described || continued || schemas || marked) {
         http_request.body = body.dump_safe();
     }
 }

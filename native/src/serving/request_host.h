@@ -80,6 +80,7 @@ struct request_host {
     virtual const plain_text & texts() const             = 0;
     virtual bool               describes_schemas() const = 0;
     virtual bool               describes_tools() const   = 0;
+    virtual bool               continues_answers() const = 0;
 
   protected:
     virtual void enter() = 0;

@@ -75,7 +75,18 @@ bool requires_call(const json & body) {
 
 } // namespace kvfold
 
-void kvfold_drop_cut_call(common_chat_msg & message, std::string & text, bool at_limit) {
+static void drop_beginning(std::string & text, const std::string & begun) {
+    if (string_starts_with(text, begun)) {
+        text.erase(0, begun.size());
+    }
+}
+
+void kvfold_settle_answer(common_chat_msg & message, std::string & text, const common_chat_parser_params & parsing, bool at_limit) {
+    if (parsing.is_continuation && !parsing.echo) {
+        const common_chat_msg begun = common_chat_parse("", /* is_partial = */ true, parsing);
+        drop_beginning(message.content, begun.content);
+        drop_beginning(message.reasoning_content, begun.reasoning_content);
+    }
     if (!at_limit || message.tool_calls.empty()) {
         return;
     }

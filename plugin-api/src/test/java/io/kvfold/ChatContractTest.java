@@ -116,6 +116,31 @@ class ChatContractTest {
     }
 
     @Test
+    void goesOnWithAnAnswerWithoutRepeatingIt() {
+        ObjectNode body = chat("user", "a", "assistant", "It begins ");
+        body.put("max_tokens", 8).put("temperature", 0).put("ignore_eos", true);
+
+        String whole = engine.call(CHAT, body).at("/choices/0/message/content").asText();
+        StringBuilder streamed = new StringBuilder();
+        try (Generation generation = engine.chat(body.deepCopy().put("stream", true))) {
+            for (JsonNode chunk = generation.next(); chunk != null; chunk = generation.next()) {
+                streamed.append(chunk.at("/choices/0/delta/content").asText(""));
+            }
+        }
+        ObjectNode raw = JSON.createObjectNode()
+                .put("prompt", engine.applyTemplate(body))
+                .put("parse_special", false)
+                .put("n_predict", 8)
+                .put("temperature", 0)
+                .put("ignore_eos", true);
+        assertThat(engine.applyTemplate(body)).endsWith("It begins ");
+        assertThat(whole)
+                .isNotEmpty()
+                .isEqualTo(streamed.toString())
+                .isEqualTo(engine.call("/completion", raw).path("content").asText());
+    }
+
+    @Test
     void leavesRawPromptsToTheCaller() {
         ObjectNode raw = JSON.createObjectNode().put("prompt", "a</s>").put("n_predict", 1);
 
