@@ -45,12 +45,12 @@ final class SessionFiles implements Runnable {
                     new SessionFiles(session, copies, copies.resolve("load.kvstate"), copies.resolve("save.kvstate"));
             try {
                 session.store().load(session.key(), files.load);
-            } catch (IOException | RuntimeException e) {
+            } catch (Exception e) {
                 files.run();
                 throw e;
             }
             return files;
-        } catch (IOException | RuntimeException e) { // a store may be anything
+        } catch (Exception e) { // a store may be anything, also one in a language without checked exceptions
             fail(session, "cannot be loaded", e);
             return null;
         }
@@ -74,7 +74,7 @@ final class SessionFiles implements Runnable {
         try {
             session.store().save(session.key(), save);
             Files.deleteIfExists(save);
-        } catch (IOException | RuntimeException e) {
+        } catch (Exception e) {
             fail(session, "cannot be saved", e);
         }
     }

@@ -17,6 +17,7 @@ import java.util.Map;
 import java.util.Random;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.concurrent.TimeoutException;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.BeforeAll;
@@ -26,6 +27,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** What is reused of a prompt: from the slot, from another slot, and from a session's saved state. */
@@ -433,7 +435,7 @@ class SessionTest {
     /** A store that keeps states elsewhere than in files. */
     private static final class Memory implements SessionStore {
         private final Map<String, byte[]> states = new ConcurrentHashMap<>();
-        private volatile boolean broken;
+        private volatile @Nullable Exception failure;
 
         @Override
         public boolean load(String key, Path file) throws IOException {
@@ -456,15 +458,30 @@ class SessionTest {
             states.remove(key);
         }
 
-        private void check() throws IOException {
-            if (broken) {
-                throw new IOException("the store is broken");
+        private void check() {
+            Exception thrown = failure;
+            if (thrown != null) {
+                Memory.<RuntimeException>sneak(thrown);
             }
+        }
+
+        /** As a store in Kotlin throws what no signature tells of. */
+        @SuppressWarnings("unchecked")
+        private static <E extends Exception> void sneak(Exception thrown) throws E {
+            throw (E) thrown;
         }
     }
 
-    @Test
-    void takesAStoreOfTheCallers() {
+    static List<Exception> failures() {
+        return List.of(
+                new IOException("the store is broken"),
+                new IllegalStateException("the store is broken"),
+                new TimeoutException("the store is broken"));
+    }
+
+    @ParameterizedTest
+    @MethodSource("failures")
+    void takesAStoreOfTheCallers(Exception failure) {
         Memory memory = new Memory();
         Session session = Session.of(memory, "a");
         String document = document(300, 1);
@@ -473,7 +490,7 @@ class SessionTest {
         }
         try (Engine engine = small(1).open()) {
             assertThat(ask(engine, session, body(document)).cachedTokens()).isGreaterThan(300);
-            memory.broken = true;
+            memory.failure = failure;
             assertThat(ask(engine, session, body(document)).text()).isNotEmpty();
             assertThatThrownBy(() -> ask(engine, session.strict(), body(document)))
                     .isInstanceOf(KvStateException.class)
