@@ -124,7 +124,8 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *
  *   "model"         path of the GGUF file; required
  *   "ctx-size"      tokens that one request may use, prompt and answer together; 0 = what the model was trained with, or
- *                   what the default of "kv-budget" holds if that is less. The pool of cells is as large as "kv-budget"
+ *                   what the default of "kv-budget" holds if that is less. More than the former is refused, unless "rope-scaling" "yarn"
+ *                   with "rope-scale", or "override-kv" of its context_length, says that the model takes it. The pool of cells is as large as "kv-budget"
  *                   holds, from "ctx-size" up to "ctx-size" times "parallel", and exactly "ctx-size" where it is allocated
  *                   as a whole. With "kv-unified-per-slot", which is llama-server's name of the same, it is the pool
  *   "kv-unified"    defaults to true: the slots share the pool. With false each has cells of its own, "ctx-size" rounded up

@@ -8,7 +8,7 @@
 using namespace kvfold_test;
 
 static json options(int slots) {
-    return { { "model", tiny_model() }, { "ctx-size", 512 * slots }, { "parallel", slots }, { "threads", 1 } };
+    return { { "model", tiny_model() }, { "ctx-size", 512 }, { "parallel", slots }, { "threads", 1 } };
 }
 
 static json prompt(int i, int n_predict) {

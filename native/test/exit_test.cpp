@@ -12,7 +12,7 @@ using namespace kvfold_test;
 
 // In a process of its own: leaves in the middle of `n_requests` answers.
 static void leave(int n_requests, int milliseconds) {
-    auto * e = new engine({ { "model", tiny_model() }, { "ctx-size", 1024 }, { "parallel", 2 }, { "threads", 2 } });
+    auto * e = new engine({ { "model", tiny_model() }, { "ctx-size", 512 }, { "parallel", 2 }, { "threads", 2 } });
     for (int i = 0; i < n_requests; i++) {
         const json body = { { "prompt", "bada" }, { "n_predict", 500 }, { "ignore_eos", true }, { "stream", i % 2 == 0 } };
         auto *     r    = new request(*e, "/completion", body);

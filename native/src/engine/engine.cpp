@@ -193,6 +193,19 @@ static void check_pooling(const llama_context & context) {
     }
 }
 
+// llama.cpp would give each slot what the model was trained with, and log that.
+static void check_context(const common_params & params, const model_facts & facts, const llama_model * model) {
+    const int32_t asked = params.kv_unified_per_slot, trained = llama_model_n_ctx_train(model); // stretched where YaRN is
+    if (asked > trained) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "a context of " + std::to_string(asked) + " tokens is more than the " + std::to_string(trained) +
+                                                       " that '" + params.model.path +
+                                                       "' was trained for; YaRN (\"rope-scaling\", \"rope-scale\") stretches it, or \"override-kv\" with \"" +
+                                                       facts.architecture + ".context_length=int:" + std::to_string(asked) + "\"")
+            .compares(asked, trained)
+            .about_option("ctx-size");
+    }
+}
+
 void engine::load(kvfold_progress_callback progress, void * user) {
     const ledger_scope charged(ledger);
 
@@ -252,6 +265,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
                                               " stay as they are where a layer keeps first tokens or a window only")
             .about_option("context-shift");
     }
+    check_context(options.params, facts, llama_get_model(server->get_llama_context()));
     check_pooling(*server->get_llama_context());
     server->set_state_callback([](server_state, json) {});
     routes->update_meta(*server);

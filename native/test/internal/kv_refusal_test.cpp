@@ -38,7 +38,7 @@ static json with(json options, const std::string & name, const json & value) {
 }
 
 static json small() {
-    return { { "model", tiny_model() }, { "ctx-size", 1024 }, { "parallel", 2 }, { "threads", 1 }, { "cache-ram", 0 } };
+    return { { "model", tiny_model() }, { "ctx-size", 512 }, { "parallel", 2 }, { "threads", 1 }, { "cache-ram", 0 } };
 }
 
 static json prompt(int n_tokens, int n_predict) {

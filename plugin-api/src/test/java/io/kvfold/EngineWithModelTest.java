@@ -440,6 +440,31 @@ class EngineWithModelTest {
     }
 
     @Test
+    void refusesMoreContextThanTheModelWasTrainedFor() {
+        for (String option : List.of("ctx-size", "kv-unified-per-slot")) {
+            assertThatThrownBy(() ->
+                            Engine.builder().model(model).option(option, 8192).open())
+                    .isInstanceOfSatisfying(InvalidRequestException.class, e -> {
+                        assertThat(e).hasMessageContainingAll("8192", "4096", "\"llama.context_length=int:8192\"");
+                        assertThat(e.value()).hasValue(8192);
+                        assertThat(e.limit()).hasValue(4096);
+                    });
+        }
+        assertThat(sizePerSlot("override-kv", "llama.context_length=int:8192")).isEqualTo(8192);
+        assertThat(sizePerSlot("rope-scale", 2)).isEqualTo(8192);
+    }
+
+    private static int sizePerSlot(String option, Object value) {
+        try (Engine engine = builder()
+                .contextSize(8192)
+                .option("rope-scaling", "yarn")
+                .option(option, value)
+                .open()) {
+            return engine.info().context().sizePerSlot();
+        }
+    }
+
+    @Test
     void refusesAContextThatNoMemoryHolds() {
         assertThatThrownBy(() -> builder().contextSize(2_000_000_000).open())
                 .isInstanceOfSatisfying(NativeOutOfMemoryException.class, e -> {

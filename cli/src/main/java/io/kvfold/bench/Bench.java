@@ -35,7 +35,7 @@ public final class Bench {
         double before = residentBytes();
         try (Engine engine = builders.apply(subject)
                 .slots(sequences)
-                .contextSize(Workload.padded(workload.tokens()))
+                .contextSize(workload.tokens())
                 .option("kv-unified", false)
                 .maxQueue(sequences)
                 .open()) {

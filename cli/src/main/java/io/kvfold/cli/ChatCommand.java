@@ -82,6 +82,9 @@ final class ChatCommand implements Callable<Integer> {
     private EngineOptions engineOptions;
 
     @Mixin
+    private final ContextOption context = new ContextOption();
+
+    @Mixin
     private final SamplingOptions sampling = new SamplingOptions();
 
     @Option(
@@ -110,7 +113,7 @@ final class ChatCommand implements Callable<Integer> {
                 engineOptions.choose(chosen);
             }
         }
-        try (Engine engine = engineOptions.open()) {
+        try (Engine engine = engineOptions.open(context.size, 1)) {
             Conversation conversation = new Conversation(engine, sampling, system);
             if (Console.isInteractive()) {
                 return new ChatTerminal(conversation, history != null ? history : defaultHistory())

@@ -35,18 +35,8 @@ final class EngineOptions {
             description = MODEL)
     private @Nullable ModelFile model;
 
-    @Option(
-            names = {"-c", "--ctx-size", "--ctx"},
-            paramLabel = "N",
-            description = "Tokens that one request may use, prompt and answer together. Default: what the model was"
-                    + " trained with.")
-    private @Nullable Integer contextSize;
-
     @Mixin
     private final ComputeOptions computeOptions = new ComputeOptions();
-
-    @Option(names = "--slots", paramLabel = "N", description = "Requests that are computed side by side. Default: 1.")
-    private int slots = 1;
 
     @Option(
             names = "--kv-budget",
@@ -69,16 +59,6 @@ final class EngineOptions {
 
     EngineOptions(Supplier<Engine.Builder> builders) {
         this.builders = builders;
-    }
-
-    @Nullable
-    Integer contextSize() {
-        return contextSize;
-    }
-
-    /** Loads the model, with a progress bar where that takes a while. */
-    Engine open() {
-        return open(contextSize);
     }
 
     /** Whether the command line names a model. */
@@ -110,29 +90,61 @@ final class EngineOptions {
         return GgufKvPlan.read(file).orElseGet(() -> KvPlan.parse("standard", layers(file)));
     }
 
+    /** Tokens that the model was trained with; 1 where its file does not say. */
+    long trainedContext() {
+        GgufFile file = GgufFile.open(model());
+        return file.integer(GgufKeys.contextLength(file.architecture())).orElse(1);
+    }
+
+    /** What the keys and values of so many tokens take under a plan. */
+    long kvBytes(KvPlan plan, long tokens) {
+        return kvOptions.estimate(GgufFile.open(model()), plan).kvBytes(tokens);
+    }
+
     private static int layers(GgufFile file) {
         String key = GgufKeys.blockCount(file.architecture());
         return (int) Math.min(file.integer(key).orElse(0), Integer.MAX_VALUE);
     }
 
-    /** The same with another context size than the one asked for. */
-    Engine open(@Nullable Integer contextSize) {
-        return open(contextSize, kvOptions.hasPlan() ? kvOptions.plan(GgufFile.open(model())) : null);
+    /**
+     * Loads the model, with a progress bar where that takes a while.
+     *
+     * @param contextSize tokens of one request; null for those that the model was trained with
+     */
+    Engine open(@Nullable Integer contextSize, int slots) {
+        return open(contextSize, slots, askedPlan(), kvOptions.hasTypes());
+    }
+
+    /**
+     * For sequences that are evaluated, on a context of their own, so that they may be longer than what the model was trained
+     * with.
+     */
+    Engine openToEvaluate(int tokens) {
+        return openToEvaluate(tokens, askedPlan());
+    }
+
+    /** The same with another KV plan than the one asked for. */
+    Engine openToEvaluate(int tokens, @Nullable KvPlan plan) {
+        return open(atMostTrained(tokens), 1, plan, kvOptions.hasTypes());
     }
 
     /** The same with the whole KV cache in f16: without the KV plan and the types asked for. */
-    Engine openFull(int contextSize) {
-        return open(contextSize, null, false);
+    Engine openFullToEvaluate(int tokens) {
+        return open(atMostTrained(tokens), 1, null, false);
     }
 
-    /** The same with another context size and KV plan than those asked for. */
-    Engine open(@Nullable Integer contextSize, @Nullable KvPlan plan) {
-        return open(contextSize, plan, kvOptions.hasTypes());
+    private @Nullable KvPlan askedPlan() {
+        return kvOptions.hasPlan() ? kvOptions.plan(GgufFile.open(model())) : null;
     }
 
-    private Engine open(@Nullable Integer contextSize, @Nullable KvPlan plan, boolean withTypes) {
+    private int atMostTrained(int tokens) {
+        return (int) Math.min(tokens, Math.max(1, trainedContext()));
+    }
+
+    private Engine open(@Nullable Integer contextSize, int slots, @Nullable KvPlan plan, boolean withTypes) {
         if (model == null) {
             ModelFile.introduceDefault(command, kvOptions, contextSize, slots);
+            model = ModelFile.DEMO_FOLDED;
         }
         Engine.Builder builder = builders.get().slots(slots);
         modelFile().addTo(builder);

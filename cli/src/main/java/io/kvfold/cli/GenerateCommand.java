@@ -46,6 +46,9 @@ final class GenerateCommand implements Callable<Integer> {
     private EngineOptions engineOptions;
 
     @Mixin
+    private final ContextOption context = new ContextOption();
+
+    @Mixin
     private final SamplingOptions sampling = new SamplingOptions();
 
     @ArgGroup(exclusive = true, multiplicity = "1")
@@ -63,7 +66,7 @@ final class GenerateCommand implements Callable<Integer> {
         // a stream leaves out the tokens of a character but for the last one
         body.put("stream", !json).put("return_progress", !json).put("return_tokens", json);
         sampling.addTo(body);
-        try (Engine engine = engineOptions.open();
+        try (Engine engine = engineOptions.open(context.size, 1);
                 Generation generation = engine.complete(body);
                 Progress progress = new Progress("reading", 0, " tokens")) {
             generate(engine, generation, progress);

@@ -57,8 +57,7 @@ final class LogitsCommand implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         int[] ids = parse(tokens.startsWith("@") ? TextFile.read(Path.of(tokens.substring(1))) : tokens);
-        Integer asked = engineOptions.contextSize();
-        try (Engine engine = engineOptions.open(asked != null ? asked : Integer.valueOf(ids.length))) {
+        try (Engine engine = engineOptions.openToEvaluate(ids.length)) {
             Logits logits = engine.evaluate(ids);
             try (FileChannel file = FileChannel.open(
                     out, StandardOpenOption.CREATE, StandardOpenOption.TRUNCATE_EXISTING, StandardOpenOption.WRITE)) {

@@ -61,6 +61,12 @@ final class PerplexityCommand implements Callable<Integer> {
             description = "The text, UTF-8. Required, except to compare with a file, which holds the text's tokens.")
     private @Nullable Path text;
 
+    @Option(
+            names = {"-c", "--ctx-size", "--ctx"},
+            paramLabel = "N",
+            description = "Tokens of each chunk. Default: ${DEFAULT-VALUE}.")
+    private int context = DEFAULT_CONTEXT;
+
     @Option(names = "--kl-divergence", description = "Compare the predictions with those of a base.")
     private boolean compares;
 
@@ -76,8 +82,6 @@ final class PerplexityCommand implements Callable<Integer> {
 
     @Override
     public Integer call() throws IOException {
-        Integer asked = engineOptions.contextSize();
-        int context = asked == null ? DEFAULT_CONTEXT : asked;
         if (context < 4 || maxChunks < 1) {
             throw new ParameterException(spec.commandLine(), "--ctx-size is 4 or more and --chunks 1 or more");
         }
@@ -89,13 +93,13 @@ final class PerplexityCommand implements Callable<Integer> {
             throw new ParameterException(spec.commandLine(), "--text is missing");
         }
         if (!compares) {
-            print(score(text, base, context), context);
+            print(score(text, base), context);
             return ExitCode.OK;
         }
         Path whole = Files.createTempFile("kvfold", ".kld");
         try {
-            try (Engine engine = engineOptions.openFull(context)) {
-                score(engine, text, whole, context);
+            try (Engine engine = engineOptions.openFullToEvaluate(context)) {
+                score(engine, text, whole);
             }
             compare(whole);
         } finally {
@@ -104,13 +108,13 @@ final class PerplexityCommand implements Callable<Integer> {
         return ExitCode.OK;
     }
 
-    private PerplexityScore score(Path text, @Nullable Path written, int context) throws IOException {
-        try (Engine engine = engineOptions.open(context)) {
-            return score(engine, text, written, context);
+    private PerplexityScore score(Path text, @Nullable Path written) throws IOException {
+        try (Engine engine = engineOptions.openToEvaluate(context)) {
+            return score(engine, text, written);
         }
     }
 
-    private PerplexityScore score(Engine engine, Path text, @Nullable Path written, int context) throws IOException {
+    private PerplexityScore score(Engine engine, Path text, @Nullable Path written) throws IOException {
         if (written == null) {
             return PerplexityScore.of(engine, text, context, maxChunks);
         }
@@ -125,7 +129,7 @@ final class PerplexityCommand implements Callable<Integer> {
 
     private void compare(Path file) throws IOException {
         try (LogProbabilities.Reader reader = new LogProbabilities.Reader(file);
-                Engine engine = engineOptions.open(reader.context())) {
+                Engine engine = engineOptions.openToEvaluate(reader.context())) {
             int vocabularySize = engine.info().model().vocabularySize();
             if (reader.vocabularySize() != vocabularySize) {
                 throw new InvalidRequestException(

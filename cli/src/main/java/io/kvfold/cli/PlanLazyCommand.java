@@ -30,7 +30,8 @@ import picocli.CommandLine.Spec;
             "",
             "Measures for each layer how much of the attention of the last tokens of long pieces of a text falls on the"
                     + " first few and the most recent positions. A layer whose score is above the threshold is lazy: it"
-                    + " retains only these. Positions stay as they are and nothing is trained.",
+                    + " retains only these. Positions stay as they are and nothing is trained, so the plan costs quality:"
+                    + " the perplexity without and with it says how much, and the memory of the KV cache what for.",
             ""
         },
         footerHeading = "%nExamples:%n",
@@ -120,7 +121,20 @@ final class PlanLazyCommand implements Callable<Integer> {
                 ? RetentionSearch.laziestLayers(scores.values(), count)
                 : RetentionSearch.lazyLayers(scores.values(), scores.threshold());
         KvPlan plan = search.plan(base, lazy);
-        print(scores, lazy, plan);
+        PlanCost cost;
+        try (Engine engine = engineOptions.openToEvaluate(scores.tokens(), plan)) {
+            cost = Scores.cost(engine, scores.pieces(), scores.tokens());
+        }
+        print(scores, lazy);
+        PrintWriter printer = spec.commandLine().getOut();
+        long context = engineOptions.trainedContext();
+        printer.println(Values.format(
+                "KV cache of %d tokens: %s without the plan, %s with it",
+                context,
+                Values.bytes(engineOptions.kvBytes(base, context)),
+                Values.bytes(engineOptions.kvBytes(plan, context))));
+        printer.println(PlanCost.line(scores.cost(), cost));
+        printer.println("--kv-plan " + plan);
         if (plot != null) {
             String limit = count != null ? "" : Double.toString(scores.threshold());
             Files.writeString(plot, ScorePlot.svg(scores.values(), lazy, limit));
@@ -132,12 +146,19 @@ final class PlanLazyCommand implements Callable<Integer> {
         return ExitCode.OK;
     }
 
-    private record Scores(double[] values, double threshold, int pieces, int tokens) {}
+    private record Scores(double[] values, double threshold, int tokens, List<int[]> pieces, PlanCost cost) {
+
+        /** How well the model predicts the second half of each piece. */
+        static PlanCost cost(Engine engine, List<int[]> pieces, int tokens) {
+            int[] all = pieces.stream().flatMapToInt(Arrays::stream).toArray();
+            return PlanCost.of(engine, all, tokens, pieces.size());
+        }
+    }
 
     private Scores measure(RetentionSearch search, KvPlan base) throws IOException {
         String content = TextFile.read(text);
         int asked = tokens == null ? LENGTH_IN_WINDOWS * Math.addExact(sinks, recent) : tokens;
-        try (Engine engine = engineOptions.open(1024, base)) {
+        try (Engine engine = engineOptions.openToEvaluate(asked, base)) {
             EngineInfo.Model model = engine.info().model();
             int length = tokens == null ? Math.min(asked, model.contextLengthTrain()) : asked;
             List<int[]> pieces = Calibration.sequences(engine, content, sequences, length);
@@ -154,15 +175,15 @@ final class PlanLazyCommand implements Callable<Integer> {
                     progress.stepTo(i + 1);
                 }
             }
-            return new Scores(sums, limit, pieces.size(), length);
+            return new Scores(sums, limit, length, pieces, Scores.cost(engine, pieces, length));
         }
     }
 
-    private void print(Scores scores, int[] lazy, KvPlan plan) {
+    private void print(Scores scores, int[] lazy) {
         PrintWriter printer = spec.commandLine().getOut();
         printer.println(Values.format(
                 "attention on %d sinks and %d recent tokens, last %d of %d tokens, mean of %d pieces",
-                sinks, recent, queries, scores.tokens(), scores.pieces()));
+                sinks, recent, queries, scores.tokens(), scores.pieces().size()));
         for (int layer = 0; layer < scores.values().length; layer++) {
             int current = layer;
             boolean isLazy = Arrays.stream(lazy).anyMatch(l -> l == current);
@@ -181,6 +202,5 @@ final class PlanLazyCommand implements Callable<Integer> {
                 scores.values().length,
                 rule,
                 Arrays.stream(lazy).mapToObj(Integer::toString).collect(Collectors.joining(", "))));
-        printer.println("--kv-plan " + plan);
     }
 }

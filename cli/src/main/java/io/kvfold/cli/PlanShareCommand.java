@@ -39,6 +39,8 @@ import picocli.CommandLine.Spec;
         })
 final class PlanShareCommand implements Callable<Integer> {
 
+    private static final int MEASURED_CONTEXT = 512;
+
     @Spec
     @SuppressWarnings("NullAway.Init")
     private CommandSpec spec;
@@ -96,11 +98,11 @@ final class PlanShareCommand implements Callable<Integer> {
         String content = TextFile.read(text);
         List<int[]> calibration;
         int modelLayers;
-        Measured before;
+        PlanCost before;
         try (Engine engine = open(engineOptions.plan())) {
             modelLayers = engine.info().model().layers();
             calibration = Calibration.sequences(engine, content, sequences, tokens);
-            before = Measured.of(engine, content, chunks);
+            before = cost(engine, content);
         }
         printer.println(Values.format("%d layers, %d pieces of %d tokens", modelLayers, calibration.size(), tokens));
         SharingSearch.Result result = new SharingSearch(calibration, layers, threshold)
@@ -123,15 +125,14 @@ final class PlanShareCommand implements Callable<Integer> {
                     (long) result.shared(),
                     (long) layers);
         }
-        Measured after;
+        PlanCost after;
         try (Engine engine = open(result.plan())) {
-            after = Measured.of(engine, content, chunks);
+            after = cost(engine, content);
         }
         printer.println();
         printer.println(result.plan().picture());
         printer.println();
-        printer.println(
-                Values.format("PPL = %.4f without a plan, %.4f with it (%s)", before.ppl, after.ppl, after.how));
+        printer.println(PlanCost.line(before, after));
         printer.println("--kv-plan " + result.plan());
         if (out != null) {
             GgufKvPlan.copy(GgufFile.open(engineOptions.model()), result.plan(), out, (done, total) -> {});
@@ -141,21 +142,12 @@ final class PlanShareCommand implements Callable<Integer> {
     }
 
     private Engine open(KvPlan plan) {
-        return engineOptions.open(Math.max(tokens, Measured.CONTEXT), plan);
+        return engineOptions.openToEvaluate(Math.max(tokens, MEASURED_CONTEXT), plan);
     }
 
-    /** A perplexity and how it was measured. */
-    private record Measured(double ppl, String how) {
-        private static final int CONTEXT = 512;
-
-        static Measured of(Engine engine, String text, int maxChunks) {
-            int[] tokens = engine.tokenize(text.replaceFirst("\\n\\z", ""), true, false);
-            int context = Math.max(4, Math.min(CONTEXT, tokens.length));
-            int chunks = Math.min(tokens.length / context, maxChunks);
-            PerplexityScore score = PerplexityScore.of(engine, tokens, context, chunks);
-            return new Measured(
-                    score.perplexity(),
-                    Values.format("%d tokens scored in %d chunks of %d", score.count(), chunks, context));
-        }
+    private PlanCost cost(Engine engine, String text) {
+        int[] all = engine.tokenize(text.replaceFirst("\\n\\z", ""), true, false);
+        int context = Math.max(4, Math.min(MEASURED_CONTEXT, all.length));
+        return PlanCost.of(engine, all, context, Math.min(all.length / context, chunks));
     }
 }

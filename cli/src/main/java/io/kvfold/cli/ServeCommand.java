@@ -46,6 +46,15 @@ final class ServeCommand implements Callable<Integer> {
     @SuppressWarnings("NullAway.Init")
     private EngineOptions engineOptions;
 
+    @Mixin
+    private final ContextOption context = new ContextOption();
+
+    @Option(
+            names = "--slots",
+            paramLabel = "N",
+            description = "Requests that are computed side by side. Default: ${DEFAULT-VALUE}.")
+    private int slots = 4;
+
     @Option(
             names = "--host",
             paramLabel = "ADDRESS",
@@ -79,7 +88,7 @@ final class ServeCommand implements Callable<Integer> {
 
     @Override
     public Integer call() throws InterruptedException {
-        try (Engine engine = engineOptions.open();
+        try (Engine engine = engineOptions.open(context.size, slots);
                 EngineServer server = start(engine)) {
             PrintWriter out = spec.commandLine().getOut();
             for (URI address : server.addresses()) {

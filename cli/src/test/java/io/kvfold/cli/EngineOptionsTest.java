@@ -42,14 +42,13 @@ final class EngineOptionsTest {
                         "--threads=3",
                         "--gpu-layers=0",
                         "--ubatch=64",
-                        "--slots=2",
                         "--flash-attn=on",
                         "--kv-type=q8_0",
                         "--kv-type-v=F16",
                         "--option=top-p=0.9",
                         "--option=mlock",
                         "--option=jinja=false"))
-                .isEqualTo(json("{\"model\":\"m.gguf\",\"parallel\":2,\"ctx-size\":1024,\"threads\":3,"
+                .isEqualTo(json("{\"model\":\"m.gguf\",\"parallel\":1,\"ctx-size\":1024,\"threads\":3,"
                         + "\"n-gpu-layers\":0,\"ubatch-size\":64,\"flash-attn\":\"on\",\"cache-type-k\":\"q8_0\","
                         + "\"cache-type-v\":\"f16\",\"top-p\":\"0.9\",\"mlock\":true,\"jinja\":false}"));
     }

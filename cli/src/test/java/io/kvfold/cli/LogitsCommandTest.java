@@ -20,8 +20,11 @@ final class LogitsCommandTest {
     @SuppressWarnings("NullAway.Init")
     private Path directory;
 
-    private CommandRun logits(String tokens, String out) {
-        return CommandRun.of(scripted::builder, "logits", "--model", "m.gguf", "--tokens", tokens, "--out", out);
+    private CommandRun logits(String tokens, String out) throws IOException {
+        Path model = directory.resolve("m.gguf");
+        TinyFile.header("llama").write(model);
+        return CommandRun.of(
+                scripted::builder, "logits", "--model", model.toString(), "--tokens", tokens, "--out", out);
     }
 
     @Test
@@ -43,7 +46,7 @@ final class LogitsCommandTest {
     }
 
     @Test
-    void rejectsTokensThatAreNoNumbers() {
+    void rejectsTokensThatAreNoNumbers() throws IOException {
         CommandRun run = logits("1,x", "l.npy");
 
         assertThat(run.exitCode()).isEqualTo(ExitCode.USAGE);
@@ -51,7 +54,7 @@ final class LogitsCommandTest {
     }
 
     @Test
-    void saysThatAFileOfTokensIsMissing() {
+    void saysThatAFileOfTokensIsMissing() throws IOException {
         assertThat(logits("@nowhere.txt", "l.npy"))
                 .isEqualTo(new CommandRun(1, "", "kvfold: there is no file nowhere.txt" + System.lineSeparator()));
     }

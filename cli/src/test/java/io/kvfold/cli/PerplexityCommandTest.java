@@ -29,14 +29,20 @@ final class PerplexityCommandTest {
     @SuppressWarnings("NullAway.Init")
     private Path text;
 
+    @SuppressWarnings("NullAway.Init")
+    private String model;
+
     @BeforeEach
-    void writeText(@TempDir Path directory) throws IOException {
+    void writeFiles(@TempDir Path directory) throws IOException {
         text = Files.writeString(directory.resolve("text"), "whatever\n\n");
+        Path file = directory.resolve("m.gguf");
+        TinyFile.header("llama").write(file);
+        model = file.toString();
     }
 
     private CommandRun perplexity(String... arguments) {
         String[] all = new String[arguments.length + 5];
-        System.arraycopy(new String[] {"perplexity", "--model", "m.gguf", "--text", text.toString()}, 0, all, 0, 5);
+        System.arraycopy(new String[] {"perplexity", "--model", model, "--text", text.toString()}, 0, all, 0, 5);
         System.arraycopy(arguments, 0, all, 5, arguments.length);
         return CommandRun.of(this::builder, all);
     }
@@ -95,7 +101,7 @@ final class PerplexityCommandTest {
                 this::builder,
                 "perplexity",
                 "--model",
-                "m.gguf",
+                model,
                 "--kl-divergence",
                 "--kl-divergence-base",
                 base.toString());
@@ -105,7 +111,7 @@ final class PerplexityCommandTest {
 
     @Test
     void asksForATextUnlessAFileHoldsIt() {
-        CommandRun run = CommandRun.of(this::builder, "perplexity", "--model", "m.gguf", "--kl-divergence");
+        CommandRun run = CommandRun.of(this::builder, "perplexity", "--model", model, "--kl-divergence");
 
         assertThat(run.exitCode()).isEqualTo(ExitCode.USAGE);
         assertThat(run.err()).contains("--text is missing");
@@ -120,7 +126,7 @@ final class PerplexityCommandTest {
                 this::builder,
                 "perplexity",
                 "--model",
-                "m",
+                model,
                 "--kl-divergence",
                 "--kl-divergence-base",
                 base.toString());

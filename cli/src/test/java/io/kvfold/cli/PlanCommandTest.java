@@ -63,7 +63,7 @@ final class PlanCommandTest {
         KvPlan printed = printedPlan(run);
         assertThat(printed.kvLayerCount()).isEqualTo(2);
         assertThat(GgufKvPlan.read(GgufFile.open(out))).contains(printed);
-        Matcher perplexity = Pattern.compile("PPL = ([0-9.]+) without a plan, ([0-9.]+) with it")
+        Matcher perplexity = Pattern.compile("PPL = ([0-9.]+) without the plan, ([0-9.]+) with it")
                 .matcher(run.out());
         assertThat(perplexity.find()).as(run.out()).isTrue();
         assertThat(perplexity.group(1)).isNotEqualTo(perplexity.group(2));
@@ -111,7 +111,10 @@ final class PlanCommandTest {
         assertThat(run.exitCode()).as(run.err()).isZero();
         assertThat(run.out())
                 .contains("attention on 4 sinks and 64 recent tokens, last 32 of 300 tokens")
-                .contains("2 of 3 layers are lazy (the highest scores)");
+                .contains("2 of 3 layers are lazy (the highest scores)")
+                .containsPattern("KV cache of 4096 tokens: 1.50 MiB without the plan, [0-9.]+ KiB with it")
+                .containsPattern(
+                        "PPL = [0-9.]+ without the plan, [0-9.]+ with it \\(\\d+ tokens scored in 4 chunks of 300\\)");
         KvPlan printed = printedPlan(run);
         assertThat(printed.window()).hasValue(64);
         assertThat(printed.sinks()).isEqualTo(4);

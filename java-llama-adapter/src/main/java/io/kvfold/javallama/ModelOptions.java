@@ -57,8 +57,6 @@ final class ModelOptions {
     /** They format llama.cpp's console log, which this library does not write. */
     static final Set<String> CONSOLE_LOG = Set.of("log-prefix", "log-timestamps", "log-verbosity", "verbose");
 
-    private static final String CONTEXT_SIZE = "4096";
-
     private final Map<String, Object> arguments;
     private final Models.Builder models;
 
@@ -90,7 +88,8 @@ final class ModelOptions {
     }
 
     /**
-     * Adds the options, with the defaults that java-llama.cpp 4.2.0 has and an engine has not.
+     * Adds the options, with the defaults that java-llama.cpp 4.2.0 has and an engine has not. The context is an engine's, though, since
+     * java-llama.cpp's 4096 tokens are too many for some models, and too few for others.
      *
      * @throws UnknownOptionException for an option that llama.cpp no longer has
      * @throws UnsupportedOperationByModelException for a log file
@@ -98,9 +97,13 @@ final class ModelOptions {
     Engine.Builder addTo(Engine.Builder builder) {
         Map<String, Object> options = new LinkedHashMap<>();
         options.put("parallel", "1");
-        options.put("ctx-size", CONTEXT_SIZE);
         options.put("context-shift", !arguments.containsKey("no-context-shift"));
         arguments.forEach((name, value) -> translate(name, value, options));
+        int slots = Integer.parseInt((String) arguments.getOrDefault("parallel", "1"));
+        int cells = Integer.parseInt((String) arguments.getOrDefault("ctx-size", "0"));
+        if (slots > 1 && cells > 0) { // which an engine would give to each slot
+            options.put("kv-unified-per-slot", Integer.toString(Math.max(1, cells / slots)));
+        }
         options.forEach(builder::option);
         String name = modelName();
         if (name != null) {

@@ -142,7 +142,7 @@ class ModelOptionsTest {
         JsonNode options = opened(parameters().setModel("a.gguf"));
         assertThat(options.path("model").asText()).isEqualTo("a.gguf");
         assertThat(options.path("parallel").asText()).isEqualTo("1");
-        assertThat(options.path("ctx-size").asText()).isEqualTo("4096");
+        assertThat(options.has("ctx-size")).isFalse();
         assertThat(options.path("context-shift").asBoolean()).isTrue();
     }
 
@@ -159,6 +159,7 @@ class ModelOptionsTest {
                 .enableEmbedding());
         assertThat(options.path("ctx-size").asText()).isEqualTo("128");
         assertThat(options.path("parallel").asText()).isEqualTo("3");
+        assertThat(options.path("kv-unified-per-slot").asText()).isEqualTo("42");
         assertThat(options.path("context-shift").asBoolean(true)).isFalse();
         assertThat(options.path("cache-type-k").asText()).isEqualTo("q8_0");
         assertThat(options.path("pooling").asText()).isEqualTo("mean");
