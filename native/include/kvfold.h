@@ -193,7 +193,7 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *   "kv-prefill"    "auto" (default), "fixed" or "exact": how prompts are cut under a plan whose layers read upward. auto
  *                   computes prompts that wait together side by side, exactly, and a lone one in at most 5 passes per
  *                   chunk; fixed takes whole ubatches and the plan's passes, as kvfold_evaluate() always does; exact
- *                   never takes more tokens of a sequence than passes
+ *                   never takes more tokens of a sequence than passes, and neither does fixed beyond 16 passes
  *
  * Values are strings, numbers or booleans; true or false for a flag that has a negated form; an array repeats the
  * option. Options that concern HTTP, downloads, or that print and exit are refused by name. Environment variables and

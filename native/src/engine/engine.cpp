@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include "kv/graph/passes.h"
 #include "kv/plan/model_plan.h"
 #include "process/at_exit.h"
 #include "process/json_text.h"
@@ -183,12 +184,13 @@ static error load_error(const error_lines & errors, const std::string & path) {
 
 // A prompt under such a plan is cut into short pieces, and of a text in pieces llama.cpp would pool the last one.
 static void check_pooling(const llama_context & context) {
-    const auto pooling = context.get_cparams().pooling_type;
-    const bool whole   = pooling == LLAMA_POOLING_TYPE_MEAN || pooling == LLAMA_POOLING_TYPE_CLS || pooling == LLAMA_POOLING_TYPE_RANK;
-    if (context.get_cparams().embeddings && whole && context.get_model().hparams.kv_plan.upward() &&
-        context.get_cparams().kv_prefill != KVFOLD_PREFILL_FIXED) {
+    const auto &        cparams = context.get_cparams();
+    const kvfold_plan & plan    = context.get_model().hparams.kv_plan;
+    const bool          whole   = cparams.pooling_type == LLAMA_POOLING_TYPE_MEAN || cparams.pooling_type == LLAMA_POOLING_TYPE_CLS ||
+                       cparams.pooling_type == LLAMA_POOLING_TYPE_RANK;
+    if (cparams.embeddings && whole && plan.upward() && (cparams.kv_prefill != KVFOLD_PREFILL_FIXED || is_exact(plan, cparams.kv_prefill))) {
         throw error(KVFOLD_ERROR_UNSUPPORTED, "pooling by mean, first token or rank needs a whole text at once, which a plan whose layers read"
-                                              " higher ones has with \"kv-prefill\" \"fixed\" only")
+                                              " higher ones has with \"kv-prefill\" \"fixed\" and at most 16 passes only")
             .about_option("kv-prefill");
     }
 }

@@ -18,7 +18,9 @@ static constexpr uint32_t EXACT_MAX_TOKENS = 16;
 static constexpr uint32_t AUTO_MAX_PASSES = 5;
 
 bool kvfold::is_exact(const kvfold_plan & plan, int32_t prefill) {
-    return plan.n_passes == 0 || prefill == KVFOLD_PREFILL_EXACT || prefill == KVFOLD_PREFILL_SINGLE;
+    // so many passes over a whole ubatch would take longer, and be less exact
+    const bool many = prefill == KVFOLD_PREFILL_FIXED && plan.n_passes > EXACT_MAX_TOKENS;
+    return plan.n_passes == 0 || prefill == KVFOLD_PREFILL_EXACT || prefill == KVFOLD_PREFILL_SINGLE || many;
 }
 
 uint32_t kvfold::max_passes(const kvfold_plan & plan, int32_t prefill) {

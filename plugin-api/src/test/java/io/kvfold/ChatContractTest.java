@@ -270,7 +270,14 @@ class ChatContractTest {
         assertThatThrownBy(upward::open)
                 .isInstanceOf(UnsupportedOperationByModelException.class)
                 .hasMessageContaining("kv-prefill");
-        try (Engine fixed = upward.option("kv-prefill", "fixed").open()) {
+        for (String plan : List.of("1_1;exact", "1_1;passes=17")) {
+            assertThatThrownBy(() -> upward.kvPlan(KvPlan.parse(plan))
+                            .option("kv-prefill", "fixed")
+                            .open())
+                    .isInstanceOf(UnsupportedOperationByModelException.class)
+                    .hasMessageContaining("16 passes");
+        }
+        try (Engine fixed = upward.kvPlan(KvPlan.parse("1_1")).open()) {
             assertThat(vector(fixed, "a b a b c")).isNotEqualTo(vector(fixed, "c a b a b c"));
             assertThat(vector(fixed, "b b b b c")).isNotEqualTo(vector(fixed, "a b a b c"));
         }

@@ -95,6 +95,20 @@ final class FoldedSlotsTest {
         }
     }
 
+    /** Of a whole ubatch they would be a graph that nobody can interrupt for half a minute. */
+    @Test
+    void moreThan16PassesTakeAPromptInExactPieces() throws IOException {
+        KvPlan plan = KvPlan.parse("0_4x4_5;passes=17");
+        ComparedModel model = ComparedModel.forPlan(Shape.tiny(Architecture.LLAMA), plan, 1);
+        Path file = model.writeForText(folder.resolve("many.gguf"), plan);
+        try (Engine engine = builder(file, 1, FlashAttention.OFF, true)
+                .ubatchSize(64)
+                .option("kv-prefill", "fixed")
+                .open()) {
+            compare(engine, model, plan, List.of(model.tokens(60, 1)), FlashAttention.OFF);
+        }
+    }
+
     @ParameterizedTest
     @ValueSource(
             strings = {
