@@ -53,7 +53,10 @@ static void on_exit() {
         stop();
     }
     // a thread that is stuck, e.g. in a log callback of a host that no longer answers, must not keep the process alive
-    all().changed.wait_for(lock, std::chrono::seconds(2), [] { return all().busy.empty(); });
+    static std::chrono::milliseconds patience(2000);
+    if (!all().changed.wait_for(lock, patience, [] { return all().busy.empty(); })) {
+        patience = patience.zero(); // of the handler that was registered before this one
+    }
 }
 
 void register_exit_handler() {

@@ -80,6 +80,9 @@ public final class EngineServer implements AutoCloseable {
 
     /** Registered once the first server runs. */
     private static final class AtExit {
+        /** A text of many megabytes that is being tokenised cannot be interrupted, and must not keep the process alive. */
+        private static final long PATIENCE_MILLIS = 2000;
+
         static void arrange() {}
 
         static {
@@ -91,7 +94,14 @@ public final class EngineServer implements AutoCloseable {
             synchronized (OPEN) {
                 open = new ArrayList<>(OPEN);
             }
-            open.forEach(EngineServer::close);
+            Thread closer = new Thread(() -> open.forEach(EngineServer::close), "kvfold-servers-close");
+            closer.setDaemon(true);
+            closer.start();
+            try {
+                closer.join(PATIENCE_MILLIS);
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+            }
         }
     }
 

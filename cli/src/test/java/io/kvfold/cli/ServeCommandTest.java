@@ -10,6 +10,7 @@ import java.io.IOException;
 import java.io.InputStreamReader;
 import java.net.InetAddress;
 import java.net.ServerSocket;
+import java.net.Socket;
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
@@ -33,6 +34,8 @@ final class ServeCommandTest {
 
     private static final String QUESTION =
             "{\"messages\": [{\"role\": \"user\", \"content\": \"who\"}], \"max_tokens\": 4, \"stream\": %s}";
+
+    private static final String TWO_ANSWERS = QUESTION.replace("{\"messages\"", "{\"n\": 2, \"messages\"");
 
     @TempDir
     @SuppressWarnings("NullAway.Init")
@@ -119,12 +122,17 @@ final class ServeCommandTest {
             assertThat(line).matches("listening on http://127\\.0\\.0\\.1:\\d+");
             URI address = URI.create(line.substring("listening on ".length()));
 
-            assertThat(post(address, "", "false").statusCode()).isEqualTo(401);
-            HttpResponse<String> answer = post(address, "secret", "false");
+            assertThat(post(address, "", QUESTION.formatted("false")).statusCode())
+                    .isEqualTo(401);
+            HttpResponse<String> answer = post(address, "secret", QUESTION.formatted("false"));
             assertThat(answer.statusCode()).isEqualTo(200);
             assertThat(answer.body()).contains("\"object\":\"chat.completion\"", "\"completion_tokens\":4");
-            assertThat(post(address, "secret", "true").body()).endsWith("data: [DONE]\n\n");
+            assertThat(post(address, "secret", QUESTION.formatted("true")).body())
+                    .endsWith("data: [DONE]\n\n");
+            assertThat(post(address, "secret", TWO_ANSWERS.formatted("false")).body())
+                    .contains("\"index\":1");
 
+            sendsATextOfManyMegabytes(address);
             boolean interrupt = !ignoresInterrupts();
             new ProcessBuilder("kill", interrupt ? "-INT" : "-TERM", String.valueOf(process.pid()))
                     .start()
@@ -137,6 +145,17 @@ final class ServeCommandTest {
         }
     }
 
+    /** Nothing interrupts the tokeniser, which takes half a minute for it. */
+    private static void sendsATextOfManyMegabytes(URI address) throws IOException {
+        String body = "{\"prompt\": \"" + "lorem ipsum dolor ".repeat(3_000_000) + "\"}";
+        Socket client = new Socket(address.getHost(), address.getPort()); // goes with this process
+        client.getOutputStream()
+                .write(("POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer secret\r\n"
+                                + "Content-Type: application/json\r\nContent-Length: " + body.length() + "\r\n\r\n"
+                                + body)
+                        .getBytes(StandardCharsets.US_ASCII));
+    }
+
     /** Whoever starts a job in the background of a script ignores SIGINT for it, and what it starts inherits that. */
     private static boolean ignoresInterrupts() throws IOException {
         Path status = Path.of("/proc/self/status");
@@ -147,13 +166,13 @@ final class ServeCommandTest {
                                 (Long.parseUnsignedLong(line.substring(7).strip(), 16) & 1 << (2 - 1)) != 0);
     }
 
-    private static HttpResponse<String> post(URI address, String key, String stream) throws Exception {
+    private static HttpResponse<String> post(URI address, String key, String body) throws Exception {
         return HttpClient.newHttpClient()
                 .send(
                         HttpRequest.newBuilder(address.resolve("/v1/chat/completions"))
                                 .header("Authorization", "Bearer " + key)
                                 .header("Content-Type", "application/json")
-                                .POST(HttpRequest.BodyPublishers.ofString(QUESTION.formatted(stream)))
+                                .POST(HttpRequest.BodyPublishers.ofString(body))
                                 .build(),
                         BodyHandlers.ofString());
     }
