@@ -34,8 +34,14 @@ static void describes_what_was_built() {
 static void lists_options_that_it_accepts() {
     const json            options = call([](char ** out) { return kvfold_options(out); }).object();
     std::set<std::string> names;
+    const std::map<std::string, std::string> defaults = { { "ctx-size", "trained with" }, { "parallel", "default: 4" }, { "kv-unified", "default: enabled)" } };
     for (const auto & option : options) {
-        CHECK(!option.at("help").get<std::string>().empty());
+        const std::string help = option.at("help").get<std::string>();
+        CHECK(!help.empty());
+        for (const auto & name : option.at("names")) {
+            const auto expected = defaults.find(name.get<std::string>());
+            CHECK(expected == defaults.end() || help.find(expected->second) != std::string::npos);
+        }
         for (const auto & name : option.at("names")) {
             names.insert(name.get<std::string>());
         }

@@ -513,6 +513,23 @@ void complete_options(engine_options & options, const model_facts & facts, const
     }
 }
 
+// Of options whose default is not llama-server's, where its own words do not tell.
+static std::string help_of(const common_arg & option) {
+    static const std::map<std::string, const char *> own = {
+        { "--threads", "CPU threads that compute answers (default: one per physical core)" },
+        { "--ctx-size", "tokens that one request may use, prompt and answer (default: what the model was trained with, or what kv-budget holds)" },
+        { "--kv-unified-per-slot", "the same; ctx-size beside it is the pool of cells that the slots share" },
+        { "--kv-unified", "whether the slots share one pool of cells (default: enabled)" },
+        { "--parallel", "slots, requests that are computed side by side (default: 4)" },
+    };
+    for (const char * name : option.args) {
+        if (const auto found = own.find(name); found != own.end()) {
+            return found->second;
+        }
+    }
+    return option.help;
+}
+
 json describe_options() {
     common_params params;
     set_defaults(params);
@@ -539,7 +556,7 @@ json describe_options() {
                               { "negated", strip(option.args_neg) },
                               { "value", value.empty() ? json(nullptr) : json(value) },
                               { "env", option.env ? json(option.env) : json(nullptr) },
-                              { "help", option.help } }));
+                              { "help", help_of(option) } }));
     }
     auto add_own = [&](const char * name, const char * value, const char * help) {
         list.push_back(json({ { "names", json::array({ name }) },

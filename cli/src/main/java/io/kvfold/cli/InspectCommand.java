@@ -72,7 +72,8 @@ final class InspectCommand implements Callable<Integer> {
             arity = "0..1",
             paramLabel = "FILE",
             converter = ModelFile.Converter.class,
-            description = EngineOptions.MODEL)
+            description = "The model: a GGUF file, hf:owner/name[:quant|/file][@revision] on a hub, or demo:folded or"
+                    + " demo:standard, tiny ones that come along. Default: demo:folded.")
     private @Nullable ModelFile model;
 
     @Option(

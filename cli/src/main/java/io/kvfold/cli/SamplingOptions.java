@@ -10,15 +10,16 @@ final class SamplingOptions {
     @Option(
             names = {"-n", "--max-tokens"},
             paramLabel = "N",
-            description = "Stop after N tokens. Default: when the model ends its text or the context is full.")
+            description =
+                    "Stop after N tokens. Default: 64 of compare, else when the model ends its text or the context is full.")
     private @Nullable Integer maxTokens;
 
     @Option(
             names = "--temperature",
             paramLabel = "T",
             description =
-                    "0 takes the likeliest token each time; higher is more varied. Default: 0.8, or what the model"
-                            + " file says.")
+                    "0 takes the likeliest token each time; higher is more varied. Default: 0 of compare, else 0.8, or what"
+                            + " the model file says.")
     private @Nullable Double temperature;
 
     @Option(

@@ -14,6 +14,8 @@ import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import picocli.CommandLine;
 
 final class MainTest {
@@ -69,6 +71,22 @@ final class MainTest {
 
         assertThat(run.exitCode()).isEqualTo(ExitCode.USAGE);
         assertThat(run.err()).contains("--kv-type", "no KV cache type is called 'f99'");
+    }
+
+    /** Options that several commands have, of which one has its own default. */
+    @ParameterizedTest
+    @CsvSource({
+        "inspect, -m, which is fetched",
+        "perplexity, -c, trained with",
+        "compare, -c, prompt and answer together",
+    })
+    void saysTheSameOfAnOptionAsOfTheCommand(String command, String option, String contradiction) {
+        String help = CommandRun.of(Engine::builder, command, "--help").out();
+
+        assertThat(help).contains(option + ", --");
+        assertThat(help.replaceAll("\\s+", " ")).doesNotContain(contradiction);
+        assertThat(CommandRun.of(Engine::builder, "plan", "lazy", "--help").out())
+                .doesNotContain("--ctx-size", "--slots");
     }
 
     @Test
