@@ -57,6 +57,9 @@ public class KvfoldAutoConfiguration {
         set(engine.kvCacheTypeK(), type -> builder.option("cache-type-k", type.text()));
         set(engine.kvCacheTypeV(), type -> builder.option("cache-type-v", type.text()));
         set(engine.kvPlan(), plan -> builder.option("kv-plan", plan));
+        if (!engine.rpcServers().isEmpty()) {
+            builder.rpcServers(engine.rpcServers().toArray(String[]::new));
+        }
         set(engine.describeTools(), builder::describeTools);
         set(engine.describeSchema(), builder::describeSchema);
         set(engine.kvBudget(), budget -> builder.kvBudget(budget.toBytes()));
@@ -151,7 +154,7 @@ public class KvfoldAutoConfiguration {
             ObjectProvider<Models> models,
             ObjectProvider<EmbeddingModelListener> listeners) {
         KvfoldProperties.EmbeddingModel embeddingModel = properties.embeddingModel();
-        return embeddingModel(embeddingModel, listeners)
+        KvfoldEmbeddingModel.Builder builder = embeddingModel(embeddingModel, listeners)
                 .modelPath(embeddingModel.modelPath())
                 .modelName(embeddingModel.modelName())
                 .models(models.getIfAvailable())
@@ -159,8 +162,9 @@ public class KvfoldAutoConfiguration {
                 .threads(embeddingModel.threads())
                 .gpuLayers(embeddingModel.gpuLayers())
                 .ubatchSize(embeddingModel.ubatchSize())
-                .pooling(embeddingModel.pooling())
-                .build();
+                .pooling(embeddingModel.pooling());
+        embeddingModel.options().forEach(builder::option);
+        return builder.build();
     }
 
     @Bean
@@ -191,15 +195,16 @@ public class KvfoldAutoConfiguration {
     @Conditional(OnModel.OfScoringModel.class)
     KvfoldScoringModel kvfoldScoringModel(KvfoldProperties properties, ObjectProvider<Models> models) {
         KvfoldProperties.ScoringModel scoringModel = properties.scoringModel();
-        return KvfoldScoringModel.builder()
+        KvfoldScoringModel.Builder builder = KvfoldScoringModel.builder()
                 .modelPath(scoringModel.modelPath())
                 .modelName(scoringModel.modelName())
                 .models(models.getIfAvailable())
                 .contextSize(scoringModel.contextSize())
                 .threads(scoringModel.threads())
                 .gpuLayers(scoringModel.gpuLayers())
-                .ubatchSize(scoringModel.ubatchSize())
-                .build();
+                .ubatchSize(scoringModel.ubatchSize());
+        scoringModel.options().forEach(builder::option);
+        return builder.build();
     }
 
     private static <T> void set(@Nullable T value, Consumer<T> setter) {

@@ -1,5 +1,8 @@
 package io.kvfold.langchain4j.spring;
 
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.DeserializationFeature;
+import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.langchain4j.model.chat.request.ResponseFormat;
 import dev.langchain4j.model.chat.request.ResponseFormatType;
 import io.kvfold.FlashAttention;
@@ -34,6 +37,8 @@ public record KvfoldProperties(
 
     static final String PREFIX = "langchain4j.kvfold";
 
+    private static final ObjectMapper JSON = new ObjectMapper().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS);
+
     /**
      * Options of the engine.
      *
@@ -44,6 +49,7 @@ public record KvfoldProperties(
      * @param maxQueue requests that may wait for a slot; 256 by default
      * @param threads CPU threads; by default one per physical core
      * @param gpuLayers layers to keep on a GPU; by default as many as there are
+     * @param rpcServers hosts that hold layers, host:port; none by default
      * @param ubatchSize tokens computed at once; 512 by default
      * @param batchSize tokens handed to a decode at most; the ubatch size by default
      * @param flashAttention on, off or auto; auto by default
@@ -65,6 +71,7 @@ public record KvfoldProperties(
             @Nullable Integer maxQueue,
             @Nullable Integer threads,
             @Nullable Integer gpuLayers,
+            @DefaultValue List<String> rpcServers,
             @Nullable Integer ubatchSize,
             @Nullable Integer batchSize,
             @Nullable FlashAttention flashAttention,
@@ -92,6 +99,9 @@ public record KvfoldProperties(
      * @param maxOutputTokens tokens an answer has at most; by default what fits the slot
      * @param stopSequences texts at which an answer ends
      * @param responseFormat text or json; text by default
+     * @param grammar what answers must match, in llama.cpp's GBNF notation
+     * @param requestOptions other fields of llama-server's request by their names, such as cache_prompt; a value that is JSON is
+     *     taken as that, any other as text
      * @param parallelToolCalls whether an answer may call several tools
      * @param enableThinking whether the chat template asks the model to think, where it knows such a switch
      * @param returnThinking whether an answer carries the model's thinking; false by default
@@ -113,6 +123,8 @@ public record KvfoldProperties(
             @Nullable Integer maxOutputTokens,
             @DefaultValue List<String> stopSequences,
             @Nullable ResponseFormatType responseFormat,
+            @Nullable String grammar,
+            @DefaultValue Map<String, String> requestOptions,
             @Nullable Boolean parallelToolCalls,
             @Nullable Boolean enableThinking,
             @Nullable Boolean returnThinking,
@@ -122,7 +134,7 @@ public record KvfoldProperties(
             @Nullable Boolean logResponses) {
 
         KvfoldChatRequestParameters requestParameters() {
-            return KvfoldChatRequestParameters.builder()
+            KvfoldChatRequestParameters.Builder parameters = KvfoldChatRequestParameters.builder()
                     .temperature(temperature)
                     .topP(topP)
                     .topK(topK)
@@ -139,9 +151,19 @@ public record KvfoldProperties(
                                     : ResponseFormat.builder()
                                             .type(responseFormat)
                                             .build())
+                    .grammar(grammar)
                     .parallelToolCalls(parallelToolCalls)
-                    .enableThinking(enableThinking)
-                    .build();
+                    .enableThinking(enableThinking);
+            requestOptions.forEach((name, value) -> parameters.option(name, jsonOrText(value)));
+            return parameters.build();
+        }
+
+        private static Object jsonOrText(String value) {
+            try {
+                return JSON.readValue(value, Object.class);
+            } catch (JsonProcessingException e) {
+                return value;
+            }
         }
     }
 
@@ -174,6 +196,7 @@ public record KvfoldProperties(
      * @param pooling mean, cls or last; by default what the model file says
      * @param queryPrefix put before a text to be embedded as a query
      * @param documentPrefix put before a text to be embedded as a document
+     * @param options any other option of its own engine by llama-server's long name
      */
     public record EmbeddingModel(
             @Nullable String modelPath,
@@ -185,7 +208,8 @@ public record KvfoldProperties(
             @Nullable Integer ubatchSize,
             @Nullable String pooling,
             @Nullable String queryPrefix,
-            @Nullable String documentPrefix) {
+            @Nullable String documentPrefix,
+            @DefaultValue Map<String, String> options) {
 
         boolean onSharedEngine() {
             return enabled && modelPath == null && modelName == null;
@@ -201,6 +225,7 @@ public record KvfoldProperties(
      * @param threads CPU threads
      * @param gpuLayers layers to keep on a GPU
      * @param ubatchSize tokens that query and document may have together; the context by default
+     * @param options any other option of its engine by llama-server's long name
      */
     public record ScoringModel(
             @Nullable String modelPath,
@@ -208,5 +233,6 @@ public record KvfoldProperties(
             @Nullable Integer contextSize,
             @Nullable Integer threads,
             @Nullable Integer gpuLayers,
-            @Nullable Integer ubatchSize) {}
+            @Nullable Integer ubatchSize,
+            @DefaultValue Map<String, String> options) {}
 }

@@ -253,7 +253,14 @@ class KvfoldAutoConfigurationTest {
                 .withUserConfiguration(PropertiesOnly.class)
                 .withPropertyValues(
                         "langchain4j.kvfold.engine.flash-attention=off",
+                        "langchain4j.kvfold.engine.rpc-servers=a:1,b:2",
                         "langchain4j.kvfold.engine.options.rope-scaling=yarn",
+                        "langchain4j.kvfold.embedding-model.options.flash-attn=off",
+                        "langchain4j.kvfold.scoring-model.options.flash-attn=on",
+                        "langchain4j.kvfold.streaming-chat-model.grammar=root ::= [a-z]",
+                        "langchain4j.kvfold.streaming-chat-model.request-options.cache_prompt=false",
+                        "langchain4j.kvfold.streaming-chat-model.request-options.logit_bias=[[5, -1]]",
+                        "langchain4j.kvfold.streaming-chat-model.request-options.reasoning_format=none",
                         "langchain4j.kvfold.streaming-chat-model.temperature=0.5",
                         "langchain4j.kvfold.streaming-chat-model.top-p=0.9",
                         "langchain4j.kvfold.streaming-chat-model.top-k=3",
@@ -272,11 +279,23 @@ class KvfoldAutoConfigurationTest {
                     KvfoldProperties properties = context.getBean(KvfoldProperties.class);
                     assertThat(properties.engine().flashAttention()).isEqualTo(FlashAttention.OFF);
                     assertThat(properties.engine().options()).containsEntry("rope-scaling", "yarn");
+                    assertThat(properties.engine().rpcServers()).containsExactly("a:1", "b:2");
+                    assertThat(properties.embeddingModel().options()).containsEntry("flash-attn", "off");
+                    assertThat(properties.scoringModel().options()).containsEntry("flash-attn", "on");
                     assertThat(properties.streamingChatModel().timeout()).isEqualTo(Duration.ofSeconds(30));
                     assertThat(properties.chatModel().enabled()).isTrue();
                     assertThat(properties.chatModel().temperature()).isNull();
                     KvfoldChatRequestParameters parameters =
                             properties.streamingChatModel().requestParameters();
+                    assertThat(parameters.grammar()).isEqualTo("root ::= [a-z]");
+                    assertThat(parameters.options())
+                            .isEqualTo(Map.of(
+                                    "cache_prompt",
+                                    false,
+                                    "logit_bias",
+                                    List.of(List.of(5, -1)),
+                                    "reasoning_format",
+                                    "none"));
                     assertThat(parameters.temperature()).isEqualTo(0.5);
                     assertThat(parameters.topP()).isEqualTo(0.9);
                     assertThat(parameters.topK()).isEqualTo(3);
