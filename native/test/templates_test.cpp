@@ -172,10 +172,14 @@ static std::string calls_none(const engine & e) {
     return told.is_null() ? refusal(last) : told.at("choices").at(0).at("message").contains("tool_calls") ? "CALLED" : "yes";
 }
 
-static std::string keeps_format(const engine & e) {
+static std::string keeps_format(const engine & e, bool with_tools) {
     const json schema = tool("x").at("function").at("parameters");
+    json       body   = asks({ { "response_format", { { "type", "json_schema" }, { "json_schema", { { "schema", schema } } } } } });
+    if (with_tools) {
+        body["tools"] = tools();
+    }
     answer     last;
-    const json told = run(e, chat_route, asks({ { "response_format", { { "type", "json_schema" }, { "json_schema", { { "schema", schema } } } } } }), &last);
+    const json told = run(e, chat_route, body, &last);
     if (told.is_null()) {
         return refusal(last);
     }
@@ -221,7 +225,7 @@ int main(int argc, char ** argv) {
     std::sort(files.begin(), files.end());
     CHECK(argc > 2 || files.size() >= 70);
     static const std::vector<std::string> columns = { "template", "special tokens", "user", "system", "assistant", "tool", "roles",
-                                                      "tools shown", "required", "named", "none", "format" };
+                                                      "tools shown", "required", "named", "none", "format", "format beside tools" };
     print(columns);
     print(std::vector<std::string>(columns.size(), "---"));
     for (const auto & file : files) {
@@ -254,7 +258,8 @@ int main(int argc, char ** argv) {
         row.push_back(calls(e, "required", ""));
         row.push_back(calls(e, { { "type", "function" }, { "function", { { "name", "door" } } } }, "door"));
         row.push_back(calls_none(e));
-        row.push_back(keeps_format(e));
+        row.push_back(keeps_format(e, false));
+        row.push_back(keeps_format(e, true));
         print(row);
         for (size_t i = 2; i < row.size(); i++) {
             const bool good = row[i].find_first_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ") == std::string::npos; // of what went wrong

@@ -159,6 +159,7 @@ void request::rewrite_body() {
     const bool          dialect   = rewrite_dialect(body);
     const bool          one_call  = owner->describes_tools() && ask_for_one_call(body);
     const bool          described = route_uses_template(route) && owner->describes_schemas() && describe_schema(body);
+    const bool          no_call   = route_uses_template(route) && ask_for_no_call(body); // the model is told that it may
     const bool          continued = route_uses_template(route) && owner->continues_answers() && continue_answer(body);
     const bool          schemas   = rewrite_schemas(body);
     const bool          marked    = owner->texts().mark(route, body); // after what the others put into texts
@@ -166,7 +167,7 @@ void request::rewrite_body() {
         owner->require_formats();
     }
     needs_call = requires_call(body);
-    if (dialect || one_call || described || continued || schemas || marked) {
+    if (dialect || one_call || described || no_call || continued || schemas || marked) {
         http_request.body = body.dump_safe();
     }
 }

@@ -65,6 +65,16 @@ bool ask_for_one_call(json & body) {
     return true;
 }
 
+bool ask_for_no_call(json & body) {
+    const json choice = body.contains("tool_choice") ? body.at("tool_choice") : json();
+    const bool holds  = has_format(body) && !body.contains("answer_format");
+    if (!has_tools(body) || !holds || !(choice.is_null() || choice == "auto")) {
+        return false;
+    }
+    body["tool_choice"] = "none";
+    return true;
+}
+
 bool requires_call(const json & body) {
     if (!has_tools(body) || !body.contains("tool_choice") || has_format(body)) {
         return false;

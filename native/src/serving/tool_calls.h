@@ -16,6 +16,10 @@ std::string describe_tools(const std::string & chat_template);
 // calls. True if something changed.
 bool ask_for_one_call(json & body);
 
+// Says of a request with a response format that no tool is called: the grammar of the format leaves no room for a call, and
+// llama.cpp's handlers of some templates would drop it for that of calls. True if something changed.
+bool ask_for_no_call(json & body);
+
 // Whether the answer has to call a tool.
 bool requires_call(const json & body);
 

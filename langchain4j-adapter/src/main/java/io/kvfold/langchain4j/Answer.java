@@ -103,9 +103,11 @@ final class Answer {
 
     private void accept(JsonNode delta, Consumer<Object> events, JsonNode choice) {
         String newThinking = delta.path("reasoning_content").asText("");
-        if (returnThinking && !thought && !newThinking.isEmpty()) {
+        if (!thought && !newThinking.isEmpty()) {
             thinking.append(newThinking);
-            events.accept(new PartialThinking(newThinking));
+            if (returnThinking) {
+                events.accept(new PartialThinking(newThinking));
+            }
         }
         addText(delta.path("content").asText(""), events);
         int position = 0;
@@ -119,6 +121,11 @@ final class Answer {
             }
             toolCalls.complete(events);
         }
+    }
+
+    /** What the model has thought so far, also where that is not returned. */
+    String thinking() {
+        return thinking.toString();
     }
 
     boolean hasToolCalls() {
@@ -137,7 +144,7 @@ final class Answer {
         List<ToolExecutionRequest> requests = toolCalls.requests();
         AiMessage message = AiMessage.builder()
                 .text(text.isEmpty() && !requests.isEmpty() ? null : text.toString()) // a call alone has no text
-                .thinking(thinking.isEmpty() ? null : thinking.toString())
+                .thinking(thinking.isEmpty() || !returnThinking ? null : thinking.toString())
                 .toolExecutionRequests(requests)
                 .build();
         return ChatResponse.builder()

@@ -66,7 +66,9 @@ final class ChatBackend implements AutoCloseable {
         Supplier<Generation> start = () -> start(calling == null ? body : calling, session);
         return () -> new ChatCall(
                 start,
-                calling == null || mapper.mustCall(request) ? null : () -> start(body, session),
+                calling == null || mapper.mustCall(request)
+                        ? null
+                        : thinking -> start(ChatRequestMapper.after(thinking, body), session),
                 () -> new Answer(engine.model().name(), returnThinking, rows::bytes),
                 timeout,
                 this::logResponse);

@@ -15,6 +15,7 @@ import java.util.concurrent.CancellationException;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
+import java.util.function.Function;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 
@@ -25,7 +26,7 @@ import org.jspecify.annotations.Nullable;
 final class ChatCall implements StreamingHandle, AutoCloseable {
 
     private final Supplier<Generation> start;
-    private final @Nullable Supplier<Generation> otherwise;
+    private final @Nullable Function<String, Generation> otherwise;
     private final Supplier<Answer> answers;
     private final @Nullable Duration timeout;
     private final Consumer<ChatResponse> onAnswer;
@@ -40,11 +41,12 @@ final class ChatCall implements StreamingHandle, AutoCloseable {
 
     /**
      * @param start starts the request
-     * @param otherwise starts what takes its place once its answer turns out not to begin with a tool call; null: nothing does
+     * @param otherwise starts what takes its place once its answer turns out not to begin with a tool call, from what the model
+     *     has thought before; null: nothing does
      */
     ChatCall(
             Supplier<Generation> start,
-            @Nullable Supplier<Generation> otherwise,
+            @Nullable Function<String, Generation> otherwise,
             Supplier<Answer> answers,
             @Nullable Duration timeout,
             Consumer<ChatResponse> onAnswer) {
@@ -127,7 +129,7 @@ final class ChatCall implements StreamingHandle, AutoCloseable {
     private Generation started() {
         Generation running = generation;
         if (running == null) {
-            running = otherwise == null || callsExpected ? start.get() : otherwise.get();
+            running = otherwise == null || callsExpected ? start.get() : otherwise.apply(answer.thinking());
             generation = running;
             if (timeout != null && deadline == null) {
                 deadline = Threads.DEADLINES.schedule(this::expire, timeout.toNanos(), TimeUnit.NANOSECONDS);

@@ -103,6 +103,21 @@ final class ChatRequestMapper {
         return body;
     }
 
+    /** The request for the answer to what the model has thought already. */
+    static ObjectNode after(String thinking, ObjectNode body) {
+        if (thinking.isBlank()) {
+            return body;
+        }
+        ObjectNode continued = body.deepCopy();
+        continued
+                .withArray("messages")
+                .addObject()
+                .put("role", "assistant")
+                .put("content", "")
+                .put("reasoning_content", thinking);
+        return continued.put("continue_final_message", "content").put("add_generation_prompt", false);
+    }
+
     boolean mustCall(ChatRequest request) {
         return request.parameters().toolChoice() == ToolChoice.REQUIRED;
     }

@@ -34,7 +34,8 @@ import org.slf4j.LoggerFactory;
  * thinking ignores {@link Builder#enableThinking}.
  *
  * <p>With tools and a JSON response format in one request the model is first asked with the tools alone; once its answer
- * begins with something else than a call it is asked for JSON, from the same prompt. Usage is that of the answer returned.
+ * begins with something else than a call it is asked for JSON, from the same prompt and what it has thought until then. Usage is
+ * that of the answer returned.
  *
  * <p>Throws LangChain4j's exceptions: {@code ModelNotFoundException} from {@link Builder#build()} for a file that is
  * missing or no usable GGUF file, {@code AuthenticationException} and {@code InternalServerException} from there for a model

@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.langchain4j.agent.tool.ToolExecutionRequest;
 import dev.langchain4j.agent.tool.ToolSpecification;
 import dev.langchain4j.data.message.AiMessage;
@@ -333,5 +334,17 @@ class ChatRequestMapperTest {
         } catch (JsonProcessingException e) {
             throw new IllegalArgumentException(e);
         }
+    }
+
+    @Test
+    void goesOnFromWhatTheModelHasThought() throws JsonProcessingException {
+        ObjectNode body = (ObjectNode)
+                ChatRequestMapper.JSON_MAPPER.readTree("{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}");
+
+        assertThat(ChatRequestMapper.after(" ", body)).isSameAs(body);
+        assertThat(ChatRequestMapper.after("hm", body)).isEqualTo(ChatRequestMapper.JSON_MAPPER.readTree("""
+                        {"messages": [{"role": "user", "content": "a"},
+                                      {"role": "assistant", "content": "", "reasoning_content": "hm"}],
+                         "continue_final_message": "content", "add_generation_prompt": false}"""));
     }
 }
