@@ -91,25 +91,31 @@ static bool rewrite_format(json & body) {
     return changed;
 }
 
-static bool drop_silent_reasoning(json & body) {
+// Of /v1/responses: without reasoning that says nothing, and with the type of answers, which may be left out.
+static bool rewrite_input(json & body) {
     if (!body.contains("input") || !body.at("input").is_array()) {
         return false;
     }
-    json kept = json::array();
+    json kept    = json::array();
+    bool changed = false;
     for (const auto & item : body.at("input")) {
         const bool silent = text_at(item, "type") == "reasoning" && (!item.contains("content") || !item.at("content").is_array() || item.at("content").empty());
+        const bool untyped = text_at(item, "role") == "assistant" && !item.contains("type");
         if (!silent) {
             kept.push_back(item);
         }
+        if (untyped) {
+            kept.back()["type"] = "message";
+        }
+        changed = changed || silent || untyped;
     }
-    const bool changed = kept.size() < body.at("input").size();
-    body["input"]      = kept;
+    body["input"] = kept;
     return changed;
 }
 
 bool rewrite_dialect(json & body) {
-    const bool choice = rewrite_tool_choice(body), format = rewrite_format(body), reasoning = drop_silent_reasoning(body);
-    return choice || format || reasoning;
+    const bool choice = rewrite_tool_choice(body), format = rewrite_format(body), input = rewrite_input(body);
+    return choice || format || input;
 }
 
 } // namespace kvfold

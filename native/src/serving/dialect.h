@@ -12,7 +12,7 @@ namespace kvfold {
 //   "response_format"  {"type": "json_schema", "schema": ...}, the schema beside its type
 //                      {"disable_parallel_tool_use": true}: "parallel_tool_calls": false
 //   "text"             {"format": ...} of /v1/responses, as "output_config" of /v1/messages
-//   "input"            of /v1/responses: items with "reasoning" that has no text are left out
+//   "input"            of /v1/responses: items with "reasoning" that has no text are left out, answers without a type are "message"
 bool rewrite_dialect(json & body);
 
 } // namespace kvfold

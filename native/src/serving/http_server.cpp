@@ -232,8 +232,8 @@ struct llama_http_server : http_server {
         }
         if (!listening) {
             throw error(KVFOLD_ERROR_ADDRESS, "cannot listen on " + address() + ": " + errors.cause("the reason is not known") +
-                                                  " (is the port in use?)")
-                .about_option("port");
+                                                  (on_files() ? " (does another server listen there?)" : " (is the port in use?)"))
+                .about_option(on_files() ? "host" : "port");
         }
         http.is_ready = true;
     }
@@ -249,12 +249,14 @@ struct llama_http_server : http_server {
         }
     }
 
+    bool on_files() const { return std::all_of(params.hostnames.begin(), params.hostnames.end(), is_socket_file); }
+
     std::string address() const {
         std::string hosts;
         for (const auto & host : params.hostnames) {
             hosts += (hosts.empty() ? "" : ", ") + host;
         }
-        return hosts + " port " + std::to_string(params.port);
+        return on_files() ? hosts : hosts + " port " + std::to_string(params.port);
     }
 
     void add(const route & each) {

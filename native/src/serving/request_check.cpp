@@ -93,8 +93,10 @@ void check_request(const json & body, int slots, int adapters) {
     if (body.contains("cache_salt") && !body.at("cache_salt").is_string()) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"cache_salt\" is " + body.at("cache_salt").dump_safe() + " but must be a string");
     }
-    if (body.contains("messages")) {
-        check_roles(body.at("messages"));
+    for (const char * name : { "messages", "input" }) {
+        if (body.contains(name)) {
+            check_roles(body.at(name));
+        }
     }
     if (body.contains("lora")) {
         check_adapters(body.at("lora"), adapters);

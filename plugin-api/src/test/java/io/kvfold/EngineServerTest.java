@@ -293,6 +293,20 @@ class EngineServerTest {
     }
 
     @Test
+    void refusesARoleThatNobodyHas() throws IOException {
+        try (EngineServer server = builder().start()) {
+            for (String list : List.of("messages", "input")) {
+                String path = list.equals("input") ? "/v1/responses" : "/v1/chat/completions";
+                String body = "{\"" + list + "\": [{\"role\": \"wizard\", \"content\": \"a\"}]}";
+                String answer = ask(server, "POST", path, body);
+
+                assertThat(status(answer)).isEqualTo(400);
+                assertThat(answer).contains("the role of message 0 is \\\"wizard\\\"");
+            }
+        }
+    }
+
+    @Test
     void refusesWhatTheEngineWasNotOpenedForInItsOwnWords() throws IOException {
         try (EngineServer server = builder().start()) {
             String answer = ask(server, "POST", "/v1/embeddings", "{\"input\": \"a\"}");
@@ -312,12 +326,8 @@ class EngineServerTest {
                 "/v1/messages | messages | \"text\":\"",
             })
     void answersWithWhatIsNewOfAnAnswerThatWasBegun(String path, String messages, String key) throws IOException {
-        String begun = path.equals("/v1/responses")
-                ? "[{\"type\": \"output_text\", \"text\": \"It begins \"}]"
-                : "\"It begins \"";
         String body = "{\"max_tokens\": 4, \"temperature\": 0, \"" + messages
-                + "\": [{\"role\": \"user\", \"content\": \"a\"}, {\"type\": \"message\", \"role\": \"assistant\", \"content\": "
-                + begun + "}]}";
+                + "\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"It begins \"}]}";
         try (EngineServer server = builder().start()) {
             assertThat(ask(server, "POST", path, body)).contains(key).doesNotContain("It begins");
             assertThat(ask(server, "POST", path, body.replaceFirst("\\{", "{\"stream\": true, ")))
@@ -333,7 +343,8 @@ class EngineServerTest {
         try (ServerSocketChannel left = ServerSocketChannel.open(StandardProtocolFamily.UNIX)) {
             left.bind(UnixDomainSocketAddress.of(file));
             assertThatThrownBy(() -> engine.server().host(file.toString()).start())
-                    .isInstanceOf(ServerAddressException.class);
+                    .isInstanceOf(ServerAddressException.class)
+                    .hasMessageContainingAll("cannot listen on " + file + ":", "does another server listen there?");
         }
         assertThat(file).exists();
 
