@@ -2,6 +2,7 @@
 
 #include "kvfold_test.h"
 
+#include <map>
 #include <mutex>
 #include <set>
 

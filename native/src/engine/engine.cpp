@@ -19,6 +19,7 @@
 #include "llama.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace kvfold {
 
@@ -195,6 +196,19 @@ static void check_pooling(const llama_context & context) {
     }
 }
 
+// Others normalise a text first, or have one token for a long word that they do not know.
+static size_t bytes_of_longest_token(const llama_vocab * vocab) {
+    const auto type = llama_vocab_type(vocab);
+    if (type != LLAMA_VOCAB_TYPE_SPM && type != LLAMA_VOCAB_TYPE_BPE) {
+        return 0;
+    }
+    size_t longest = 4; // a character
+    for (llama_token id = 0; id < llama_vocab_n_tokens(vocab); id++) {
+        longest = std::max(longest, strlen(llama_vocab_get_text(vocab, id)));
+    }
+    return longest;
+}
+
 // llama.cpp would give each slot what the model was trained with, and log that.
 static void check_context(const common_params & params, const model_facts & facts, const llama_model * model) {
     const int32_t asked = params.kv_unified_per_slot, trained = llama_model_n_ctx_train(model); // stretched where YaRN is
@@ -273,6 +287,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     routes->update_meta(*server);
     check_grammar(grammar, vocabulary());
     special_texts = std::make_unique<plain_text>(vocabulary());
+    longest_token = bytes_of_longest_token(vocabulary());
     layout = read_kv_layout(server->get_llama_context());
     set_up_serving();
     if (!ledger->take_on_device(layout.bytes_whole)) { // the budget was an estimate, and this is there
@@ -403,6 +418,16 @@ size_t engine::longest_input() const {
     const size_t slot = server->get_meta().slot_n_ctx;
     const bool   last = llama_pooling_type(server->get_llama_context()) == LLAMA_POOLING_TYPE_LAST;
     return last ? slot : std::min<size_t>(slot, options.params.n_ubatch);
+}
+
+void engine::check_text(size_t bytes) const {
+    const size_t slot = server->get_meta().slot_n_ctx;
+    const size_t least = longest_token > 0 ? bytes/longest_token/4 : 0; // marks within it may be three times as long
+    if (least > slot) {
+        throw error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "the prompt has " + std::to_string(bytes) + " bytes, which are at least " + std::to_string(least) +
+                                                       " tokens, but a slot holds " + std::to_string(slot))
+            .compares((int64_t) least, (int64_t) slot);
+    }
 }
 
 common_params engine::server_params(const std::string & text) {

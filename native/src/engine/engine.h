@@ -58,6 +58,7 @@ struct engine : request_host {
     int                                    slots() const override { return options.params.n_parallel; }
     int                                    adapters() const override { return (int) options.params.lora_adapters.size(); }
     size_t                                 longest_input() const override;
+    void                                   check_text(size_t bytes) const override;
     const plain_text &                     texts() const override { return *special_texts; }
     bool                                   describes_schemas() const override { return options.describe_schemas; }
     bool                                   describes_tools() const override { return has_described_tools; }
@@ -108,6 +109,7 @@ struct engine : request_host {
     std::unique_ptr<server_context> server;
     std::unique_ptr<server_routes>  routes;
     std::unique_ptr<plain_text>     special_texts; // after loading
+    size_t                          longest_token = 0; // in bytes; 0 where a token may stand for any text
     deep_thread                     worker;
     std::atomic<bool>               abandoned{ false }; // the worker ended within llama.cpp
     kv_layout                       layout;

@@ -3,6 +3,7 @@
 #ifndef KVFOLD_TEXT_MARKS_H
 #define KVFOLD_TEXT_MARKS_H
 
+#include <cstddef>
 #include <deque>
 #include <string>
 
@@ -27,10 +28,14 @@ inline bool kvfold_remove_marks(std::string & text) {
     return true;
 }
 
+// Called before a text becomes tokens, which nothing interrupts: throws where it is longer than the request of this thread can use.
+void kvfold_check_text(size_t bytes);
+
 // Called when special tokens were found: takes the marks out of the fragments of `text` that are text. Their new texts live
 // until the next call on this thread.
 template <typename Fragments> void kvfold_remove_marks(Fragments & fragments, const std::string & text) {
     static thread_local std::deque<std::string> texts;
+    kvfold_check_text(text.size());
     if (text.find(kvfold_text_mark) == std::string::npos) {
         return;
     }

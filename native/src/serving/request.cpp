@@ -2,6 +2,7 @@
 
 #include "process/at_exit.h"
 #include "hooks/request-tasks.h"
+#include "hooks/text-marks.h"
 #include "process/json_text.h"
 #include "kv/memory/refusal.h"
 #include "process/kvfold_log.h"
@@ -373,6 +374,12 @@ void request::on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<
     }
 }
 
+void request::on_text(size_t bytes) {
+    if (needs_slot) {
+        refuse_if([&] { owner->check_text(bytes); });
+    }
+}
+
 void request::on_task_ended(int id_task) {
     std::unique_lock<std::mutex> lock(mutex);
     task_ids.erase(id_task);
@@ -665,5 +672,11 @@ void kvfold_tasks_waiting(const std::unordered_set<int> & ids, std::vector<serve
 void kvfold_task_ended(int id_task) {
     if (kvfold::current) {
         kvfold::current->on_task_ended(id_task);
+    }
+}
+
+void kvfold_check_text(size_t bytes) {
+    if (kvfold::current) {
+        kvfold::current->on_text(bytes);
     }
 }

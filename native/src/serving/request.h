@@ -65,6 +65,9 @@ struct request : std::enable_shared_from_this<request> {
     void on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks);
     void on_task_ended(int id_task);
 
+    // Called by the hook in the tokeniser, on the thread that makes tokens of the request.
+    void on_text(size_t bytes);
+
   private:
     request(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, bool needs_slot, const std::string & route,
             request_body && body, std::function<bool()> gone, const state_files & files);

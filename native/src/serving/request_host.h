@@ -77,6 +77,9 @@ struct request_host {
     // Tokens that a text to embed or to rank may have.
     virtual size_t longest_input() const = 0;
 
+    // Throws KVFOLD_ERROR_CONTEXT_EXCEEDED if a text has more tokens than a slot holds whatever they are.
+    virtual void check_text(size_t bytes) const = 0;
+
     virtual const plain_text & texts() const             = 0;
     virtual bool               describes_schemas() const = 0;
     virtual bool               describes_tools() const   = 0;

@@ -12,6 +12,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
+import java.util.function.Supplier;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -138,6 +139,21 @@ class ChatContractTest {
                 .isNotEmpty()
                 .isEqualTo(streamed.toString())
                 .isEqualTo(engine.call("/completion", raw).path("content").asText());
+    }
+
+    /** Half a minute of the tokeniser, which nobody can interrupt. */
+    @Test
+    void refusesATextOfManyMegabytesBeforeItIsTokenised() {
+        String text = "lorem ipsum dolor ".repeat(2_000_000);
+        for (Supplier<Generation> start : List.<Supplier<Generation>>of(
+                () -> engine.complete(JSON.createObjectNode().put("prompt", text)),
+                () -> engine.chat(chat("user", text)))) {
+            try (Generation generation = start.get()) {
+                assertThatThrownBy(generation::next)
+                        .isInstanceOf(ContextExceededException.class)
+                        .hasMessageContaining("which are at least");
+            }
+        }
     }
 
     @Test

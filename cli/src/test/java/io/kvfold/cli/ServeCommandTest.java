@@ -147,10 +147,10 @@ final class ServeCommandTest {
 
     /** Nothing interrupts the tokeniser, which takes half a minute for it. */
     private static void sendsATextOfManyMegabytes(URI address) throws IOException {
-        String body = "{\"prompt\": \"" + "lorem ipsum dolor ".repeat(3_000_000) + "\"}";
+        String body = "{\"content\": \"" + "lorem ipsum dolor ".repeat(3_000_000) + "\"}";
         Socket client = new Socket(address.getHost(), address.getPort()); // goes with this process
         client.getOutputStream()
-                .write(("POST /completion HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer secret\r\n"
+                .write(("POST /tokenize HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer secret\r\n"
                                 + "Content-Type: application/json\r\nContent-Length: " + body.length() + "\r\n\r\n"
                                 + body)
                         .getBytes(StandardCharsets.US_ASCII));
