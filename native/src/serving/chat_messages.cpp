@@ -190,6 +190,8 @@ bool has_format(const json & body) {
     return false;
 }
 
+bool holds_format(const json & body) { return has_format(body) && !body.contains("answer_format"); }
+
 // Anthropic's users hand over what tools have found; a text beside it would come before it.
 static bool has_results(const json & content) {
     for (size_t i = 0; content.is_array() && i < content.size(); i++) {

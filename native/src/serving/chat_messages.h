@@ -20,6 +20,9 @@ bool describe_schema(json & body);
 // Whether the answer is to be JSON.
 bool has_format(const json & body);
 
+// Whether a grammar has to hold it to that.
+bool holds_format(const json & body);
+
 // Says of a body whose last message is the assistant's that the answer goes on with it, so that llama-server hands out what is new of
 // it only. True if something changed.
 bool continue_answer(json & body);

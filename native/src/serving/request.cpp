@@ -167,7 +167,8 @@ void request::rewrite_body() {
     if (route_uses_template(route) && has_format(body)) {
         owner->require_formats();
     }
-    needs_call = requires_call(body);
+    needs_call   = requires_call(body);
+    needs_format = route_uses_template(route) && holds_format(body);
     if (dialect || one_call || described || no_call || continued || schemas || marked) {
         http_request.body = body.dump_safe();
     }
@@ -328,6 +329,20 @@ void request::check_inputs(const std::vector<server_task> & tasks) const {
     }
 }
 
+// What llama.cpp's handlers of some templates drop.
+void request::check_promises(const std::vector<server_task> & tasks) const {
+    if (tasks.empty()) {
+        return;
+    }
+    const common_params_sampling & sampling = tasks.front().params.sampling;
+    if (needs_call && common_grammar_value(sampling.grammar).empty()) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "\"tool_choice\" cannot be kept: llama.cpp knows no calls of this model's chat template");
+    }
+    if (needs_format && sampling.grammar_lazy) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "\"response_format\" cannot be kept beside \"tools\" with this model's chat template");
+    }
+}
+
 // The server core, which is in between, passes on the text of an error only.
 void request::refuse_if(const std::function<void()> & check) {
     try {
@@ -343,9 +358,7 @@ void request::on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<
     if (tasks) {
         refuse_if([&] {
             check_inputs(*tasks);
-            if (needs_call && !tasks->empty() && common_grammar_value(tasks->front().params.sampling.grammar).empty()) {
-                throw error(KVFOLD_ERROR_UNSUPPORTED, "\"tool_choice\" cannot be kept: llama.cpp knows no calls of this model's chat template");
-            }
+            check_promises(*tasks);
             check_sampling(*tasks, owner->vocabulary());
         });
     }

@@ -83,6 +83,7 @@ struct request : std::enable_shared_from_this<request> {
     server_http_res_ptr answer_of_handler();
     void refuse_if(const std::function<void()> & check);
     void check_inputs(const std::vector<server_task> & tasks) const;
+    void check_promises(const std::vector<server_task> & tasks) const;
     void settle(server_http_res_ptr result, std::optional<error> caught);
     void await_answer();
     bool has_answer();
@@ -120,6 +121,7 @@ struct request : std::enable_shared_from_this<request> {
     std::deque<std::string> chunks;
     response_events         events; // of /v1/responses
     bool                    needs_call = false; // the answer is a tool call, or an error
+    bool                    needs_format = false; // the answer is JSON of the format that was asked for, or an error
     bool                    exhausted = false; // nothing more will be added to `chunks`
     bool                    finished  = false; // next() has reported the end or a failure
     bool                    retired   = false;

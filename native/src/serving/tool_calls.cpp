@@ -67,8 +67,7 @@ bool ask_for_one_call(json & body) {
 
 bool ask_for_no_call(json & body) {
     const json choice = body.contains("tool_choice") ? body.at("tool_choice") : json();
-    const bool holds  = has_format(body) && !body.contains("answer_format");
-    if (!has_tools(body) || !holds || !(choice.is_null() || choice == "auto")) {
+    if (!has_tools(body) || !holds_format(body) || !(choice.is_null() || choice == "auto")) {
         return false;
     }
     body["tool_choice"] = "none";
