@@ -54,7 +54,7 @@ class Server:
     """`kvfold serve` of one case."""
 
     def __init__(self, kvfold, model, options):
-        command = [*kvfold, "serve", "--model", model, "--port", PORT, "--ctx-size", 1024, "--threads", 1, *options]
+        command = [*kvfold, "serve", "--model", model, "--port", PORT, "--threads", 1, *options]
         self.process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
 
     def __enter__(self):
@@ -133,7 +133,7 @@ def kept_rows(plan, tokens, lazy):
 def found_lazy(args, options, question):
     """How many layers turned out lazy for a question."""
     prompt = f"User: {question}\nAssistant:"
-    out = run(*args.kvfold, "generate", "--model", args.model, "--ctx-size", 1024, "--prompt", prompt, "--max-tokens", 2,
+    out = run(*args.kvfold, "generate", "--model", args.model, "--prompt", prompt, "--max-tokens", 2,
               "--json", *options)
     return len(json.loads(out)["kv_cache"]["lazy_layers"])
 

@@ -11,7 +11,6 @@ import org.jspecify.annotations.Nullable;
  */
 final class ConformanceEngine {
 
-    private static final int CONTEXT_SIZE = 16_384;
     private static final int SLOTS = 2;
 
     /** A small model fills a string of JSON until it is stopped. */
@@ -40,7 +39,6 @@ final class ConformanceEngine {
         }
         Engine.Builder builder = Engine.builder()
                 .model(model)
-                .contextSize(CONTEXT_SIZE)
                 .slots(SLOTS)
                 .option("predict", LONGEST_ANSWER)
                 .option("temp", 0); // the tables of docs/conformance.md can be made again
