@@ -420,10 +420,13 @@ size_t engine::longest_input() const {
     return last ? slot : std::min<size_t>(slot, options.params.n_ubatch);
 }
 
+// Of shorter ones the tokens are counted, which takes about a second for this.
+static constexpr size_t long_text = 1u << 20;
+
 void engine::check_text(size_t bytes) const {
-    const size_t slot = server->get_meta().slot_n_ctx;
+    const size_t slot  = server->get_meta().slot_n_ctx;
     const size_t least = longest_token > 0 ? bytes/longest_token/4 : 0; // marks within it may be three times as long
-    if (least > slot) {
+    if (bytes > long_text && least > slot) {
         throw error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "the prompt has " + std::to_string(bytes) + " bytes, which are at least " + std::to_string(least) +
                                                        " tokens, but a slot holds " + std::to_string(slot))
             .compares((int64_t) least, (int64_t) slot);
