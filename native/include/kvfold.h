@@ -300,19 +300,21 @@ KVFOLD_API void kvfold_close(kvfold_engine * engine);
  *   "/v1/rerank"             needs option "reranking"
  *   "/tokenize"  "/detokenize"  "/apply-template"  "/v1/chat/completions/input_tokens"  "/props"  "/slots"  "/metrics"
  *
- * Texts of messages, of tools, and to embed or to rank are texts: the name of a special token in them is letters, and only the
- * chat template writes special tokens. A raw prompt follows llama.cpp's rule, by which a name is the token, unless the body
- * says "parse_special": false. A last message of the assistant is the beginning of the answer, which goes on with it and holds what is new
- * only; special tokens in it are such. Half a surrogate pair becomes U+FFFD. Messages that a strict template refuses are given to
- * it again with system messages in front, those of one role merged, an empty one of the user before an assistant's that
- * comes first, and call ids of nine letters and digits.
+ * Texts of messages, of tools, and to embed or to rank are texts: the name of a special token in them is letters, and only the chat
+ * template writes special tokens. A raw prompt follows llama.cpp's rule, by which a name is the token, unless the body says
+ * "parse_special": false. A last message of the assistant is the beginning of the answer, which goes on with it and holds what is
+ * new only; special tokens in it are such. Half a surrogate pair becomes U+FFFD. Messages that a strict template refuses are given
+ * to it again with system messages in front, those of one role merged, an empty one of the user before an assistant's that comes
+ * first, and call ids of nine letters and digits.
  *
  * The model field of a body is not checked here. A body has at most 200 levels of brackets, 1000 "$ref", 4096 "messages", 256 "tools",
  * "chat_template_kwargs" and "stop", and 2048 prompts or inputs, of which as many are queued at a time as keep the slots busy; grammars,
- * patterns and schemas have bounds of their own (native/README.md), and what exceeds them is KVFOLD_ERROR_INVALID_ARGUMENT with rule or
- * path and place. A schema of an answer that no grammar can hold to the letter is KVFOLD_ERROR_UNSUPPORTED and names the keyword, unless
- * its format has "strict": false; then, and by default in parameters of tools, the keyword is left out and logged. An object with named
- * properties has no others, a string at most 2,000 characters. "tool_choice" may be an object as OpenAI and Anthropic have it.
+ * patterns and schemas have bounds of their own (native/README.md), and what exceeds them is KVFOLD_ERROR_INVALID_ARGUMENT with rule or path
+ * and place. A schema of an answer that no grammar can hold to the letter is KVFOLD_ERROR_UNSUPPORTED and names the keyword, unless its format
+ * has "strict": false; then, and by default in parameters of tools, the keyword is left out and logged. Beside a response format no tool is
+ * called unless "tool_choice" requires it, and a chat template with which llama.cpp would drop the format is KVFOLD_ERROR_UNSUPPORTED. An
+ * object with named properties has no others, a string at most 2,000 characters. "tool_choice" may be an object as OpenAI and Anthropic have
+ * it.
  *
  * Fails with KVFOLD_ERROR_QUEUE_FULL, KVFOLD_ERROR_CLOSED, KVFOLD_ERROR_MODEL_INVALID (a mapped file of the model was cut meanwhile) or
  * KVFOLD_ERROR_INVALID_ARGUMENT (unknown route, body is not a JSON object, a number in it is out of its range); every other failure is
