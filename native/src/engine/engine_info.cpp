@@ -1,7 +1,7 @@
 // What an engine says about itself: kvfold_engine_info() and kvfold_kv_stats().
 
 #include "engine/engine.h"
-#include "kv/memory/caches.h"
+#include "kv/memory/folded_memory.h"
 #include "kv/memory/layout.h"
 #include "kv/memory/memory.h"
 #include "kv/retention/retention.h"
@@ -138,12 +138,12 @@ server_task_result_ptr engine::ask_worker(server_task_type question) {
 
 // By slot; a slot is a sequence.
 static json lazy_layers(const llama_context * context, int32_t n_slots) {
-    const auto caches = kv_caches_of(llama_get_memory(context));
-    json       slots  = json::array();
-    if (caches.empty() || !caches.front()->retention) {
+    const kvfold_retention * const retention = retention_of(llama_get_memory(context));
+    json                           slots     = json::array();
+    if (!retention) {
         return slots;
     }
-    for (const auto & layers : caches.front()->retention->lazy_layers((uint32_t) n_slots)) {
+    for (const auto & layers : retention->lazy_layers((uint32_t) n_slots)) {
         json slot = json::array();
         for (const int il : layers) {
             slot.push_back(il);

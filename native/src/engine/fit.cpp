@@ -78,7 +78,7 @@ costs costs_of(const common_params & params, const model_facts & facts, const kv
         }
         const double row = row_bytes(facts.k_elements[il], params.cache_type_k) + row_bytes(facts.v_elements[il], params.cache_type_v);
         sum.per_token += plan.in_swa[il] ? 0 : row;
-        sum.window    += plan.in_swa[il] || plan.in_both[il] ? row*((double) plan.n_swa + plan.n_sinks) : 0;
+        sum.window    += plan.has_window_cells(il) ? row*(double) plan.n_window_kept() : 0;
     }
     const bool flash = params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED;
     sum.masked = (flash ? 2 : 4)*(plan.n_swa > 0 ? 2 : 1); // a mask of F16 or F32; a second one where layers see sinks and window

@@ -81,6 +81,25 @@ struct kvfold_plan {
     bool is_sink(int32_t pos)   const { return pos < (int32_t) n_sinks; }
     bool masks_self(size_t il)  const { return strict || reads_upward(il); }
 
+    // the window hides the key at `pos` from the query at `from`
+    bool hides(int32_t pos, int32_t from) const { return n_swa > 0 && !is_sink(pos) && from - pos >= (int32_t) n_swa; }
+
+    // Cells for sinks and window that a sequence keeps. Its next token sees two fewer of the window: llama.cpp's server goes on
+    // with a sequence only if it has these as well.
+    uint64_t n_window_kept() const { return (uint64_t) n_sinks + n_swa + 1; }
+
+    // producer il has cells for sinks and window; one that may turn out lazy has cells for every token as well
+    bool has_window_cells(size_t il) const { return in_swa[il] || in_both[il]; }
+
+    bool has_window_cells() const {
+        for (uint32_t il = 0; il < n_layer; ++il) {
+            if (has_window_cells(il)) {
+                return true;
+            }
+        }
+        return false;
+    }
+
     // some layer reads upward, so that a chunk of several tokens needs several passes
     bool upward() const {
         for (uint32_t il = 0; il < n_layer; ++il) {

@@ -1,16 +1,13 @@
-// First and recent tokens in the window-sized cache. Implemented in kv/retention.
+// The memory of a model with layers that keep first and recent tokens only. Implemented in kv/memory.
 #ifndef KVFOLD_KV_RETENTION_H
 #define KVFOLD_KV_RETENTION_H
 
-#include <cstdint>
+struct llama_cparams;
+struct llama_memory_i;
+struct llama_memory_params;
+struct llama_model;
 
-struct kvfold_plan;
-class  llama_kv_cells;
-
-// Cells of the window-sized cache, given upstream's number: sinks stay beside the windows of n_seqs sequences.
-uint32_t kvfold_window_cells(const kvfold_plan & plan, uint32_t n_cells, uint32_t n_cells_full, uint32_t n_seqs, uint32_t n_ubatch);
-
-// The position from which on a window-sized cache holds a sequence without a gap. Sinks below a gap do not count.
-int32_t kvfold_window_pos_min(const llama_kv_cells & cells, int32_t seq_id, uint32_t n_sinks);
+// Null under a plan without windows and lazy layers, and without a plan.
+llama_memory_i * kvfold_create_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams);
 
 #endif

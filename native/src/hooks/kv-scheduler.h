@@ -76,9 +76,6 @@ std::vector<kvfold_slot_action> kvfold_share_prefixes(std::vector<kvfold_prompt_
 // The slot's prompt begins when another slot has computed what both have in common.
 bool kvfold_slot_follows(int id_slot);
 
-// Its cells may be another sequence's as well.
-bool kvfold_slot_shares_window(int id_slot);
-
 // Decides on everything but the actions it returns, which are to be done in this order.
 std::vector<kvfold_slot_action> kvfold_plan_slots(
         llama_context * ctx,
@@ -113,10 +110,6 @@ int64_t kvfold_slot_resumed(int id_slot);
 
 // The slot is released. True if it does not hold what it lists.
 bool kvfold_slot_forgets(int id_slot);
-
-// Where sequences share cells of a window, those that no later token sees are given up, since the window-sized cache reuses
-// only those of a single sequence by itself.
-void kvfold_forget_window(llama_context * ctx, int id_slot, int32_t pos_next);
 
 // Ends the request with an error, given what llama_decode() returned: for want of room, 1, or because it could not compute.
 void kvfold_slot_fails(llama_context * ctx, int id_task, int ret);
@@ -254,16 +247,9 @@ std::vector<kvfold_prompt_view> kvfold_view_prompts(const slots_t & slots) {
 // Before the next batch is made.
 template <typename slots_t>
 void kvfold_plan_step(slots_t & slots, common_speculative * spec, const std::function<void(std::function<void()> &&)> & yield) {
-    using state = decltype(slots_t::value_type::state);
     auto * const ctx = slots.front().ctx_tgt;
     kvfold_apply(slots, kvfold_share_prefixes(kvfold_view_prompts(slots)));
     kvfold_apply(slots, kvfold_plan_slots(ctx, slots.front().ctx_dft, kvfold_view_slots(slots), kvfold_view_prefixes(slots)));
-    for (auto & slot : slots) {
-        const bool computes = slot.state == state::SLOT_STATE_GENERATING || slot.state == state::SLOT_STATE_PROCESSING_PROMPT;
-        if (computes && !kvfold_slot_rests(slot.id) && (slot.task->is_parent() || slot.task->is_child() || kvfold_slot_shares_window(slot.id))) {
-            kvfold_forget_window(ctx, slot.id, slot.prompt.tokens.pos_next());
-        }
-    }
     const int id_slot = kvfold_slot_to_replay();
     if (id_slot < 0) {
         return;

@@ -2,6 +2,7 @@
 
 #include "kv/memory/caches.h"
 #include "kv/memory/cell_pages.h"
+#include "kv/memory/folded_memory.h"
 #include "kv/retention/retention.h"
 #include "process/kvfold_log.h"
 #include "serving/slot_exchange.h"
@@ -57,7 +58,7 @@ prefix_cache::prefix_cache(llama_context * ctx, const limits & limits) : ctx(ctx
     const auto caches = kv_caches_of(llama_get_memory(ctx));
     on      = limits.on && !caches.empty() && caches.front()->get_n_stream() == 1 && !llama_model_is_hybrid(llama_get_model(ctx));
     windows = caches.size() > 1;
-    retention = on ? caches.front()->retention.get() : nullptr;
+    retention = on ? retention_of(llama_get_memory(ctx)) : nullptr;
 }
 
 // A prompt with the same salt and adapters makes the same cells of the same tokens, unless it moves them.
@@ -129,7 +130,6 @@ void prefix_cache::settle(const kvfold_prompt_view & slot, std::vector<kvfold_sl
             llama_memory_seq_rm(llama_get_memory(ctx), slot.slot, -1, -1);
             actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, 0 });
         }
-        own.shares = own.shares && alike;
     }
     own.task      = slot.task->id;
     own.likeness  = likeness;
@@ -267,11 +267,8 @@ void prefix_cache::copy(const source & from, int id_slot, size_t n) {
     const auto memory = llama_get_memory(ctx);
     llama_memory_seq_rm(memory, id_slot, -1, -1);
     llama_memory_seq_cp(memory, from.seq_id, id_slot, 0, (llama_pos) n);
-    kvfold_forget_window(ctx, id_slot, (int32_t) n - 2); // llama.cpp asks for two tokens before the window of the next one
     recount();
-    seats[id_slot].shares = true;
     if (from.seq_id < rules.slots) {
-        seats[from.seq_id].shares    = true;
         seats[from.seq_id].last_used = ggml_time_us();
     }
     for (prefix & each : prefixes) {

@@ -49,9 +49,6 @@ struct prefix_cache {
     // Tokens of its prompt at which a slot stops for one that waits; UINT32_MAX: none does.
     uint32_t stops_at(int id_slot) const { return seats[id_slot].stops_at; }
 
-    // Some cells of the slot may be those of others as well, and it has a window.
-    bool shares_window(int id_slot) const { return windows && seats[id_slot].shares; }
-
     // Instead of computing them again: the first tokens, `most` at most, of a slot that gave its cells up. How many there are.
     uint32_t adopt(int id_slot, const server_tokens & tokens, size_t most);
     uint32_t begin_again(int id_slot); // its prompt
@@ -85,7 +82,6 @@ struct prefix_cache {
         bool        begun     = true;
         bool        waits     = false;
         bool        waited    = false; // in the step before
-        bool        shares    = false;
         uint32_t    stops_at  = UINT32_MAX;
         int64_t     last_used = 0;
 

@@ -3,7 +3,7 @@
 #include "hooks/kv-budget.h"
 #include "hooks/kv-lazy-layers.h"
 #include "hooks/slot-hooks.h"
-#include "kv/memory/caches.h"
+#include "kv/memory/folded_memory.h"
 #include "kv/retention/retention.h"
 #include "serving/slot_schedule.h"
 #include "process/kvfold_log.h"
@@ -159,11 +159,11 @@ void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt 
 }
 
 void kvfold_keep_prefix(llama_context * context, int id_slot, server_prompt & prompt, int & n_past, int32_t & pos_next) {
-    const auto caches = kv_caches_of(llama_get_memory(context));
-    if (caches.empty() || !caches.front()->retention) {
+    const kvfold_retention * const retention = retention_of(llama_get_memory(context));
+    if (!retention) {
         return;
     }
-    const llama_pos n_decisive = caches.front()->retention->n_decisive(id_slot);
+    const llama_pos n_decisive = retention->n_decisive(id_slot);
     prompt.checkpoints.remove_if([&](const common_prompt_checkpoint & each) { return each.n_tokens < n_decisive; });
     if (n_past < n_decisive) {
         n_past   = 0;

@@ -4,6 +4,7 @@
 #include "hooks/kv-plan-prefill.h"
 #include "kv/graph/passes.h"
 #include "kv/memory/caches.h"
+#include "kv/memory/folded_memory.h"
 #include "kv/memory/page_ledger.h"
 #include "kv/memory/refusal.h"
 #include "kv/retention/cuts.h"
@@ -280,7 +281,7 @@ void slot_schedule::suspended(int id_slot, uint32_t n_tokens) {
 static bool needs_outputs(const llama_context * ctx, int id_slot) {
     const auto & plan = llama_get_model(ctx)->hparams.kv_plan;
     if (plan.is_automatic()) {
-        return !kv_caches_of(llama_get_memory(ctx)).front()->retention->is_final(id_slot);
+        return !retention_of(llama_get_memory(ctx))->is_final(id_slot);
     }
     return plan.upward() && !is_exact(plan, ctx->get_cparams().kv_prefill);
 }
@@ -386,10 +387,6 @@ bool kvfold_slot_follows(int id_slot) {
     return schedule_here && schedule_here->prefixes.waits(id_slot);
 }
 
-bool kvfold_slot_shares_window(int id_slot) {
-    return schedule_here && schedule_here->prefixes.shares_window(id_slot);
-}
-
 bool kvfold_slot_rests(int id_slot) {
     return schedule_here && schedule_here->rests(id_slot);
 }
@@ -426,14 +423,6 @@ bool kvfold_slot_forgets(int id_slot) {
     const bool forgets = schedule_here->forgets(id_slot);
     admission_here->admit_waiting(); // its cells are nobody's now
     return forgets;
-}
-
-void kvfold_forget_window(llama_context * ctx, int id_slot, int32_t pos_next) {
-    const auto  caches = kv_caches_of(llama_get_memory(ctx));
-    const auto & hparams = llama_get_model(ctx)->hparams;
-    if (caches.size() == 2 && hparams.n_swa > 0 && pos_next > (int32_t) hparams.n_swa) {
-        const_cast<llama_kv_cache *>(caches[1])->seq_rm(id_slot, (llama_pos) hparams.kv_plan.n_sinks, pos_next - (llama_pos) hparams.n_swa + 1);
-    }
 }
 
 void kvfold_slot_fails(llama_context * ctx, int id_task, int ret) {

@@ -37,6 +37,10 @@ struct context_options {
     ggml_type    type    = GGML_TYPE_F32;
 
     kvfold_cpu_attention cpu_attention = KVFOLD_CPU_ATTENTION_FUSED;
+
+    uint32_t n_batch  = 256;
+    uint32_t n_ubatch = 64;
+    bool     swa_full = true; // windows forget nothing
 };
 
 struct tested {
@@ -53,8 +57,9 @@ struct tested {
         std::filesystem::remove(path);
         llama_context_params p = llama_context_default_params();
         p.n_ctx           = 2048*(o.unified ? 1 : o.n_seq);
-        p.n_batch         = 256;
-        p.n_ubatch        = 64;
+        p.n_batch         = o.n_batch;
+        p.n_ubatch        = o.n_ubatch;
+        p.swa_full        = o.swa_full;
         p.n_seq_max       = o.n_seq;
         p.kv_unified      = o.unified;
         p.type_k          = o.type;

@@ -2,10 +2,10 @@
 
 #include "hooks/kv-plan-attention.h"
 #include "kv/graph/passes.h"
+#include "kv/memory/folded_memory.h"
 
 #include "llama-cparams.h"
 #include "llama-hparams.h"
-#include "llama-kv-cache-iswa.h"
 #include "llama-kv-cache.h"
 
 #include <algorithm>
@@ -18,13 +18,16 @@ using namespace kvfold;
 // and none of any other.
 static constexpr float EMPTY_ROW_SINK = -1e30f;
 
-kvfold_attn_input::kvfold_attn_input(const llm_graph_context & graph, const llama_kv_cache_context * full, const llama_kv_cache_context * window) :
-    llm_graph_input_attn_kv(graph.hparams, graph.cparams, full),
+static const folded_context * folded(const llama_memory_context_i * mctx) {
+    return dynamic_cast<const folded_context *>(mctx); // another one is that of a single cache
+}
+
+kvfold_attn_input::kvfold_attn_input(const llm_graph_context & graph) :
+    llm_graph_input_attn_kv(graph.hparams, graph.cparams, nullptr),
     n_passes(kvfold_n_passes(graph.hparams.kv_plan, graph.cparams.kv_prefill, graph.ubatch.n_seq_tokens)),
-    retention(full->get_kv()->retention.get()),
+    retention(folded(graph.mctx) ? folded(graph.mctx)->retention() : nullptr),
     who(reads_of(graph.ubatch)) {
-    caches[0].mctx = full;
-    caches[1].mctx = window;
+    set_caches(graph.mctx);
     caches[1].is_window = true;
     for (cache_inputs & cache : caches) {
         if (cache.mctx) {
@@ -35,6 +38,12 @@ kvfold_attn_input::kvfold_attn_input(const llm_graph_context & graph, const llam
         }
     }
     writes.fill({});
+}
+
+void kvfold_attn_input::set_caches(const llama_memory_context_i * of) {
+    caches[0].mctx = folded(of) ? folded(of)->full() : static_cast<const llama_kv_cache_context *>(of);
+    caches[1].mctx = folded(of) ? folded(of)->window() : nullptr;
+    mctx = caches[0].mctx;
 }
 
 void kvfold_attn_input::set_input(const llama_ubatch * ubatch) {
@@ -64,14 +73,7 @@ void kvfold_attn_input::set_input(const llama_ubatch * ubatch) {
 }
 
 bool kvfold_attn_input::can_reuse(const llm_graph_params & params) {
-    if (caches[1].mctx) {
-        const auto * iswa = static_cast<const llama_kv_cache_iswa_context *>(params.mctx);
-        caches[0].mctx = iswa->get_base();
-        caches[1].mctx = iswa->get_swa();
-    } else {
-        caches[0].mctx = static_cast<const llama_kv_cache_context *>(params.mctx);
-    }
-    mctx = caches[0].mctx;
+    set_caches(params.mctx);
 
     bool res = n_passes == kvfold_n_passes(hparams.kv_plan, cparams.kv_prefill, params.ubatch.n_seq_tokens);
     for (const cache_inputs & cache : caches) {
@@ -185,12 +187,5 @@ ubatch_reads kvfold_attn_input::reads_of(const llama_ubatch & ubatch) const {
 }
 
 llm_graph_input_attn_kv * kvfold_build_attn_inp(const llm_graph_context & graph) {
-    std::unique_ptr<kvfold_attn_input> inp;
-    if (graph.hparams.swa_type != LLAMA_SWA_TYPE_NONE) {
-        const auto * iswa = static_cast<const llama_kv_cache_iswa_context *>(graph.mctx);
-        inp = std::make_unique<kvfold_attn_input>(graph, iswa->get_base(), iswa->get_swa());
-    } else {
-        inp = std::make_unique<kvfold_attn_input>(graph, static_cast<const llama_kv_cache_context *>(graph.mctx), nullptr);
-    }
-    return static_cast<llm_graph_input_attn_kv *>(graph.res->add_input(std::move(inp)));
+    return static_cast<llm_graph_input_attn_kv *>(graph.res->add_input(std::make_unique<kvfold_attn_input>(graph)));
 }

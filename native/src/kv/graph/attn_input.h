@@ -66,7 +66,7 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
     using score_inputs = kvfold::score_inputs;
     using ubatch_reads = kvfold::ubatch_reads;
 
-    kvfold_attn_input(const llm_graph_context & graph, const llama_kv_cache_context * full, const llama_kv_cache_context * window);
+    explicit kvfold_attn_input(const llm_graph_context & graph);
 
     void set_input(const llama_ubatch * ubatch) override;
     bool can_reuse(const llm_graph_params & params) override;
@@ -108,6 +108,8 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
     write & write_of(const cache_inputs & cache, int il) { return writes[cache.is_window][il]; }
 
 private:
+    void set_caches(const llama_memory_context_i * of);
+
     int64_t n_streams(const llama_ubatch & ubatch) const {
         return cparams.kv_unified ? 1 : ubatch.n_seqs_unq;
     }

@@ -21,7 +21,6 @@ void adapt_mask(
         const llama_ubatch & ubatch,
         const kvfold_plan & plan,
         const std::vector<kv_read> & reads,
-        T visible,
         T hidden) {
     const llama_kv_cache & kv = *cache.mctx->get_kv();
 
@@ -43,16 +42,7 @@ void adapt_mask(
             continue;
         }
         for (int64_t j = 0; read != kv_read::ALL && j < n_kv; ++j) {
-            if (cells.is_empty(j)) {
-                continue;
-            }
-            const llama_pos pos = cells.pos_get(j);
-            if (plan.is_sink(pos)) {
-                // upstream's window mask hides the first positions once they lie behind the window
-                if (cache.is_window && pos <= ubatch.pos[i] && cells.seq_has(j, seq_id)) {
-                    row[j] = visible;
-                }
-            } else if (llama_hparams::is_masked_swa(plan.n_swa, LLAMA_SWA_TYPE_STANDARD, pos, ubatch.pos[i])) {
+            if (!cells.is_empty(j) && plan.hides(cells.pos_get(j), ubatch.pos[i])) {
                 row[j] = hidden;
             }
         }
@@ -104,10 +94,9 @@ void kvfold_attn_input::set_cache_input(cache_inputs & cache, const llama_ubatch
         }
         cache.mctx->set_input_kq_mask(mask.tensor, &ubatch, cparams.causal_attn);
         if (mask.tensor->type == GGML_TYPE_F16) {
-            adapt_mask<ggml_fp16_t>(cache, mask, ubatch, hparams.kv_plan, who.reads[mask.il],
-                    ggml_fp32_to_fp16(0.0f), ggml_fp32_to_fp16(-INFINITY));
+            adapt_mask<ggml_fp16_t>(cache, mask, ubatch, hparams.kv_plan, who.reads[mask.il], ggml_fp32_to_fp16(-INFINITY));
         } else {
-            adapt_mask<float>(cache, mask, ubatch, hparams.kv_plan, who.reads[mask.il], 0.0f, -INFINITY);
+            adapt_mask<float>(cache, mask, ubatch, hparams.kv_plan, who.reads[mask.il], -INFINITY);
         }
     }
 }

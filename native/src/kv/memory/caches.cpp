@@ -1,5 +1,7 @@
 #include "kv/memory/caches.h"
 
+#include "kv/memory/folded_memory.h"
+
 #include "llama-kv-cache-iswa.h"
 #include "llama-kv-cache.h"
 #include "llama-memory-hybrid-iswa.h"
@@ -10,6 +12,13 @@ namespace kvfold {
 std::vector<const llama_kv_cache *> kv_caches_of(const llama_memory_i * memory) {
     if (const auto * plain = dynamic_cast<const llama_kv_cache *>(memory)) {
         return { plain };
+    }
+    if (const auto * folded = dynamic_cast<const folded_memory *>(memory)) {
+        std::vector<const llama_kv_cache *> caches;
+        for (const layer_class & each : folded->classes()) {
+            caches.push_back(each.cells.get());
+        }
+        return caches;
     }
     if (const auto * windowed = dynamic_cast<const llama_kv_cache_iswa *>(memory)) {
         return { windowed->get_base(), windowed->get_swa() };

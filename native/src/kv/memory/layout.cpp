@@ -1,5 +1,6 @@
 #include "kv/memory/layout.h"
 
+#include "kv/memory/folded_memory.h"
 #include "kv/memory/memory.h"
 #include "kv/retention/retention.h"
 
@@ -35,9 +36,10 @@ kv_layout read_kv_layout(const llama_context * context) {
     kv_layout            layout;
     std::set<uint32_t>   layers;
 
+    layout.retention = retention_of(memory);
     for (const llama_kv_cache * cells : caches) {
         layout.cells = std::max<uint64_t>(layout.cells, (uint64_t) cells->get_size() * cells->get_n_stream());
-        kv_layout::cache cache = { cells, cells->get_size(), 0, kv_tensors_of(*cells) };
+        kv_layout::cache cache = { cells, cells->get_size(), cells->get_size(), 0, kv_tensors_of(*cells) };
         for (const kv_tensors & tensors : cache.layers) {
             const bool seen = !layers.insert(tensors.il).second; // in both caches, and its rows end up in one
             layout.layers_with_storage += !seen;
@@ -47,6 +49,11 @@ kv_layout read_kv_layout(const llama_context * context) {
             }
         }
         layout.caches.push_back(std::move(cache));
+    }
+    if (const auto * folded = dynamic_cast<const folded_memory *>(memory)) {
+        for (size_t c = 0; c < caches.size(); ++c) {
+            layout.caches[c].cells_of_sequence = folded->classes()[c].n_of_sequence;
+        }
     }
     if (caches.size() > 1) {
         const llama_hparams & hparams = llama_get_model(context)->hparams;
@@ -85,12 +92,11 @@ static uint64_t layer_bytes_for(const kv_layout::cache & each, const kv_tensors 
     return tensor_bytes_for(layer.k, false, n_cells) + (layer.v ? tensor_bytes_for(layer.v, layer.v_transposed, n_cells) : 0);
 }
 
-static const kvfold_retention * retention_of(const kv_layout & layout) {
-    return layout.caches.empty() ? nullptr : layout.caches.front().cells->retention.get();
+static uint64_t layer_bytes_of(const kv_layout::cache & each, const kv_tensors & layer, uint64_t n_tokens) {
+    return layer_bytes_for(each, layer, std::min(n_tokens, each.cells_of_sequence));
 }
 
 uint64_t kv_layout::lazy_at_least() const {
-    const kvfold_retention * const retention = retention_of(*this);
     if (!retention || retention->plan.automatic != KVFOLD_BY_NUMBER) {
         return 0;
     }
@@ -103,7 +109,7 @@ uint64_t kv_layout::bytes_for(uint64_t n_tokens) const {
     uint64_t bytes = 0;
     for (const cache & each : caches) {
         for (const kv_tensors & layer : each.layers) {
-            bytes += layer_bytes_for(each, layer, n_tokens);
+            bytes += layer_bytes_of(each, layer, n_tokens);
         }
     }
     return std::min(bytes, bytes_paged); // small tensors share pages
@@ -116,7 +122,7 @@ static uint64_t decided_bytes_for(const kv_layout & layout, const kvfold_plan & 
     uint64_t                     bytes = 0;
     for (const auto & each : layout.caches) {
         for (const kv_tensors & layer : each.layers) {
-            const uint64_t own = layer_bytes_for(each, layer, n_tokens);
+            const uint64_t own = layer_bytes_of(each, layer, n_tokens);
             if (!plan.in_both[layer.il]) {
                 bytes += own;
                 continue;
@@ -140,7 +146,6 @@ static uint64_t decided_bytes_for(const kv_layout & layout, const kvfold_plan & 
 }
 
 uint64_t kv_layout::peak_for(uint64_t n_prompt, uint64_t n_tokens) const {
-    const kvfold_retention * const retention = retention_of(*this);
     if (!retention || n_prompt == 0) {
         return bytes_for(n_tokens);
     }
@@ -169,8 +174,7 @@ uint64_t kv_layout::bytes_held(int32_t seq_id) const {
 }
 
 uint64_t kv_layout::bytes_held(int32_t seq_id, const std::vector<uint64_t> & n_cells) const {
-    const kvfold_retention * const retention = retention_of(*this);
-    uint64_t                       bytes     = 0;
+    uint64_t bytes = 0;
     for (size_t c = 0; c < caches.size(); ++c) {
         for (const kv_tensors & layer : caches[c].layers) {
             const int  il     = (int) layer.il;
@@ -190,7 +194,6 @@ uint64_t kv_layout::bytes_held_without(const std::set<int32_t> & seq_ids) const 
     }
     // by cache; a cell counts for the first sequence in it, and all together where each sequence keeps the same layers
     std::map<int32_t, std::vector<uint64_t>> n_cells;
-    const bool                               alike = !retention_of(*this);
     for (size_t c = 0; c < caches.size(); ++c) {
         const llama_kv_cache & cache = *caches[c].cells;
         for (uint32_t stream = 0; stream < cache.get_n_stream(); ++stream) {
@@ -200,7 +203,7 @@ uint64_t kv_layout::bytes_held_without(const std::set<int32_t> & seq_ids) const 
                     continue;
                 }
                 int32_t first = 0;
-                while (!alike && !cells.seq_has(i, first)) {
+                while (retention && !cells.seq_has(i, first)) {
                     ++first;
                 }
                 auto & counts = n_cells[first];

@@ -9,6 +9,7 @@
 #include <vector>
 
 struct ggml_backend_buffer;
+struct kvfold_retention;
 struct llama_context;
 
 namespace kvfold {
@@ -19,6 +20,7 @@ struct kv_layout {
     struct cache {
         const llama_kv_cache *  cells;
         uint64_t                cells_per_stream;
+        uint64_t                cells_of_sequence; // at most
         uint64_t                bytes_per_cell;
         std::vector<kv_tensors> layers;
     };
@@ -33,6 +35,8 @@ struct kv_layout {
     uint64_t window          = 0; // tokens of a sequence that the layers of the second cache keep, sinks included
 
     uint64_t tokens_at_once      = 1; // of a sequence in a batch after its prompt: more than one where some are drafted
+
+    const kvfold_retention * retention = nullptr; // where sequences decide which layers are lazy
 
     std::vector<cache>                       caches;  // none where only the total size is known
     std::vector<const ggml_backend_buffer *> buffers; // that hold these tensors

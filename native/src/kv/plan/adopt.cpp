@@ -34,18 +34,8 @@ void adopt(const kvfold_plan & plan, llm_arch arch, llama_hparams & hparams) {
     if (has_graph_for_windows(arch)) {
         hparams.kv_plan.in_swa.fill(0);
     }
-
-    bool any = false;
-    for (uint32_t il = 0; il < plan.n_layer; ++il) {
-        hparams.is_swa_impl[il] = hparams.kv_plan.in_swa[il] || hparams.kv_plan.in_both[il];
-        any |= hparams.is_swa_impl[il];
-    }
-    if (any) {
-        // producers for window readers only live in llama.cpp's window-sized cache
-        hparams.swa_type = LLAMA_SWA_TYPE_STANDARD;
-        hparams.n_swa    = plan.n_swa;
-        hparams.rope_freq_base_train_swa  = hparams.rope_freq_base_train;
-        hparams.rope_freq_scale_train_swa = hparams.rope_freq_scale_train;
+    if (hparams.kv_plan.has_window_cells()) {
+        hparams.n_swa = plan.n_swa; // llama.cpp's server asks how far back a sequence can go
     }
 }
 

@@ -40,7 +40,7 @@ struct kv_kept_queries {
 int64_t  kvfold_scored_at_once(int64_t n);
 uint32_t kvfold_score_max_nodes(const kvfold_plan & plan, uint32_t n_seqs); // of a graph that scores so many sequences of one cache
 
-// Owned by the two caches of a memory, used by the thread that decodes.
+// Owned by the memory of the two caches, used by the thread that decodes.
 struct kvfold_retention {
     kvfold_retention(const kvfold_plan & plan, llama_kv_cache & full, llama_kv_cache & window);
 

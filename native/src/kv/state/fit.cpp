@@ -2,11 +2,11 @@
 
 #include "kv/state/fit.h"
 
+#include "kv/memory/caches.h"
 #include "kv/state/state.h"
 
 #include "hash/hash.h"
 #include "llama-context.h"
-#include "llama-kv-cache-iswa.h"
 #include "llama-kv-cache.h"
 #include "llama-model.h"
 
@@ -23,18 +23,9 @@ error bad_state(const std::string & path, const std::string & why) {
     return error(KVFOLD_ERROR_STATE, "'" + path + "': " + why).about_path(path);
 }
 
-static const llama_kv_cache_iswa * windowed_cache(const llama_context * context) {
-    return dynamic_cast<const llama_kv_cache_iswa *>(llama_get_memory(context));
-}
-
 std::vector<const llama_kv_cache *> caches_of(const llama_context * context) {
-    if (const auto * plain = dynamic_cast<const llama_kv_cache *>(llama_get_memory(context))) {
-        return { plain };
-    }
-    if (const auto * windowed = windowed_cache(context)) {
-        return { windowed->get_base(), windowed->get_swa() };
-    }
-    return {};
+    const bool hybrid = llama_model_is_hybrid(llama_get_model(context)); // its caches are a part of the state
+    return hybrid ? std::vector<const llama_kv_cache *>() : kv_caches_of(llama_get_memory(context));
 }
 
 const char * no_state_because(const llama_context * context) {

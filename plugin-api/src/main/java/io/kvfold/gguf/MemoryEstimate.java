@@ -25,11 +25,13 @@ import org.jspecify.annotations.Nullable;
  * @param storage the layers that keep keys and values, in order; the others read one of these
  * @param window tokens that a windowed layer sees, {@code n_swa} of llama.cpp and the sinks of the plan; 0 if no layer is
  *     windowed
+ * @param windowCells cells of a windowed layer for each slot, to which those of a ubatch come; one more than {@code window}
+ *     under a plan
  * @param exact whether the allocation will be as computed; otherwise {@link #note} says in which direction it is off
  * @param note empty if {@code exact}
  */
 public record MemoryEstimate(
-        long weightBytes, int layers, List<Storage> storage, int window, boolean exact, String note) {
+        long weightBytes, int layers, List<Storage> storage, int window, int windowCells, boolean exact, String note) {
 
     private static final int CELL_PADDING = 256;
     private static final int DEFAULT_UBATCH = 512;
@@ -136,7 +138,7 @@ public record MemoryEstimate(
         }
         Header header = new Header(file, architecture);
         if (WITHOUT_CACHE.contains(architecture)) {
-            return new MemoryEstimate(file.tensorBytes(), header.layers, List.of(), 0, true, "");
+            return new MemoryEstimate(file.tensorBytes(), header.layers, List.of(), 0, 0, true, "");
         }
         Optional<KvPlan> folded = plan == null ? GgufKvPlan.read(file) : Optional.of(plan);
         if (folded.isPresent() && folded.get().layers() != header.layers) {
@@ -167,6 +169,7 @@ public record MemoryEstimate(
                 header.layers,
                 storage,
                 windows.width(),
+                windows.width() + (folded.isPresent() ? 1 : 0),
                 windows.note().isEmpty(),
                 windows.note());
     }
@@ -203,11 +206,11 @@ public record MemoryEstimate(
         long total = pad(contextSize);
         long streams = unified ? 1 : slots;
         long cells = unified ? total : pad(Math.max(1, total / slots));
-        long windowCells = pad(Math.min(
-                cells, Math.addExact(Math.multiplyExact((long) window, unified ? slots : 1), (long) ubatchSize)));
+        long ofWindows = pad(Math.min(
+                cells, Math.addExact(Math.multiplyExact((long) windowCells, unified ? slots : 1), (long) ubatchSize)));
         long bytes = 0;
         for (Storage layer : storage) {
-            long layerCells = (layer.windowed() ? 0 : cells) + (layer.windowed() || layer.both() ? windowCells : 0);
+            long layerCells = (layer.windowed() ? 0 : cells) + (layer.windowed() || layer.both() ? ofWindows : 0);
             long rows = Math.multiplyExact(layerCells, streams);
             bytes = Math.addExact(bytes, Math.multiplyExact(rows, Math.addExact(layer.keyBytes(), layer.valueBytes())));
         }

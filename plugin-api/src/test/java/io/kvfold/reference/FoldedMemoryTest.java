@@ -147,7 +147,7 @@ final class FoldedMemoryTest {
                     "%s: %d of %d bytes committed for %d tokens, process grew by %d%n",
                     text, large.bytesCommitted(), large.bytesAllocated(), large.cellsUsed(), grown);
             long rows = large.bytesPerToken() / large.layersWithStorage();
-            long windowCells = plan.window().isPresent() ? 256 : 0; // 100 + 4 + a ubatch of 32, in steps of 256
+            long windowCells = plan.window().isPresent() ? 4 + 100 + 1 + 32 : 0; // what they keep, and a batch
             long lazy = IntStream.range(0, LAYERS).filter(plan::keepsOnlyWindow).count();
             long used = rows * ((large.layersWithStorage() - lazy) * large.cellsUsed() + lazy * windowCells);
             assertThat((double) large.bytesCommitted()).isCloseTo(used, within(0.05 * used));
@@ -174,7 +174,7 @@ final class FoldedMemoryTest {
         KvPlan standard = KvPlan.standard(LAYERS);
         KvPlan lazy = KvPlan.parse("0_1s_2_3s_4_5s_6_7s;window=" + window + ";sinks=4");
         double full = committed(standard, KvType.F16, tokens);
-        long cells = 256; // window, sinks and a ubatch of 32, in steps of 256
+        long cells = 4 + window + 1 + 32; // what it keeps, and a batch
         assertThat(committed(lazy, KvType.F16, tokens) / full)
                 .isCloseTo((0.5 * tokens + 0.5 * cells) / tokens, within(0.02));
         assertThat(committed(lazy, KvType.Q4_0, tokens) / full).isLessThan(0.2);

@@ -254,6 +254,31 @@ final class PrefixSharingTest {
         }
     }
 
+    /** What shared a window keeps as much of it as llama.cpp asks for before it goes on with a sequence. */
+    @ParameterizedTest
+    @ValueSource(strings = {"streaming:24", "yoco:32", "lighttransfer:2;window=8;sinks=2;queries=4"})
+    void conversationsThatSharedAWindowGoOnWhereTheyWere(String plan) throws IOException {
+        int count = 4;
+        try (Engine engine = builder(plan, count).open()) {
+            List<int[]> questions = IntStream.range(0, count)
+                    .mapToObj(i -> prompt(COMMON, OWN, i))
+                    .toList();
+            JsonNode answers = engine.call(
+                    "/completion",
+                    atOnce(questions.stream()
+                            .map(each -> shareable(AnswersTogether.request(each, ANSWER, 0)))
+                            .toList()));
+            assertThat(engine.kvCacheStats().prefixes().hits()).isEqualTo(count - 1);
+            long before = engine.tokenStats().promptTokens();
+            for (int i = 0; i < count; i++) {
+                int[] conversation = join(questions.get(i), tokensOf(answers.path(i)));
+                answerOf(engine, join(conversation, MODEL.tokens(OWN, 500 + i)), i);
+            }
+            // of an answer the last token is not in the cache
+            assertThat(engine.tokenStats().promptTokens() - before).isEqualTo(count * (OWN + 1L));
+        }
+    }
+
     /**
      * Prompts from a random tree come in a random order to a cache that is too small for all of them; some are cancelled, and
      * some begin with the saved state of another one. The same requests alone give the same answers; under simlayerkv, where a slot may keep all layers of a beginning for which it
@@ -352,7 +377,10 @@ final class PrefixSharingTest {
     }
 
     private static int[] answerOf(Engine engine, int[] prompt, int seed) {
-        JsonNode answer = engine.call("/completion", shareable(AnswersTogether.request(prompt, ANSWER, seed)));
+        return tokensOf(engine.call("/completion", shareable(AnswersTogether.request(prompt, ANSWER, seed))));
+    }
+
+    private static int[] tokensOf(JsonNode answer) {
         return IntStream.range(0, answer.path("tokens").size())
                 .map(i -> answer.path("tokens").path(i).asInt())
                 .toArray();

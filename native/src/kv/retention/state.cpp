@@ -1,18 +1,11 @@
-// What patched code calls about lazy layers, and what a saved state says of them.
-
-#include "hooks/kv-lazy-layers.h"
+// What a saved state says of lazy layers: for each sequence whether it is final, n_decisive, and a byte per layer.
 
 #include "kv/retention/retention.h"
-#include "kv/state/plan_hash.h"
 
 #include "llama-io.h"
-#include "llama-kv-cache.h"
 
-#include <memory>
 #include <stdexcept>
 #include <string>
-
-// ---- saved states: for each sequence its id, whether it is final, n_decisive, and a byte per layer
 
 void kvfold_retention::write(llama_io_write_i & io, llama_seq_id seq_id) const {
     const uint32_t n = seq_id < 0 ? (uint32_t) sequences.size() : 1;
@@ -56,52 +49,4 @@ void kvfold_retention::read(llama_io_read_i & io, llama_seq_id seq_id) {
 // the next batch.
 void kvfold_retention::restored() {
     refilled = true;
-}
-
-void kvfold_attach_retention(const kvfold_plan & plan, llama_kv_cache & full, llama_kv_cache & window) {
-    if (plan.is_automatic()) {
-        full.retention = window.retention = std::make_shared<kvfold_retention>(plan, full, window);
-    }
-}
-
-void kvfold_retention_rm(llama_kv_cache & full, int32_t seq_id, int32_t p0, int32_t p1) {
-    if (full.retention) {
-        full.retention->remove(seq_id, p0, p1);
-    }
-}
-
-void kvfold_retention_cp(llama_kv_cache & full, int32_t seq_id_src, int32_t seq_id_dst) {
-    if (full.retention) {
-        full.retention->copy(seq_id_src, seq_id_dst);
-    }
-}
-
-void kvfold_retention_keep(llama_kv_cache & full, int32_t seq_id) {
-    if (full.retention) {
-        full.retention->keep(seq_id);
-    }
-}
-
-bool kvfold_retention_keeps_all(const llama_kv_cache & full, int32_t seq_id) {
-    return full.retention && full.retention->keeps_all(seq_id);
-}
-
-void kvfold_retention_write(const llama_kv_cache & full, llama_io_write_i & io, int32_t seq_id) {
-    if (full.retention) {
-        kvfold_plan_hash_write(full.retention->plan, io);
-        full.retention->write(io, seq_id);
-    }
-}
-
-void kvfold_retention_read(llama_kv_cache & full, llama_io_read_i & io, int32_t seq_id) {
-    if (full.retention) {
-        kvfold_plan_hash_read(full.retention->plan, io);
-        full.retention->read(io, seq_id);
-    }
-}
-
-void kvfold_retention_restored(llama_kv_cache & full) {
-    if (full.retention) {
-        full.retention->restored();
-    }
 }

@@ -1,0 +1,287 @@
+#include "kv/memory/folded_memory.h"
+
+#include "hooks/kv-retention.h"
+#include "kv/retention/retention.h"
+#include "kv/state/plan_hash.h"
+
+#include "llama-batch.h"
+#include "llama-cparams.h"
+#include "llama-hparams.h"
+#include "llama-impl.h"
+#include "llama-model.h"
+
+#include <algorithm>
+
+namespace kvfold {
+
+// Before each batch every sequence is left with no more than it keeps, and the batch comes on top of that, whoever its tokens
+// belong to. What sequences share counts once, so no more is needed if they do.
+static uint32_t window_cells(const kvfold_plan & plan, uint32_t n_cells_full, uint32_t n_seqs, uint32_t n_batch) {
+    return (uint32_t) std::min<uint64_t>(n_cells_full, plan.n_window_kept()*n_seqs + n_batch);
+}
+
+folded_memory::folded_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams) :
+    hparams(model.hparams),
+    unified(cparams.kv_unified),
+    forgets(!params.swa_full) {
+    const kvfold_plan & plan  = hparams.kv_plan;
+    const uint32_t      n_all = cparams.n_ctx_seq;
+    add_class(model, params, cparams, false, n_all, n_all);
+    if (plan.has_window_cells()) {
+        const auto n_cells = [&](uint32_t n_seqs) { return forgets ? window_cells(plan, n_all, n_seqs, cparams.n_batch) : n_all; };
+        add_class(model, params, cparams, true, GGML_PAD(n_cells(unified ? cparams.n_seq_max : 1), 256), n_cells(1));
+    }
+    if (plan.is_automatic()) {
+        lazy = std::make_unique<kvfold_retention>(plan, *by_class[0].cells, *by_class[1].cells);
+    }
+}
+
+folded_memory::~folded_memory() = default;
+
+void folded_memory::add_class(
+        const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams, bool is_window, uint32_t n_cells,
+        uint32_t n_of_sequence) {
+    LLAMA_LOG_INFO("%s: layers that keep %s: %u cells\n", __func__, is_window ? "sinks and window" : "every token", n_cells);
+    const kvfold_plan & plan    = hparams.kv_plan;
+    const auto          is_here = [&](int32_t il) { return is_window ? plan.has_window_cells(il) : !plan.in_swa[il]; };
+    // without a type of window n_swa says only what a state has of a sequence
+    by_class.push_back({ is_window, std::make_unique<llama_kv_cache>(
+        model, hparams, params.type_k, params.type_v, !cparams.flash_attn, cparams.offload_kqv, cparams.kv_unified, n_cells,
+        cparams.n_seq_max, 1, is_window ? plan.n_swa : 0, LLAMA_SWA_TYPE_NONE, nullptr, is_here, nullptr, nullptr), n_of_sequence });
+}
+
+// Of sequences that have no part in the batch, too: their last one may have been all their own.
+void folded_memory::forget() {
+    const kvfold_plan & plan = hparams.kv_plan;
+    for (const layer_class & each : by_class) {
+        if (!each.is_window || !forgets) {
+            continue;
+        }
+        const uint32_t n_stream = each.cells->get_n_stream();
+        for (llama_seq_id seq_id = 0; seq_id < (llama_seq_id) (n_stream > 1 ? n_stream : LLAMA_MAX_SEQ); ++seq_id) {
+            const llama_kv_cells & cells = each.cells->get_cells(seq_id);
+            const llama_pos        first = cells.seq_pos_max(seq_id) - (llama_pos) plan.n_swa;
+            if (cells.seq_cells(seq_id) > plan.n_window_kept() && first > (llama_pos) plan.n_sinks) {
+                each.cells->seq_rm(seq_id, (llama_pos) plan.n_sinks, first);
+            }
+        }
+    }
+}
+
+// As llama_kv_cache_iswa does, once there is room.
+llama_memory_context_ptr folded_memory::init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool) {
+    forget();
+    for (const bool equal : { false, true }) {
+        if (!equal && !unified) {
+            continue; // streams need equally many tokens of each sequence
+        }
+        balloc.split_reset();
+        std::vector<llama_ubatch> ubatches;
+        while (true) {
+            llama_ubatch ubatch = equal ? balloc.split_equal(n_ubatch, !unified, 0) : balloc.split_simple(n_ubatch);
+            if (ubatch.n_tokens == 0) {
+                break;
+            }
+            ubatches.push_back(std::move(ubatch));
+        }
+        if (balloc.get_n_used() < balloc.get_n_tokens()) {
+            continue;
+        }
+        std::vector<llama_memory_context_ptr> parts;
+        for (const layer_class & each : by_class) {
+            auto cells = each.cells->prepare(ubatches);
+            if (cells.empty()) {
+                break;
+            }
+            parts.push_back(std::make_unique<llama_kv_cache_context>(each.cells.get(), std::move(cells), ubatches));
+        }
+        if (parts.size() == by_class.size()) {
+            return std::make_unique<folded_context>(*this, std::move(parts), std::move(ubatches));
+        }
+    }
+    return std::make_unique<folded_context>(LLAMA_MEMORY_STATUS_FAILED_PREPARE);
+}
+
+llama_memory_context_ptr folded_memory::init_full() {
+    std::vector<llama_memory_context_ptr> parts;
+    for (const layer_class & each : by_class) {
+        parts.push_back(each.cells->init_full());
+    }
+    return std::make_unique<folded_context>(*this, std::move(parts));
+}
+
+llama_memory_context_ptr folded_memory::init_update(llama_context * lctx, bool optimize) {
+    std::vector<llama_memory_context_ptr> parts;
+    for (const layer_class & each : by_class) {
+        parts.push_back(each.cells->init_update(lctx, optimize));
+    }
+    return std::make_unique<folded_context>(*this, std::move(parts));
+}
+
+// A sink is known by its position, and a window that has forgotten has nothing to move into the place of what goes.
+bool folded_memory::get_can_shift() const {
+    const auto can = [&](const layer_class & each) {
+        return each.cells->get_can_shift() && each.cells->get_size() == by_class.front().cells->get_size();
+    };
+    return hparams.kv_plan.n_sinks == 0 && std::all_of(by_class.begin(), by_class.end(), can);
+}
+
+void folded_memory::clear(bool data) {
+    if (lazy) {
+        lazy->remove(-1, -1, -1);
+    }
+    for (const layer_class & each : by_class) {
+        each.cells->clear(data);
+    }
+}
+
+bool folded_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    if (lazy) {
+        lazy->remove(seq_id, p0, p1);
+    }
+    bool done = true;
+    for (const layer_class & each : by_class) {
+        done = each.cells->seq_rm(seq_id, p0, p1) && done;
+    }
+    return done;
+}
+
+void folded_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) {
+    if (lazy) {
+        lazy->copy(seq_id_src, seq_id_dst);
+    }
+    for (const layer_class & each : by_class) {
+        each.cells->seq_cp(seq_id_src, seq_id_dst, p0, p1);
+    }
+}
+
+void folded_memory::seq_keep(llama_seq_id seq_id) {
+    if (lazy) {
+        lazy->keep(seq_id);
+    }
+    for (const layer_class & each : by_class) {
+        each.cells->seq_keep(seq_id);
+    }
+}
+
+void folded_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) {
+    for (const layer_class & each : by_class) {
+        each.cells->seq_add(seq_id, p0, p1, shift);
+    }
+}
+
+void folded_memory::seq_div(llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) {
+    for (const layer_class & each : by_class) {
+        each.cells->seq_div(seq_id, p0, p1, d);
+    }
+}
+
+const layer_class & folded_memory::narrowest(llama_seq_id seq_id) const {
+    return lazy && lazy->keeps_all(seq_id) ? by_class.front() : by_class.back();
+}
+
+// From there on the sequence has no gap. Sinks below one do not count.
+llama_pos folded_memory::seq_pos_min(llama_seq_id seq_id) const {
+    const layer_class &    each   = narrowest(seq_id);
+    const llama_kv_cells & cells  = each.cells->get_cells(seq_id);
+    const llama_pos        lowest = cells.seq_pos_min(seq_id);
+    const auto             sinks  = (llama_pos) hparams.kv_plan.n_sinks;
+    if (!each.is_window || sinks == 0) {
+        return lowest;
+    }
+    llama_pos behind = -1; // the sinks
+    for (uint32_t i = 0; i < cells.size(); ++i) {
+        if (!cells.is_empty(i) && cells.seq_has(i, seq_id) && cells.pos_get(i) >= sinks && (behind < 0 || cells.pos_get(i) < behind)) {
+            behind = cells.pos_get(i);
+        }
+    }
+    return behind > sinks ? behind : lowest;
+}
+
+llama_pos folded_memory::seq_pos_max(llama_seq_id seq_id) const {
+    return narrowest(seq_id).cells->seq_pos_max(seq_id);
+}
+
+std::map<ggml_backend_buffer_type_t, size_t> folded_memory::memory_breakdown() const {
+    std::map<ggml_backend_buffer_type_t, size_t> bytes;
+    for (const layer_class & each : by_class) {
+        for (const auto & [type, size] : each.cells->memory_breakdown()) {
+            bytes[type] += size;
+        }
+    }
+    return bytes;
+}
+
+// Where a layer keeps every token, that part of a sequence is there whatever was added to it since.
+bool folded_memory::is_in_state(const layer_class & each, llama_state_seq_flags flags) const {
+    return each.is_window || by_class.size() == 1 || (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == 0;
+}
+
+void folded_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const {
+    if (lazy) {
+        kvfold_plan_hash_write(hparams.kv_plan, io);
+        lazy->write(io, seq_id);
+    }
+    for (const layer_class & each : by_class) {
+        if (is_in_state(each, flags)) {
+            each.cells->state_write(io, seq_id, flags);
+        }
+    }
+}
+
+void folded_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) {
+    if (lazy) {
+        kvfold_plan_hash_read(hparams.kv_plan, io);
+        lazy->read(io, seq_id);
+    }
+    for (const layer_class & each : by_class) {
+        if (is_in_state(each, flags)) {
+            each.cells->state_read(io, seq_id, flags);
+        }
+    }
+    if (lazy) {
+        lazy->restored();
+    }
+}
+
+// ---- a batch
+
+static llama_memory_status status_of(const std::vector<llama_memory_context_ptr> & parts) {
+    llama_memory_status status = parts.front()->get_status();
+    for (const llama_memory_context_ptr & each : parts) {
+        status = llama_memory_status_combine(status, each->get_status());
+    }
+    return status;
+}
+
+folded_context::folded_context(llama_memory_status failed) : status(failed) {}
+
+folded_context::folded_context(
+        const folded_memory & memory, std::vector<llama_memory_context_ptr> parts, std::vector<llama_ubatch> ubatches) :
+    memory(&memory), parts(std::move(parts)), ubatches(std::move(ubatches)), status(status_of(this->parts)) {}
+
+bool folded_context::next() {
+    for (const llama_memory_context_ptr & each : parts) {
+        each->next();
+    }
+    return ++i_next < ubatches.size();
+}
+
+bool folded_context::apply() {
+    bool done = true;
+    for (const llama_memory_context_ptr & each : parts) {
+        done = each->apply() && done;
+    }
+    return done;
+}
+
+kvfold_retention * retention_of(const llama_memory_i * memory) {
+    const auto * folded = dynamic_cast<const folded_memory *>(memory);
+    return folded ? folded->retention() : nullptr;
+}
+
+} // namespace kvfold
+
+llama_memory_i * kvfold_create_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams) {
+    return model.hparams.kv_plan.n_swa > 0 ? new kvfold::folded_memory(model, params, cparams) : nullptr;
+}
