@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /* Changes whenever a signature, a status value or the meaning of a field below changes. */
-#define KVFOLD_ABI_VERSION 1
+#define KVFOLD_ABI_VERSION 2
 
 typedef struct kvfold_engine  kvfold_engine;  /* a loaded model, its context, slots and worker thread; thread-safe */
 typedef struct kvfold_request kvfold_request; /* one running request; see kvfold_request_next() for its threading */
@@ -399,20 +399,26 @@ KVFOLD_API void kvfold_server_close(kvfold_server * server);
 
 /* ---- raw evaluation --------------------------------------------------------------------------------------------- */
 
+/* `logits` are those of positions [position, position + n): row-major float32 [n, vocabulary_size], valid until this
+ * returns. Called on the thread that is inside kvfold_evaluate(), in the order of positions. Must not close the engine.
+ * Returning 0 abandons the evaluation with KVFOLD_ERROR_CANCELLED. */
+typedef int32_t (*kvfold_logits_callback)(int32_t position, int32_t n, const float * logits, void * user);
+
 /*
- * Logits of every position of one token sequence, computed from position 0 on a context of its own that is made with
- * the engine's options (KV types, flash attention, ubatch size, KV plan) and freed before the call returns; slots and
- * running requests are not touched.
+ * Hands out the logits of positions [first, n_tokens) of one token sequence, computed from position 0 on a context of its
+ * own that is made with the engine's options (KV types, flash attention, ubatch size, KV plan) and freed before the call
+ * returns; slots and running requests are not touched.
  *
- * tokens    [n_tokens]            ids, each in [0, vocabulary_size)
- * logits    [n_tokens * n_vocab]  row-major float32, written on success; n_logits is its length in floats and must be
- *                                 at least n_tokens * vocabulary_size
+ * tokens    [n_tokens]  ids, each in [0, vocabulary_size)
+ * first                 in [0, n_tokens)
  *
- * The sequence is computed in chunks of the engine's ubatch size. kvfold_close() on another thread ends it with
- * KVFOLD_ERROR_CLOSED after at most one chunk. On success *out is NULL.
+ * The sequence is computed in chunks of the engine's ubatch size, and `on_logits` is called for each that holds such
+ * positions; no more logits than those of a chunk are in memory. Under a plan that chooses lazy layers for each prompt, a
+ * chunk ends before `first`, so that what was chosen by then applies from there. kvfold_close() on another thread ends it
+ * with KVFOLD_ERROR_CLOSED after at most one chunk. On success *out is NULL.
  */
-KVFOLD_API int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * tokens, int32_t n_tokens, float * logits,
-                                   size_t n_logits, char ** out);
+KVFOLD_API int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * tokens, int32_t n_tokens, int32_t first,
+                                   kvfold_logits_callback on_logits, void * user, char ** out);
 
 /*
  * What the model computes inside for one token sequence: the material of which KV plans are searched. Computed as by

@@ -65,7 +65,7 @@ static void rejects_null_arguments() {
     CHECK_EQUAL(kvfold_kv_stats(nullptr, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
     CHECK_EQUAL(kvfold_request_open(nullptr, "/completion", "{}", &request_handle, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
     CHECK_EQUAL(kvfold_request_next(nullptr, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
-    CHECK_EQUAL(kvfold_evaluate(nullptr, nullptr, 0, nullptr, 0, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(kvfold_evaluate(nullptr, nullptr, 0, 0, nullptr, nullptr, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
     CHECK_EQUAL(kvfold_token_stats(nullptr, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
     CHECK_EQUAL(kvfold_schema_to_grammar(nullptr, nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);
     CHECK_EQUAL(kvfold_quantize(nullptr, "", "{}", nullptr), (int) KVFOLD_ERROR_INVALID_ARGUMENT);

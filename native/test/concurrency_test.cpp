@@ -73,19 +73,19 @@ static void opens_and_closes_engines_in_several_threads() {
 }
 
 static void evaluates_while_requests_run() {
-    const engine         e(options(2));
-    const int32_t        tokens[] = { 1, 300, 301, 302, 303 };
-    std::vector<float>   alone(5 * 320);
-    CHECK_EQUAL(kvfold_evaluate(e.handle, tokens, 5, alone.data(), alone.size(), nullptr), (int) KVFOLD_OK);
-    std::atomic<int>     equal{ 0 };
+    const engine               e(options(2));
+    const std::vector<int32_t> tokens = { 1, 300, 301, 302, 303 };
+    std::vector<float>         alone;
+    CHECK_EQUAL(evaluate(e, tokens, alone).status, (int) KVFOLD_OK);
+    std::atomic<int>           equal{ 0 };
     in_threads(4, [&](int i) {
         if (i < 2) {
             CHECK_EQUAL(run(e, "/completion", prompt(i, 60)).at("tokens_predicted").get<int>(), 60);
             return;
         }
         for (int n = 0; n < 5; n++) {
-            std::vector<float> again(5 * 320);
-            equal += kvfold_evaluate(e.handle, tokens, 5, again.data(), again.size(), nullptr) == KVFOLD_OK && again == alone;
+            std::vector<float> again;
+            equal += evaluate(e, tokens, again).status == KVFOLD_OK && again == alone;
         }
     });
     CHECK_EQUAL(equal.load(), 10);

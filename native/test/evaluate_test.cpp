@@ -22,11 +22,9 @@ static std::vector<int32_t> some_tokens(int n) {
     return tokens;
 }
 
-static std::vector<float> evaluate(const engine & e, const std::vector<int32_t> & tokens) {
-    std::vector<float> logits(tokens.size() * n_vocab);
-    const answer       a = call([&](char ** out) {
-        return kvfold_evaluate(e.handle, tokens.data(), (int32_t) tokens.size(), logits.data(), logits.size(), out);
-    });
+static std::vector<float> evaluate(const engine & e, const std::vector<int32_t> & tokens, int32_t first = 0) {
+    std::vector<float> logits;
+    const answer       a = evaluate(e, tokens, logits, first);
     CHECK_EQUAL(a.text, std::string());
     CHECK_EQUAL(a.status, (int) KVFOLD_OK);
     return logits;
@@ -64,6 +62,53 @@ static void is_the_same_for_every_ubatch_size() {
     }
 }
 
+static void hands_out_what_is_asked_for_only() {
+    const auto tokens = some_tokens(100);
+    for (const int ubatch : { 512, 50, 32 }) {
+        json options           = small();
+        options["ubatch-size"] = ubatch;
+        const engine e(options);
+        const auto   whole = evaluate(e, tokens);
+        for (const int first : { 0, 1, 50, 64, 99 }) {
+            const auto part = evaluate(e, tokens, first);
+            CHECK_EQUAL(part.size(), (size_t) (100 - first)*n_vocab);
+            CHECK(largest_difference(part, std::vector<float>(whole.begin() + (std::ptrdiff_t) first*n_vocab, whole.end())) < 1e-4f);
+        }
+    }
+}
+
+static void ends_when_its_caller_has_seen_enough() {
+    json options           = small();
+    options["ubatch-size"] = 10;
+    const engine e(options);
+    const auto   tokens   = some_tokens(100);
+    int          n_calls  = 0;
+    const auto   on_third = [](int32_t position, int32_t n, const float *, void * user) {
+        CHECK_EQUAL(position, 10 * *static_cast<int *>(user));
+        CHECK_EQUAL(n, 10);
+        return (int32_t) (++*static_cast<int *>(user) < 3);
+    };
+    const answer a = call([&](char ** out) { return kvfold_evaluate(e.handle, tokens.data(), 100, 0, on_third, &n_calls, out); });
+    CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_CANCELLED);
+    CHECK(a.mentions("30 of 100"));
+    CHECK_EQUAL(n_calls, 3);
+}
+
+// What was chosen of the first half applies to the second, however many tokens a ubatch takes.
+static void chooses_lazy_layers_before_what_is_asked_for() {
+    const auto         tokens = some_tokens(200);
+    std::vector<float> first;
+    for (const int ubatch : { 512, 100 }) {
+        json options           = small();
+        options["ubatch-size"] = ubatch;
+        options["kv-plan"]     = "simlayerkv:0;window=16;sinks=4";
+        const auto logits      = evaluate(engine(options), tokens, 100);
+        first                  = first.empty() ? logits : first;
+        CHECK(largest_difference(logits, first) < 1e-4f);
+    }
+    CHECK(largest_difference(first, evaluate(engine(small()), tokens, 100)) > 1e-3f);
+}
+
 static void agrees_with_generation() {
     const engine e(small());
     const json   done   = run(e, "/completion", { { "prompt", "bada bida" }, { "n_predict", 12 }, { "temperature", 0 }, { "return_tokens", true }, { "ignore_eos", false } });
@@ -77,24 +122,27 @@ static void agrees_with_generation() {
 }
 
 static void rejects_bad_arguments() {
-    const engine       e(small());
-    std::vector<float> logits(4 * n_vocab);
-    const int32_t      good[] = { 1, 2, 3, 4 }, high[] = { 1, n_vocab }, low[] = { -1 };
-    auto status = [&](const int32_t * tokens, int32_t n, float * out, size_t room) {
-        return call([&](char ** text) { return kvfold_evaluate(e.handle, tokens, n, out, room, text); });
+    const engine  e(small());
+    const int32_t good[] = { 1, 2, 3, 4 }, high[] = { 1, n_vocab }, low[] = { -1 };
+    const auto    go_on  = [](int32_t, int32_t, const float *, void *) { return (int32_t) 1; };
+    const auto    run    = [&](const int32_t * tokens, int32_t n, int32_t first, kvfold_logits_callback on_logits) {
+        return call([&](char ** text) { return kvfold_evaluate(e.handle, tokens, n, first, on_logits, nullptr, text); });
     };
-    CHECK_EQUAL(status(good, 4, logits.data(), logits.size()).status, (int) KVFOLD_OK);
-    CHECK_EQUAL(status(good, 0, logits.data(), logits.size()).status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
-    CHECK_EQUAL(status(good, -3, logits.data(), logits.size()).status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
-    CHECK_EQUAL(status(nullptr, 4, logits.data(), logits.size()).status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
-    CHECK_EQUAL(status(good, 4, nullptr, logits.size()).status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
-    const answer outside = status(high, 2, logits.data(), logits.size());
+    CHECK_EQUAL(run(good, 4, 0, go_on).status, (int) KVFOLD_OK);
+    CHECK_EQUAL(run(good, 0, 0, go_on).status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(run(good, -3, 0, go_on).status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(run(nullptr, 4, 0, go_on).status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(run(good, 4, 0, nullptr).status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    const answer outside = run(high, 2, 0, go_on);
     CHECK_EQUAL(outside.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
     CHECK_EQUAL(outside.object().value("limit", 0), n_vocab);
-    CHECK_EQUAL(status(low, 1, logits.data(), logits.size()).status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
-    const answer room = status(good, 4, logits.data(), logits.size() - 1);
-    CHECK_EQUAL(room.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
-    CHECK_EQUAL(room.object().value("limit", 0), 4 * n_vocab);
+    CHECK_EQUAL(run(low, 1, 0, go_on).status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    for (const int32_t first : { -1, 4 }) {
+        const answer behind = run(good, 4, first, go_on);
+        CHECK_EQUAL(behind.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+        CHECK_EQUAL(behind.object().value("value", 0), first);
+        CHECK_EQUAL(behind.object().value("limit", 0), 4);
+    }
 }
 
 static answer quantize(const std::string & in, const std::string & out_path, const json & options) {
@@ -133,6 +181,9 @@ static void rejects_bad_quantisations() {
 int main() {
     gives_logits_of_every_position();
     is_the_same_for_every_ubatch_size();
+    hands_out_what_is_asked_for_only();
+    ends_when_its_caller_has_seen_enough();
+    chooses_lazy_layers_before_what_is_asked_for();
     agrees_with_generation();
     rejects_bad_arguments();
     quantises_a_file();

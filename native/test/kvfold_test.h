@@ -132,6 +132,25 @@ inline json run(const engine & owner, const std::string & route, const json & bo
     return chunks.size() == 1 ? chunks.front() : json();
 }
 
+// Every row is appended to `logits`.
+inline answer evaluate(const engine & owner, const std::vector<int32_t> & tokens, std::vector<float> & logits, int32_t first = 0) {
+    struct sink {
+        std::vector<float> & logits;
+        size_t               n_vocab;
+        int32_t              next;
+    } rows{ logits, owner.opened.object().at("model").at("vocabulary_size").get<size_t>(), first };
+    const auto append = [](int32_t position, int32_t n, const float * values, void * user) {
+        sink & to = *static_cast<sink *>(user);
+        CHECK_EQUAL(position, to.next);
+        to.next += n;
+        to.logits.insert(to.logits.end(), values, values + n*to.n_vocab);
+        return (int32_t) 1;
+    };
+    return call([&](char ** out) {
+        return kvfold_evaluate(owner.handle, tokens.data(), (int32_t) tokens.size(), first, append, &rows, out);
+    });
+}
+
 inline std::string environment(const char * name) {
     const char * value = getenv(name);
     return value ? value : "";

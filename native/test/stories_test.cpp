@@ -44,8 +44,8 @@ int main() {
     auto         tokens   = run(e, "/tokenize", { { "content", "Once upon a time" }, { "add_special", true } }).at("tokens").get<std::vector<int32_t>>();
     const size_t n_prompt = tokens.size();
     tokens.insert(tokens.end(), expected.begin(), expected.end());
-    std::vector<float> logits(tokens.size() * n_vocab);
-    CHECK_EQUAL(kvfold_evaluate(e.handle, tokens.data(), (int32_t) tokens.size(), logits.data(), logits.size(), nullptr), (int) KVFOLD_OK);
+    std::vector<float> logits;
+    CHECK_EQUAL(evaluate(e, tokens, logits).status, (int) KVFOLD_OK);
     size_t agreeing = 0;
     for (size_t i = 0; i < expected.size(); i++) {
         const auto row = logits.begin() + (std::ptrdiff_t) ((n_prompt - 1 + i) * n_vocab);

@@ -29,8 +29,8 @@ struct kvfold_request {
 
 using namespace kvfold;
 
-static void require(const void * argument, const char * name) {
-    if (!argument) {
+static void require(bool given, const char * name) {
+    if (!given) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, std::string(name) + " is NULL");
     }
 }
@@ -196,10 +196,12 @@ void kvfold_server_close(kvfold_server * handle) {
     });
 }
 
-int32_t kvfold_evaluate(kvfold_engine * handle, const int32_t * tokens, int32_t n_tokens, float * logits, size_t n_logits, char ** out) {
+int32_t kvfold_evaluate(kvfold_engine * handle, const int32_t * tokens, int32_t n_tokens, int32_t first, kvfold_logits_callback on_logits,
+                        void * user, char ** out) {
     return at_boundary(out, [&] {
         require(handle, "engine");
-        handle->engine->evaluate(tokens, n_tokens, logits, n_logits);
+        require(on_logits, "on_logits");
+        handle->engine->evaluate(tokens, n_tokens, first, on_logits, user);
         return KVFOLD_OK;
     });
 }

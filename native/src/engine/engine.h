@@ -71,7 +71,7 @@ struct engine : request_host {
     json kv_stats();
     json token_stats();
 
-    void evaluate(const int32_t * tokens, int32_t n_tokens, float * logits, size_t n_logits);
+    void evaluate(const int32_t * tokens, int32_t n_tokens, int32_t first, kvfold_logits_callback on_logits, void * user);
     json observe(const std::string & what, const int32_t * tokens, int32_t n_tokens, float * values, size_t n_values);
 
   protected:

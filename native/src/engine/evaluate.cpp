@@ -6,10 +6,10 @@
 #include "process/kvfold_log.h"
 
 #include "common.h"
+#include "llama-model.h"
 #include "llama.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace kvfold {
 
@@ -67,11 +67,11 @@ evaluation::evaluation(engine & owner, const llama_model * model, const common_p
     }
 }
 
-void evaluation::decode(const int32_t * tokens, int32_t start, int32_t end) {
+void evaluation::decode(const int32_t * tokens, int32_t start, int32_t end, int32_t first) {
     llama_batch batch = llama_batch_init(end - start, 0, 1);
     const std::unique_ptr<llama_batch, void (*)(llama_batch *)> scope(&batch, [](llama_batch * b) { llama_batch_free(*b); });
     for (int32_t i = start; i < end; i++) {
-        common_batch_add(batch, tokens[i], i, { 0 }, true);
+        common_batch_add(batch, tokens[i], i, { 0 }, i >= first);
     }
     const int32_t result = llama_decode(context.get(), batch);
     if (owner.is_closing()) {
@@ -85,25 +85,30 @@ void evaluation::decode(const int32_t * tokens, int32_t start, int32_t end) {
     }
 }
 
-void engine::evaluate(const int32_t * tokens, int32_t n_tokens, float * logits, size_t n_logits) {
+void engine::evaluate(const int32_t * tokens, int32_t n_tokens, int32_t first, kvfold_logits_callback on_logits, void * user) {
     use                 inside(*this);
     const busy_scope    busy([] {}); // the abort callback looks at process_is_exiting()
-    const llama_model * model   = llama_get_model(server->get_llama_context());
-    const int32_t       n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
-    const size_t        needed  = (size_t) std::max(n_tokens, 0) * n_vocab;
+    const llama_model * model = llama_get_model(server->get_llama_context());
     check_sequence(model, tokens, n_tokens);
-    if (!logits || n_logits < needed) {
-        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the logits need " + std::to_string(needed) + " floats but there is room for " +
-                                                       std::to_string(logits ? n_logits : 0))
-            .compares((int64_t) n_logits, (int64_t) needed);
+    if (first < 0 || first >= n_tokens) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the first logits are those of position " + std::to_string(first) + ", but there are " +
+                                                       std::to_string(n_tokens) + " tokens").compares(first, n_tokens);
     }
 
-    evaluation    run(*this, model, options.params, n_tokens);
-    const int32_t n_chunk = std::min<int32_t>(n_tokens, options.params.n_ubatch);
-    for (int32_t start = 0; start < n_tokens; start += n_chunk) {
-        const int32_t end = std::min(start + n_chunk, n_tokens);
-        run.decode(tokens, start, end);
-        memcpy(logits + (size_t) start * n_vocab, llama_get_logits(run.get()), (size_t) (end - start) * n_vocab * sizeof(float));
+    const int32_t n_ubatch = options.params.n_ubatch;
+    evaluation    run(*this, model, options.params, n_tokens, [&](llama_context_params & params) {
+        params.n_outputs_max         = std::min(n_ubatch, n_tokens - first);
+        params.n_outputs_max_per_seq = params.n_outputs_max;
+    });
+    const int32_t decided = model->hparams.kv_plan.is_automatic() ? first : 0; // which layers are lazy, before it counts
+    for (int32_t start = 0, end; start < n_tokens; start = end) {
+        end = std::min(start + n_ubatch, start < decided ? decided : n_tokens);
+        run.decode(tokens, start, end, first);
+        const int32_t from = std::max(start, first);
+        if (from < end && !on_logits(from, end - from, llama_get_logits(run.get()), user)) {
+            throw error(KVFOLD_ERROR_CANCELLED, "the evaluation was abandoned after " + std::to_string(end) + " of " +
+                                                    std::to_string(n_tokens) + " tokens");
+        }
     }
 }
 

@@ -20,8 +20,8 @@ public:
     evaluation(engine & owner, const llama_model * model, const common_params & options, int32_t n_tokens,
                const std::function<void(llama_context_params &)> & adjust = [](llama_context_params &) {});
 
-    // Computes tokens [start, end), which follow those of the last call. Every position has an output.
-    void decode(const int32_t * tokens, int32_t start, int32_t end);
+    // Computes tokens [start, end), which follow those of the last call. Every position from `first` on has an output.
+    void decode(const int32_t * tokens, int32_t start, int32_t end, int32_t first = 0);
 
     llama_context * get() const { return context.get(); }
 

@@ -103,17 +103,14 @@ static void an_answer_without_memory_ends_and_says_so(limited_pages & pages) {
 
 static void an_evaluation_without_memory_is_refused(limited_pages & pages) {
     kvfold::set_page_driver(&pages);
-    engine               e(small());
-    std::vector<int32_t> tokens(600, 12);
-    std::vector<float>   logits(tokens.size()*320);
-    const auto           evaluate = [&] {
-        return call([&](char ** out) { return kvfold_evaluate(e.handle, tokens.data(), (int32_t) tokens.size(), logits.data(), logits.size(), out); });
-    };
-    CHECK_EQUAL(evaluate().status, (int) KVFOLD_OK);
+    const engine               e(small());
+    const std::vector<int32_t> tokens(600, 12);
+    std::vector<float>         logits;
+    CHECK_EQUAL(evaluate(e, tokens, logits).status, (int) KVFOLD_OK);
     pages.left = 2;
-    expect_refusal(evaluate(), "an evaluation");
+    expect_refusal(evaluate(e, tokens, logits), "an evaluation");
     pages.left = INT64_MAX/2;
-    CHECK_EQUAL(evaluate().status, (int) KVFOLD_OK);
+    CHECK_EQUAL(evaluate(e, tokens, logits).status, (int) KVFOLD_OK);
     kvfold::set_page_driver(nullptr);
 }
 

@@ -49,7 +49,7 @@ std::vector<kv_query> kvfold_retention::scored_queries(const kv_ubatch_part & pa
     const size_t n_own     = std::min<size_t>(plan.n_queries, part.rows.size());
     const size_t n_carried = std::min<size_t>(plan.n_queries - n_own, n_kept);
     if (now == stage::PROMPT) {
-        // where each position has an output, nobody cuts the text for it
+        // nobody cuts a text that is evaluated for it
         const bool is_time = prefill == KVFOLD_PREFILL_EVALUATION
                                  ? (uint64_t) n_tokens >= 2*((uint64_t) plan.n_sinks + plan.n_swa) && n_tokens >= seq.n_next
                                  : kvfold::is_judged_at(plan, n_tokens);

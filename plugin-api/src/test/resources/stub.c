@@ -210,13 +210,16 @@ void kvfold_server_close(kvfold_server * server) {
     (void) server;
 }
 
-int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * tokens, int32_t n_tokens, float * logits,
-                        size_t n_logits, char ** out) {
-    if (n_logits != (size_t) n_tokens * engine->n_vocab) {
-        return give(out, "{\"status\": -1, \"message\": \"wrong size\"}", KVFOLD_ERROR_INVALID_ARGUMENT);
-    }
-    for (size_t i = 0; i < n_logits; i++) {
-        logits[i] = 1000.0f * tokens[i / engine->n_vocab] + i % engine->n_vocab;
+int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * tokens, int32_t n_tokens, int32_t first,
+                        kvfold_logits_callback on_logits, void * user, char ** out) {
+    float logits[engine->n_vocab];
+    for (int32_t position = first; position < n_tokens; position++) {
+        for (int i = 0; i < engine->n_vocab; i++) {
+            logits[i] = 1000.0f * tokens[position] + i;
+        }
+        if (!on_logits(position, 1, logits, user)) {
+            return give(out, "{\"status\": -9, \"message\": \"abandoned\"}", KVFOLD_ERROR_CANCELLED);
+        }
     }
     *out = NULL;
     return KVFOLD_OK;

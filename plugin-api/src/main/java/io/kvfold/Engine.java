@@ -20,6 +20,7 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
+import java.util.concurrent.atomic.AtomicReference;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -218,16 +219,6 @@ public final class Engine implements AutoCloseable {
      * @throws ContextExceededException if they do not fit the model's context
      */
     public Logits evaluate(int... tokens) {
-        return evaluate(null, tokens);
-    }
-
-    /**
-     * As {@link #evaluate(int...)}, in the memory of logits that are no longer needed, so that a long text costs no more than its
-     * longest piece.
-     *
-     * @param spent of this or another engine; the values in it are replaced. Other memory is taken if it is null or too small
-     */
-    public Logits evaluate(@Nullable Logits spent, int... tokens) {
         int columns = info.model().vocabularySize();
         int limit = columns == 0 ? 0 : Integer.MAX_VALUE / Float.BYTES / columns;
         if (tokens.length == 0 || tokens.length > limit) {
@@ -237,14 +228,41 @@ public final class Engine implements AutoCloseable {
                     (long) tokens.length,
                     (long) limit);
         }
-        int count = tokens.length * columns;
-        FloatBuffer values = spent == null ? direct(count) : spent.memory(count).orElseGet(() -> direct(count));
-        int[] ids = tokens.clone();
-        use(engine -> {
-            engine.evaluate(ids, values);
-            return this;
-        });
+        FloatBuffer values = direct(tokens.length * columns);
+        evaluate(tokens, 0, (position, logits) -> logits.copyTo(values, position));
         return new Logits(values, tokens.length, columns);
+    }
+
+    /**
+     * As {@link #evaluate(int...)}, but hands the logits out as they are computed, a ubatch at a time, and holds no more of
+     * them. Under a plan that chooses lazy layers for each prompt, what was chosen before {@code first} applies from there.
+     *
+     * @param first the position from which on there are logits, in {@code [0, tokens.length)}
+     * @param listener is told of them on this thread; what it throws ends the evaluation and is thrown by this method
+     */
+    public void evaluate(int[] tokens, int first, LogitsListener listener) {
+        int columns = info.model().vocabularySize();
+        int[] ids = tokens.clone();
+        AtomicReference<Throwable> thrown = new AtomicReference<>();
+        try {
+            use(engine -> {
+                engine.evaluate(ids, first, columns, (position, count, values) -> {
+                    try {
+                        listener.onLogits(position, new Logits(values, count, columns));
+                        return true;
+                    } catch (RuntimeException | Error e) {
+                        thrown.set(e);
+                        return false;
+                    }
+                });
+                return this;
+            });
+        } catch (GenerationCancelledException e) {
+            if (thrown.get() instanceof Error error) {
+                throw error;
+            }
+            throw thrown.get() instanceof RuntimeException own ? own : e;
+        }
     }
 
     /** Serves this engine over HTTP, on this machine only unless told otherwise. */

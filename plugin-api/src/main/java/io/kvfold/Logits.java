@@ -2,12 +2,11 @@ package io.kvfold;
 
 import java.nio.FloatBuffer;
 import java.util.Objects;
-import java.util.Optional;
 
 /**
  * Logits of every position of a token sequence: float32 {@code [tokens, vocabularySize]}. Row <i>i</i> scores the token
- * after position <i>i</i>. Immutable, unless its memory is given away to {@link Engine#evaluate(Logits, int...)}; that memory
- * lies outside the Java heap and is freed with this object.
+ * after position <i>i</i>. Immutable; its memory lies outside the Java heap and is freed with this object, or, if a
+ * {@link LogitsListener} was told of it, when that returns.
  */
 public final class Logits {
 
@@ -47,9 +46,9 @@ public final class Logits {
         values.get(start(token), target, 0, vocabularySize);
     }
 
-    /** The memory for other values, if there is enough. */
-    Optional<FloatBuffer> memory(int floats) {
-        return floats <= values.capacity() ? Optional.of(values.slice(0, floats)) : Optional.empty();
+    /** Copies all rows to the rows of {@code target} from {@code first} on. */
+    void copyTo(FloatBuffer target, int first) {
+        target.put(first * vocabularySize, values, 0, tokens * vocabularySize);
     }
 
     private int start(int token) {

@@ -18,6 +18,7 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.TreeMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
@@ -114,15 +115,30 @@ class EngineTest {
     }
 
     @Test
-    void evaluatesInMemoryThatIsNoLongerNeeded() {
+    void handsOutLogitsPieceByPiece() {
         try (Engine engine = ScriptedEngine.answering().open()) {
-            Logits first = engine.evaluate(1, 2, 3);
-            Logits second = engine.evaluate(first, 4, 5);
-            assertThat(second.tokens()).isEqualTo(2);
-            assertThat(second.get(1, 7)).isEqualTo(107);
-            assertThat(second.memory(2 * second.vocabularySize())).isPresent();
-            assertThat(engine.evaluate(second, 1, 2, 3, 4).get(3, 1)).isEqualTo(301);
-            assertThat(second.memory(4 * second.vocabularySize())).isEmpty();
+            Map<Integer, Float> seen = new TreeMap<>();
+            engine.evaluate(new int[] {1, 2, 3, 4, 5}, 1, (position, logits) -> {
+                assertThat(logits.tokens()).isLessThanOrEqualTo(ScriptedEngine.UBATCH);
+                for (int row = 0; row < logits.tokens(); row++) {
+                    seen.put(position + row, logits.get(row, 7));
+                }
+            });
+            assertThat(seen).isEqualTo(Map.of(1, 107f, 2, 207f, 3, 307f, 4, 407f));
+        }
+    }
+
+    @Test
+    void endsAnEvaluationWithWhatItsListenerThrows() {
+        try (Engine engine = ScriptedEngine.answering().open()) {
+            List<Integer> positions = new ArrayList<>();
+            IllegalStateException enough = new IllegalStateException("enough");
+            assertThatThrownBy(() -> engine.evaluate(new int[5], 0, (position, logits) -> {
+                        positions.add(position);
+                        throw enough;
+                    }))
+                    .isSameAs(enough);
+            assertThat(positions).containsExactly(0);
         }
     }
 

@@ -116,6 +116,9 @@ public final class ScriptedEngine {
         }
     }
 
+    /** Positions whose logits are handed out together. */
+    static final int UBATCH = 2;
+
     private static final String STATS = """
             {"cells": 512, "cells_used": 12, "layers": 2, "layers_with_storage": 2, "bytes_per_token": 256,
              "bytes_allocated": 131072, "bytes_committed": 8192, "bytes_in_use": 3072, "bytes_budget": 65536,
@@ -327,10 +330,17 @@ public final class ScriptedEngine {
 
         /** Logit of token i after position p: 100 p + i. */
         @Override
-        public void evaluate(int[] tokens, FloatBuffer logits) {
-            int columns = logits.remaining() / tokens.length;
-            for (int i = 0; i < logits.remaining(); i++) {
-                logits.put(i, (float) (100 * (i / columns) + i % columns));
+        public void evaluate(int[] tokens, int first, int vocabularySize, LogitsReceiver receiver)
+                throws NativeStatusException {
+            for (int position = first; position < tokens.length; position += UBATCH) {
+                int count = Math.min(UBATCH, tokens.length - position);
+                FloatBuffer logits = FloatBuffer.allocate(count * vocabularySize);
+                for (int i = 0; i < logits.capacity(); i++) {
+                    logits.put(i, (float) (100 * (position + i / vocabularySize) + i % vocabularySize));
+                }
+                if (!receiver.receive(position, count, logits)) {
+                    throw failure(NativeStatus.ERROR_CANCELLED, "abandoned", null, null);
+                }
             }
         }
 

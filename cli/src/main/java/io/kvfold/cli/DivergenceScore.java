@@ -1,6 +1,8 @@
 package io.kvfold.cli;
 
 import java.util.Arrays;
+import java.util.List;
+import java.util.stream.IntStream;
 
 /**
  * How far the predictions of a model are from those of a base, by the definitions of {@code llama-perplexity --kl-divergence}:
@@ -15,33 +17,44 @@ final class DivergenceScore {
     private double sum;
     private double sumOfSquares;
 
-    /**
-     * Adds one token.
-     *
-     * @param logits of the vocabulary before it
-     * @param base log-probabilities of the vocabulary before it
-     */
-    void add(float[] logits, float[] base) {
-        int top = 0;
-        int baseTop = 0;
-        for (int i = 1; i < logits.length; i++) {
-            top = logits[i] > logits[top] ? i : top;
-            baseTop = base[i] > base[baseTop] ? i : baseTop;
-        }
-        float normal = logits[top] + LogProbabilities.logSum(logits, logits[top]);
-        double divergence = 0;
-        for (int i = 0; i < logits.length; i++) {
-            if (base[i] > -16) { // what the file leaves of the less probable ones is not known
-                divergence += Math.exp(base[i]) * (base[i] - logits[i] + normal);
+    /** Of one token. */
+    private record Divergence(double value, boolean sameTop) {
+
+        /** @param base log-probabilities of the vocabulary */
+        static Divergence of(Prediction prediction, float[] base) {
+            int baseTop = 0;
+            double divergence = 0;
+            for (int i = 0; i < base.length; i++) {
+                baseTop = base[i] > base[baseTop] ? i : baseTop;
+                if (base[i] > -16) { // what the file leaves of the less probable ones is not known
+                    divergence += Math.exp(base[i]) * (base[i] - prediction.logProbability(i));
+                }
             }
+            return new Divergence(divergence, prediction.top() == baseTop);
         }
+    }
+
+    /**
+     * Adds some tokens.
+     *
+     * @param base log-probabilities of the vocabulary for each of them
+     */
+    void add(List<Prediction> predictions, List<float[]> base) {
+        IntStream.range(0, predictions.size())
+                .parallel()
+                .mapToObj(i -> Divergence.of(predictions.get(i), base.get(i)))
+                .toList()
+                .forEach(this::add);
+    }
+
+    private void add(Divergence divergence) {
         if (count == values.length) {
             values = Arrays.copyOf(values, 2 * count);
         }
-        values[count++] = (float) divergence;
-        sum += divergence;
-        sumOfSquares += divergence * divergence;
-        sameTop += top == baseTop ? 1 : 0;
+        values[count++] = (float) divergence.value();
+        sum += divergence.value();
+        sumOfSquares += divergence.value() * divergence.value();
+        sameTop += divergence.sameTop() ? 1 : 0;
     }
 
     double mean() {

@@ -12,7 +12,9 @@ import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
 
 /**
  * The file of log-probabilities that {@code llama-perplexity --kl-divergence-base} of llama.cpp writes and reads
@@ -31,23 +33,36 @@ final class LogProbabilities {
 
     private LogProbabilities() {}
 
-    private static ByteBuffer row(int vocabularySize) {
-        return ByteBuffer.allocate(2 * Float.BYTES + (vocabularySize + 1) / 2 * 2 * Short.BYTES)
-                .order(ByteOrder.LITTLE_ENDIAN);
+    private static int rowBytes(int vocabularySize) {
+        return 2 * Float.BYTES + (vocabularySize + 1) / 2 * 2 * Short.BYTES;
+    }
+
+    private static ByteBuffer allocate(int bytes) {
+        return ByteBuffer.allocate(bytes).order(ByteOrder.LITTLE_ENDIAN);
     }
 
     /** Writes a file row by row. */
     static final class Writer implements AutoCloseable {
 
         private final OutputStream out;
-        private final ByteBuffer row;
 
-        /** @param tokens of all chunks, as the text has them */
+        /**
+         * @param tokens of all chunks, as the text has them
+         * @throws InvalidRequestException if there is no room for the file
+         */
         Writer(Path file, int[] tokens, int context, int chunks, int vocabularySize) throws IOException {
-            this.row = row(vocabularySize);
+            long bytes = (long) chunks * (context - 1 - context / 2) * rowBytes(vocabularySize);
+            long free = Files.getFileStore(file.toAbsolutePath().getParent()).getUsableSpace();
+            if (bytes > free) {
+                throw new InvalidRequestException(
+                        Values.format(
+                                "the predictions of %d chunks of %d tokens take %s in %s, where %s are free; see --chunks",
+                                chunks, context, Values.bytes(bytes), file, Values.bytes(free)),
+                        bytes,
+                        free);
+            }
             this.out = new BufferedOutputStream(Files.newOutputStream(file), 1 << 20);
-            ByteBuffer head = ByteBuffer.allocate(HEADER_BYTES + context * chunks * Integer.BYTES)
-                    .order(ByteOrder.LITTLE_ENDIAN)
+            ByteBuffer head = allocate(HEADER_BYTES + context * chunks * Integer.BYTES)
                     .put(MAGIC)
                     .putInt(context)
                     .putInt(vocabularySize)
@@ -58,23 +73,30 @@ final class LogProbabilities {
             out.write(head.array());
         }
 
-        /** @param logits of the vocabulary before a scored token */
-        void add(float[] logits) throws IOException {
-            float max = Float.NEGATIVE_INFINITY;
-            float min = Float.POSITIVE_INFINITY;
-            for (float logit : logits) {
-                max = Math.max(max, logit);
-                min = Math.min(min, logit);
+        /** The next scored tokens. */
+        void add(List<Prediction> predictions) throws IOException {
+            for (ByteBuffer row : predictions.parallelStream().map(Writer::row).toList()) {
+                out.write(row.array());
             }
-            min = Math.max(min, max - RANGE);
-            float logSum = logSum(logits, max);
+        }
+
+        private static ByteBuffer row(Prediction prediction) {
+            int size = prediction.vocabularySize();
+            float max = prediction.logit(prediction.top());
+            float least = max;
+            for (int i = 0; i < size; i++) {
+                least = Math.min(least, prediction.logit(i));
+            }
+            float min = Math.max(least, max - RANGE);
             float scale = (max - min) / STEPS;
-            row.clear().putFloat(scale).putFloat(min - max - logSum);
             float inverse = 1 / scale;
-            for (float logit : logits) {
-                row.putShort((short) (scale != 0 && logit > min ? (int) Math.rint(inverse * (logit - min)) : 0));
+            ByteBuffer row = allocate(rowBytes(size)).putFloat(scale).putFloat((float)
+                    (min - max + prediction.logProbability(prediction.top())));
+            for (int i = 0; i < size; i++) {
+                float above = prediction.logit(i) - min;
+                row.putShort((short) (scale != 0 && above > 0 ? (int) Math.rint(inverse * above) : 0));
             }
-            out.write(row.array(), 0, row.capacity());
+            return row;
         }
 
         @Override
@@ -92,7 +114,8 @@ final class LogProbabilities {
         private final int vocabularySize;
         private final int chunks;
         private final int[] tokens;
-        private final ByteBuffer row;
+        private final ByteBuffer bytes;
+        private final List<float[]> rows = new ArrayList<>();
 
         /** @throws InvalidRequestException if it is no such file */
         Reader(Path file) throws IOException {
@@ -100,23 +123,23 @@ final class LogProbabilities {
             this.in = new BufferedInputStream(Files.newInputStream(file), 1 << 20);
             boolean opened = false;
             try {
-                ByteBuffer header = read(HEADER_BYTES);
+                ByteBuffer header = read(allocate(HEADER_BYTES));
                 byte[] magic = new byte[MAGIC.length];
                 header.get(magic);
                 this.context = header.getInt();
                 this.vocabularySize = header.getInt();
                 this.chunks = header.getInt();
-                long bytes = (long) context * chunks * Integer.BYTES;
+                long tokenBytes = (long) context * chunks * Integer.BYTES;
                 if (!Arrays.equals(magic, MAGIC)
                         || context < 4
                         || vocabularySize < 1
                         || chunks < 1
-                        || bytes > Files.size(file)) {
+                        || tokenBytes > Files.size(file)) {
                     throw new InvalidRequestException(file + " holds no log-probabilities");
                 }
                 this.tokens = new int[context * chunks];
-                read((int) bytes).asIntBuffer().get(tokens);
-                this.row = row(vocabularySize);
+                read(allocate((int) tokenBytes)).asIntBuffer().get(tokens);
+                this.bytes = allocate(rowBytes(vocabularySize));
                 opened = true;
             } finally {
                 if (!opened) {
@@ -141,36 +164,39 @@ final class LogProbabilities {
             return tokens.clone();
         }
 
-        /** Log-probabilities before the next scored token. */
-        void next(float[] target) throws IOException {
-            ByteBuffer bytes = read(row.capacity());
-            float scale = bytes.getFloat();
-            float least = bytes.getFloat();
-            for (int i = 0; i < vocabularySize; i++) {
-                target[i] = scale * (bytes.getShort() & 0xffff) + least;
+        /** Log-probabilities of the vocabulary before each of the next scored tokens; valid until the next call. */
+        List<float[]> next(int count) throws IOException {
+            while (rows.size() < count) {
+                rows.add(new float[vocabularySize]);
             }
+            for (float[] row : rows.subList(0, count)) {
+                read(bytes);
+                float scale = bytes.getFloat();
+                float least = bytes.getFloat();
+                for (int i = 0; i < vocabularySize; i++) {
+                    row[i] = scale * (bytes.getShort() & 0xffff) + least;
+                }
+            }
+            return rows.subList(0, count);
         }
 
-        private ByteBuffer read(int bytes) throws IOException {
-            byte[] read = in.readNBytes(bytes);
-            if (read.length < bytes) {
+        /** Fills it. */
+        private ByteBuffer read(ByteBuffer bytes) throws IOException {
+            if (in.readNBytes(bytes.array(), 0, bytes.capacity()) < bytes.capacity()) {
                 throw new EOFException(file + " holds fewer log-probabilities than it says");
             }
-            return ByteBuffer.wrap(read).order(ByteOrder.LITTLE_ENDIAN);
+            return bytes.clear();
+        }
+
+        /** The name of the file. */
+        @Override
+        public String toString() {
+            return file.toString();
         }
 
         @Override
         public void close() throws IOException {
             in.close();
         }
-    }
-
-    /** The logarithm of the sum of {@code exp(logit - max)}. */
-    static float logSum(float[] logits, float max) {
-        double sum = 0;
-        for (float logit : logits) {
-            sum += Math.exp(logit - max);
-        }
-        return (float) Math.log(sum);
     }
 }

@@ -1,7 +1,6 @@
 package io.kvfold.cli;
 
 import io.kvfold.Engine;
-import io.kvfold.InvalidRequestException;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -30,8 +29,13 @@ import picocli.CommandLine.Spec;
                     + " file of llama-perplexity or of this command, which writes it without --kl-divergence; per scored"
                     + " token it takes two bytes for each token of the vocabulary.",
             "",
-            "A KV plan acts on the scored tokens as it does on a prompt; where layers read higher ones, --ubatch 1 is"
-                    + " what generation gives. Plans that choose lazy layers for each prompt choose none here.",
+            "A KV plan acts on the scored tokens as it does on a prompt. A window is felt where --ctx-size is more than"
+                    + " twice as long. A plan that chooses lazy layers for each prompt chooses those of a chunk by its first"
+                    + " half, if that is twice as long as sinks and window; under decide=end or decide=decode it chooses"
+                    + " none. Where layers read higher ones, --ubatch 1 is what generation gives.",
+            "",
+            "In memory is what is computed at a time: 8 bytes for each token of the vocabulary and each of --ubatch. The"
+                    + " base of --kl-divergence is a temporary file without --kl-divergence-base.",
             ""
         },
         footerHeading = "%nExamples:%n",
@@ -119,33 +123,15 @@ final class PerplexityCommand implements Callable<Integer> {
             return PerplexityScore.of(engine, text, context, maxChunks);
         }
         int[] tokens = PerplexityScore.tokens(engine, text, context);
-        int chunks = Math.min(tokens.length / context, maxChunks);
-        int vocabularySize = engine.info().model().vocabularySize();
-        try (LogProbabilities.Writer writer =
-                new LogProbabilities.Writer(written, tokens, context, chunks, vocabularySize)) {
-            return PerplexityScore.of(engine, tokens, context, chunks, writer::add);
-        }
+        return Comparison.writeBase(engine, tokens, context, Math.min(tokens.length / context, maxChunks), written);
     }
 
     private void compare(Path file) throws IOException {
         try (LogProbabilities.Reader reader = new LogProbabilities.Reader(file);
                 Engine engine = engineOptions.openToEvaluate(reader.context())) {
-            int vocabularySize = engine.info().model().vocabularySize();
-            if (reader.vocabularySize() != vocabularySize) {
-                throw new InvalidRequestException(
-                        file + " is of a vocabulary of " + reader.vocabularySize() + " tokens, the model's has "
-                                + vocabularySize,
-                        (long) reader.vocabularySize(),
-                        (long) vocabularySize);
-            }
-            float[] expected = new float[vocabularySize];
-            DivergenceScore divergence = new DivergenceScore();
-            PerplexityScore score = PerplexityScore.of(
-                    engine, reader.tokens(), reader.context(), Math.min(reader.chunks(), maxChunks), logits -> {
-                        reader.next(expected);
-                        divergence.add(logits, expected);
-                    });
-            print(score, reader.context());
+            Comparison comparison = Comparison.of(engine, reader, maxChunks);
+            DivergenceScore divergence = comparison.divergence();
+            print(comparison.perplexity(), reader.context());
             spec.commandLine()
                     .getOut()
                     .println(Values.format(

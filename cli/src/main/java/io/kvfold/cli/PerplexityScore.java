@@ -2,17 +2,20 @@ package io.kvfold.cli;
 
 import io.kvfold.Engine;
 import io.kvfold.InvalidRequestException;
-import io.kvfold.Logits;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.List;
+import java.util.stream.IntStream;
 
 /**
  * The perplexity of a text, as llama.cpp's {@code llama-perplexity} defines it: exp of the mean negative log-likelihood
  * of the scored tokens, with the standard error of that mean carried through exp.
  */
 final class PerplexityScore {
+
+    private static final int AT_ONCE = 32; // predictions in memory; each takes four bytes per token of the vocabulary
 
     private int chunks;
     private int count;
@@ -28,7 +31,7 @@ final class PerplexityScore {
      */
     static PerplexityScore of(Engine engine, Path text, int context, int maxChunks) throws IOException {
         int[] tokens = tokens(engine, text, context);
-        return of(engine, tokens, context, Math.min(tokens.length / context, maxChunks));
+        return of(engine, tokens, context, Math.min(tokens.length / context, maxChunks), predictions -> {});
     }
 
     /**
@@ -37,23 +40,28 @@ final class PerplexityScore {
      * @throws InvalidRequestException if it has less than two chunks
      */
     static int[] tokens(Engine engine, Path text, int context) throws IOException {
-        String content = TextFile.read(text).replaceFirst("\\n\\z", "");
-        int[] tokens = engine.tokenize(content, true, false);
+        return tokens(engine, TextFile.read(text), text.toString(), context);
+    }
+
+    /**
+     * The tokens of a text.
+     *
+     * @param source what the error names
+     * @throws InvalidRequestException if it has less than two chunks
+     */
+    static int[] tokens(Engine engine, String text, String source, int context) {
+        int[] tokens = engine.tokenize(text.replaceFirst("\\n\\z", ""), true, false);
         if (tokens.length < 2 * context) {
             throw new InvalidRequestException(Values.format(
-                    "%s has %d tokens, but two chunks of %d take %d", text, tokens.length, context, 2 * context));
+                    "%s has %d tokens, but two chunks of %d take %d", source, tokens.length, context, 2 * context));
         }
         return tokens;
     }
 
-    /** Told of every scored token. */
-    interface RowListener {
-        /**
-         * Takes what was predicted for it.
-         *
-         * @param logits of all tokens of the vocabulary at the position before it; valid until this returns
-         */
-        void onRow(float[] logits) throws IOException;
+    /** Told of what was predicted for the scored tokens, some at a time, in their order. */
+    interface Listener {
+        /** @param predictions valid until this returns */
+        void onPredictions(List<Prediction> predictions) throws IOException;
     }
 
     /**
@@ -61,24 +69,14 @@ final class PerplexityScore {
      *
      * @param tokens at least {@code context * chunks}
      */
-    static PerplexityScore of(Engine engine, int[] tokens, int context, int chunks) {
-        try {
-            return of(engine, tokens, context, chunks, logits -> {});
-        } catch (IOException e) {
-            throw new UncheckedIOException(e); // not of this listener
-        }
-    }
-
-    /** As above, with a listener. */
-    static PerplexityScore of(Engine engine, int[] tokens, int context, int chunks, RowListener listener)
+    static PerplexityScore of(Engine engine, int[] tokens, int context, int chunks, Listener listener)
             throws IOException {
         Integer bos = engine.info().model().tokens().bos();
         int[] around = engine.tokenize("", true, false);
         boolean startsWithBos = bos != null && around.length > 0 && bos == around[0];
-        float[] row = new float[engine.info().model().vocabularySize()];
+        float[][] rows = new float[AT_ONCE][engine.info().model().vocabularySize()];
         PerplexityScore score = new PerplexityScore();
         score.chunks = chunks;
-        Logits logits = null;
         try (Progress progress = new Progress("scoring", chunks, " chunks")) {
             for (int chunk = 0; chunk < chunks; chunk++) {
                 int[] input = Arrays.copyOfRange(tokens, chunk * context, (chunk + 1) * context);
@@ -86,35 +84,39 @@ final class PerplexityScore {
                 if (startsWithBos) {
                     input[0] = around[0];
                 }
-                logits = engine.evaluate(logits, input);
-                for (int position = context / 2; position < context - 1; position++) {
-                    logits.copyRow(position, row);
-                    score.add(row, expected[position + 1]);
-                    listener.onRow(row);
-                }
+                engine.evaluate(input, context / 2, (position, logits) -> {
+                    int end = Math.min(logits.tokens(), context - 1 - position); // nothing follows the last token
+                    for (int row = 0; row < end; row += AT_ONCE) {
+                        int first = row;
+                        List<Prediction> predictions = IntStream.range(0, Math.min(AT_ONCE, end - first))
+                                .parallel()
+                                .mapToObj(i -> Prediction.of(logits, first + i, rows[i]))
+                                .toList();
+                        for (int i = 0; i < predictions.size(); i++) {
+                            score.add(-predictions.get(i).logProbability(expected[position + first + i + 1]));
+                        }
+                        tell(listener, predictions);
+                    }
+                });
                 progress.stepTo(chunk + 1);
                 progress.message(Values.format("PPL %.4f", score.perplexity()));
             }
+        } catch (UncheckedIOException e) {
+            throw e.getCause();
         }
         return score;
     }
 
-    /**
-     * Scores one token.
-     *
-     * @param logits of all tokens of the vocabulary at the position before it
-     * @param token the one that follows
-     */
-    void add(float[] logits, int token) {
-        float max = Float.NEGATIVE_INFINITY;
-        for (float logit : logits) {
-            max = Math.max(max, logit);
+    private static void tell(Listener listener, List<Prediction> predictions) {
+        try {
+            listener.onPredictions(predictions);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
         }
-        double total = 0;
-        for (float logit : logits) {
-            total += Math.exp(logit - max);
-        }
-        double negativeLogLikelihood = Math.log(total) - (logits[token] - max);
+    }
+
+    /** Scores one token. */
+    void add(double negativeLogLikelihood) {
         count++;
         sum += negativeLogLikelihood;
         sumOfSquares += negativeLogLikelihood * negativeLogLikelihood;

@@ -1,6 +1,7 @@
 package io.kvfold.cli;
 
 import io.kvfold.Engine;
+import java.io.IOException;
 
 /**
  * How well a model predicts a text, without a plan and with it: what the plan costs.
@@ -10,9 +11,9 @@ import io.kvfold.Engine;
  */
 record PlanCost(double perplexity, String how) {
 
-    /** Scores chunks as {@link PerplexityScore#of(Engine, int[], int, int)} does. */
-    static PlanCost of(Engine engine, int[] tokens, int context, int chunks) {
-        PerplexityScore score = PerplexityScore.of(engine, tokens, context, chunks);
+    /** Scores chunks as {@link PerplexityScore#of(Engine, int[], int, int, PerplexityScore.Listener)} does. */
+    static PlanCost of(Engine engine, int[] tokens, int context, int chunks) throws IOException {
+        PerplexityScore score = PerplexityScore.of(engine, tokens, context, chunks, predictions -> {});
         return new PlanCost(
                 score.perplexity(),
                 Values.format("%d tokens scored in %d chunks of %d", score.count(), chunks, context));

@@ -149,7 +149,7 @@ final class PlanLazyCommand implements Callable<Integer> {
     private record Scores(double[] values, double threshold, int tokens, List<int[]> pieces, PlanCost cost) {
 
         /** How well the model predicts the second half of each piece. */
-        static PlanCost cost(Engine engine, List<int[]> pieces, int tokens) {
+        static PlanCost cost(Engine engine, List<int[]> pieces, int tokens) throws IOException {
             int[] all = pieces.stream().flatMapToInt(Arrays::stream).toArray();
             return PlanCost.of(engine, all, tokens, pieces.size());
         }

@@ -145,7 +145,7 @@ final class PlanShareCommand implements Callable<Integer> {
         return engineOptions.openToEvaluate(Math.max(tokens, MEASURED_CONTEXT), plan);
     }
 
-    private PlanCost cost(Engine engine, String text) {
+    private PlanCost cost(Engine engine, String text) throws IOException {
         int[] all = engine.tokenize(text.replaceFirst("\\n\\z", ""), true, false);
         int context = Math.max(4, Math.min(MEASURED_CONTEXT, all.length));
         return PlanCost.of(engine, all, context, Math.min(all.length / context, chunks));

@@ -12,6 +12,8 @@ import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.List;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -25,9 +27,7 @@ final class LogProbabilitiesTest {
         Path file = directory.resolve("base.kld");
         try (LogProbabilities.Writer writer =
                 new LogProbabilities.Writer(file, new int[] {1, 2, 3, 4, 5, 6, 7, 8, 9}, 4, 2, rows[0].length)) {
-            for (float[] row : rows) {
-                writer.add(row);
-            }
+            writer.add(Stream.of(rows).map(Prediction::new).toList());
         }
         return file;
     }
@@ -61,20 +61,19 @@ final class LogProbabilitiesTest {
     void givesBackWhatItWasGiven() throws IOException {
         float[] wide = {100, 99.5f, 90, 50, -1000};
         float[] flat = {7, 7, 7, 7, 7};
-        float[] row = new float[5];
         try (LogProbabilities.Reader reader = new LogProbabilities.Reader(write(wide, flat))) {
             assertThat(reader.context()).isEqualTo(4);
             assertThat(reader.chunks()).isEqualTo(2);
             assertThat(reader.tokens()).containsExactly(1, 2, 3, 4, 5, 6, 7, 8);
-            reader.next(row);
-            float logSum = LogProbabilities.logSum(wide, 100);
-            assertThat(row[0]).isCloseTo(-logSum, within(1e-3f));
-            assertThat(row[2]).isCloseTo(-10 - logSum, within(1e-3f));
-            assertThat(row[4]).isCloseTo(-16 - logSum, within(1e-3f));
-            reader.next(row);
-            assertThat(row).containsOnly(row[0]);
-            assertThat(row[0]).isCloseTo((float) -Math.log(5), within(1e-6f));
-            assertThatThrownBy(() -> reader.next(row))
+            List<float[]> rows = reader.next(2);
+            Prediction expected = new Prediction(wide);
+            for (int i : new int[] {0, 1, 2}) {
+                assertThat(rows.get(0)[i]).isCloseTo((float) expected.logProbability(i), within(1e-3f));
+            }
+            assertThat(rows.get(0)[4]).isCloseTo((float) expected.logProbability(0) - 16, within(1e-3f));
+            assertThat(rows.get(1)).containsOnly(rows.get(1)[0]);
+            assertThat(rows.get(1)[0]).isCloseTo((float) -Math.log(5), within(1e-6f));
+            assertThatThrownBy(() -> reader.next(1))
                     .isInstanceOf(EOFException.class)
                     .hasMessageContaining("base.kld");
         }

@@ -17,10 +17,21 @@ public interface NativeEngine {
 
     NativeServer serve(byte[] options) throws NativeStatusException;
 
-    /** {@code logits} is direct, in native byte order, and holds {@code tokens.length * vocabularySize} floats. */
-    void evaluate(int[] tokens, FloatBuffer logits) throws NativeStatusException;
+    /** Takes the logits of some positions. */
+    interface LogitsReceiver {
+        /**
+         * @param logits {@code count * vocabularySize} of the positions from {@code position} on; valid until this returns
+         * @return whether to go on
+         */
+        boolean receive(int position, int count, FloatBuffer logits);
+    }
 
-    /** {@code values} as {@code logits}, of the shape in the answer; null to be told the shape only. */
+    /** Hands out the logits of the positions from {@code first} on, in their order, on this thread. */
+    void evaluate(int[] tokens, int first, int vocabularySize, LogitsReceiver receiver) throws NativeStatusException;
+
+    /**
+     * {@code values} is direct, in native byte order, and of the shape in the answer; null to be told the shape only.
+     */
     byte[] observe(byte[] what, int[] tokens, @Nullable FloatBuffer values) throws NativeStatusException;
 
     /** Called once, and while no other call of this handle runs. */

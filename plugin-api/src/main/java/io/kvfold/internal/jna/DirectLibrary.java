@@ -118,8 +118,14 @@ final class DirectLibrary implements Library {
 
     @Override
     public int kvfold_evaluate(
-            Pointer engine, int[] tokens, int tokenCount, FloatBuffer logits, long logitCount, PointerByReference out) {
-        return Functions.kvfold_evaluate(engine, tokens, tokenCount, logits, logitCount, out);
+            Pointer engine,
+            int[] tokens,
+            int tokenCount,
+            int first,
+            LogitsCallback onLogits,
+            @Nullable Pointer user,
+            PointerByReference out) {
+        return Functions.kvfold_evaluate(engine, tokens, tokenCount, first, onLogits, user, out);
     }
 
     @Override
@@ -203,8 +209,9 @@ final class DirectLibrary implements Library {
                 Pointer engine,
                 int[] tokens,
                 int tokenCount,
-                FloatBuffer logits,
-                long logitCount,
+                int first,
+                LogitsCallback onLogits,
+                @Nullable Pointer user,
                 PointerByReference out);
 
         static native int kvfold_observe(

@@ -11,6 +11,7 @@ import io.kvfold.internal.NativeServer;
 import io.kvfold.internal.NativeStatus;
 import io.kvfold.internal.NativeStatusException;
 import java.lang.ref.Reference;
+import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
@@ -162,8 +163,26 @@ public final class JnaBridge implements NativeBridge {
         }
 
         @Override
-        public void evaluate(int[] tokens, FloatBuffer logits) throws NativeStatusException {
-            answer(out -> library.kvfold_evaluate(handle, tokens, tokens.length, logits, logits.remaining(), out));
+        public void evaluate(int[] tokens, int first, int vocabularySize, LogitsReceiver receiver)
+                throws NativeStatusException {
+            long rowBytes = (long) vocabularySize * Float.BYTES;
+            int most = (int) Math.max(1, Integer.MAX_VALUE / rowBytes); // rows that a buffer can be of
+            Library.LogitsCallback callback = (position, count, logits, user) -> {
+                boolean goesOn = true;
+                for (int row = 0; row < count && goesOn; row += most) {
+                    int rows = Math.min(most, count - row);
+                    FloatBuffer values = logits.getByteBuffer(row * rowBytes, rows * rowBytes)
+                            .order(ByteOrder.nativeOrder())
+                            .asFloatBuffer();
+                    goesOn = receiver.receive(position + row, rows, values);
+                }
+                return goesOn ? 1 : 0;
+            };
+            try {
+                answer(out -> library.kvfold_evaluate(handle, tokens, tokens.length, first, callback, null, out));
+            } finally {
+                Reference.reachabilityFence(callback); // JNA holds it weakly
+            }
         }
 
         @Override

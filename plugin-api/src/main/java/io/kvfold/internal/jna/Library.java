@@ -13,7 +13,7 @@ import org.jspecify.annotations.Nullable;
 interface Library {
 
     /** {@code KVFOLD_ABI_VERSION} that these signatures belong to. */
-    int ABI_VERSION = 1;
+    int ABI_VERSION = 2;
 
     int kvfold_abi_version();
 
@@ -62,7 +62,13 @@ interface Library {
     void kvfold_server_close(Pointer server);
 
     int kvfold_evaluate(
-            Pointer engine, int[] tokens, int tokenCount, FloatBuffer logits, long logitCount, PointerByReference out);
+            Pointer engine,
+            int[] tokens,
+            int tokenCount,
+            int first,
+            LogitsCallback onLogits,
+            @Nullable Pointer user,
+            PointerByReference out);
 
     int kvfold_observe(
             Pointer engine,
@@ -87,5 +93,10 @@ interface Library {
     /** {@code kvfold_progress_callback}. */
     interface ProgressCallback extends Callback {
         int invoke(float fraction, @Nullable Pointer user);
+    }
+
+    /** {@code kvfold_logits_callback}. */
+    interface LogitsCallback extends Callback {
+        int invoke(int position, int count, Pointer logits, @Nullable Pointer user);
     }
 }

@@ -23,17 +23,20 @@ import org.junit.jupiter.api.Test;
 /** The header, the Java mapping and the built library declare the same functions. */
 class LibraryTest {
 
-    private static final Map<Class<?>, Set<String>> C_TYPES = Map.of(
-            void.class, Set.of("void"),
-            int.class, Set.of("int32_t"),
-            long.class, Set.of("size_t"),
-            byte[].class, Set.of("char*"),
-            int[].class, Set.of("int32_t*"),
-            FloatBuffer.class, Set.of("float*"),
-            Pointer.class, Set.of("char*", "void*", "kvfold_engine*", "kvfold_request*", "kvfold_server*"),
-            PointerByReference.class, Set.of("char**", "kvfold_engine**", "kvfold_request**", "kvfold_server**"),
-            Library.LogCallback.class, Set.of("kvfold_log_callback"),
-            Library.ProgressCallback.class, Set.of("kvfold_progress_callback"));
+    private static final Map<Class<?>, Set<String>> C_TYPES = Map.ofEntries(
+            Map.entry(void.class, Set.of("void")),
+            Map.entry(int.class, Set.of("int32_t")),
+            Map.entry(long.class, Set.of("size_t")),
+            Map.entry(byte[].class, Set.of("char*")),
+            Map.entry(int[].class, Set.of("int32_t*")),
+            Map.entry(FloatBuffer.class, Set.of("float*")),
+            Map.entry(Pointer.class, Set.of("char*", "void*", "kvfold_engine*", "kvfold_request*", "kvfold_server*")),
+            Map.entry(
+                    PointerByReference.class,
+                    Set.of("char**", "kvfold_engine**", "kvfold_request**", "kvfold_server**")),
+            Map.entry(Library.LogCallback.class, Set.of("kvfold_log_callback")),
+            Map.entry(Library.ProgressCallback.class, Set.of("kvfold_progress_callback")),
+            Map.entry(Library.LogitsCallback.class, Set.of("kvfold_logits_callback")));
 
     private final Header header = new Header();
 
