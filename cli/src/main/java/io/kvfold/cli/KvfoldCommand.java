@@ -43,6 +43,7 @@ import picocli.CommandLine.ScopeType;
             RemoveCommand.class,
             LogitsCommand.class,
             PerplexityCommand.class,
+            EvalCommand.class,
             PlanCommand.class,
             ConvertCommand.class,
             QuantizeCommand.class,

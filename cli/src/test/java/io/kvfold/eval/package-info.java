@@ -1,0 +1,4 @@
+@NullMarked
+package io.kvfold.eval;
+
+import org.jspecify.annotations.NullMarked;
