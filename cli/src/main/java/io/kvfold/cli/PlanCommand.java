@@ -13,10 +13,11 @@ import picocli.CommandLine.Spec;
         commandListHeading = "%nCommands:%n",
         footerHeading = "%nExamples:%n",
         footer = {
+            "  kvfold plan tune -m model.gguf --text wiki.txt --memory 256MiB --context 8192",
             "  kvfold plan share --model model.gguf --text wiki.txt --layers 4",
             "  kvfold plan lazy --model model.gguf --text book.txt --plot scores.svg"
         },
-        subcommands = {PlanShareCommand.class, PlanLazyCommand.class})
+        subcommands = {PlanShareCommand.class, PlanLazyCommand.class, PlanTuneCommand.class})
 final class PlanCommand implements Runnable {
 
     @Spec
@@ -25,6 +26,6 @@ final class PlanCommand implements Runnable {
 
     @Override
     public void run() {
-        throw new CommandLine.ParameterException(spec.commandLine(), "plan needs a command: share or lazy");
+        throw new CommandLine.ParameterException(spec.commandLine(), "plan needs a command: tune, share or lazy");
     }
 }

@@ -53,7 +53,7 @@ final class SubjectOptions {
             paramLabel = "TYPE",
             converter = KvOptions.KvTypeConverter.class,
             description = "How keys and values are stored. Default: f16.")
-    private List<KvType> types = List.of(KvType.F16);
+    private List<KvType> types = List.of();
 
     @Option(
             names = {"-o", "--option"},
@@ -78,6 +78,11 @@ final class SubjectOptions {
                 || settings().size() > 1;
     }
 
+    /** The types asked for, else these. */
+    List<KvType> typesOr(KvType... others) {
+        return types.isEmpty() ? List.of(others) : types;
+    }
+
     int ubatchSize() {
         return computeOptions.ubatchSize();
     }
@@ -97,7 +102,7 @@ final class SubjectOptions {
             GgufFile file = model.header();
             for (String plan : plans) {
                 KvPlan parsed = plan.equals(FILE_PLAN) ? null : KvOptions.plan(plan, file);
-                for (KvType type : types) {
+                for (KvType type : typesOr(KvType.F16)) {
                     settings().forEach(given -> subjects.add(new Subject(file.path(), plan, parsed, type, given)));
                 }
             }

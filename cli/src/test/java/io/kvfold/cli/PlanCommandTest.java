@@ -16,6 +16,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import javax.imageio.ImageIO;
 import javax.xml.parsers.DocumentBuilderFactory;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -138,6 +139,48 @@ final class PlanCommandTest {
                 .isEqualTo(KvPlan.standard(3));
     }
 
+    private CommandRun tune(String memory, String... more) throws IOException {
+        text = Files.writeString(folder.resolve("long text"), "a quick brown fox jumps over a lazy dog ".repeat(150));
+        List<String> all = new ArrayList<>(List.of("--memory", memory, "--context", "1024", "--users", "2"));
+        all.addAll(List.of("--tokens", "1024", "--recent", "64", "--chunks", "1"));
+        all.addAll(List.of(more));
+        return plan("tune", all.toArray(String[]::new));
+    }
+
+    @Test
+    void recommendsWhatCostsLeastOfWhatFits() throws IOException {
+        Path out = folder.resolve("tuned.gguf");
+        Path plot = folder.resolve("front.png");
+
+        CommandRun run = tune("600KiB", "--plot", plot.toString(), "--out", out.toString()); // f16 takes 768 KiB
+
+        assertThat(run.exitCode()).as(run.err()).isZero();
+        assertThat(run.out())
+                .contains("standard f16: 768 KiB, KL divergence ", "q8_0 alone: not possible, ") // heads of 16 elements
+                .contains("| tiny standard f16 | 384 | 768 KiB |", "On the text that was not seen: KL divergence ")
+                .contains(".contextSize(1024).slots(2)");
+        KvPlan printed = printedPlan(run);
+        assertThat(printed.isStandard()).isFalse();
+        assertThat(GgufKvPlan.read(GgufFile.open(out))).contains(printed);
+        assertThat(ImageIO.read(plot.toFile()).getWidth()).isEqualTo(960);
+    }
+
+    @Test
+    void saysThatNothingIsWorthItWhereAllFits() throws IOException {
+        CommandRun run = tune("1MiB");
+
+        assertThat(run.exitCode()).as(run.err()).isZero();
+        assertThat(run.out()).contains("Nothing is worth it: the whole cache in f16 takes 768 KiB of 1.00 MiB.");
+    }
+
+    @Test
+    void namesWhatTheLeastTakesWhereNothingFits() throws IOException {
+        CommandRun run = tune("1KiB");
+
+        assertThat(run.exitCode()).isEqualTo(ExitCode.ERROR);
+        assertThat(run.err()).contains("nothing fits: the least that was found takes ", "--memory is 1.00 KiB");
+    }
+
     @ParameterizedTest
     @CsvSource(
             delimiter = '|',
@@ -164,7 +207,7 @@ final class PlanCommandTest {
     }
 
     private static KvPlan printedPlan(CommandRun run) {
-        Matcher option = Pattern.compile("--kv-plan (\\S+)").matcher(run.out());
+        Matcher option = Pattern.compile("--kv-plan '?([^\\s']+)").matcher(run.out());
         assertThat(option.find()).as(run.out() + run.err()).isTrue();
         return KvPlan.parse(option.group(1));
     }
