@@ -105,9 +105,11 @@ inline json random_schema(int depth) {
         schema["$ref"] = std::vector<std::string>{ "#", "#/$defs/a", "#/$defs/b", "#/properties/a", "#/$defs/a~1b", "#/%24defs/a", "x" }[roll(7)];
     }
     if (depth > 0 && roll(2) == 0) {
+        json properties = json::object();
         for (unsigned n = roll(4); n > 0; n--) {
-            schema["properties"][one_of(names)] = random_schema(depth - 1);
+            properties[one_of(names)] = random_schema(depth - 1);
         }
+        schema["properties"] = properties;
         schema["required"] = json::array({ one_of(names) });
     }
     if (depth > 0 && roll(4) == 0) {
