@@ -74,7 +74,7 @@ final class SmolLm2CommandsTest {
     }
 
     private static double figure(String name, String output) {
-        Matcher figure = Pattern.compile(name + "\\s*[=:]? +(-?[0-9.]+)").matcher(output);
+        Matcher figure = Pattern.compile(name + " *[=:]? +(-?[0-9.]+)").matcher(output);
         assertThat(figure.find()).as(name + " in " + output).isTrue();
         return Double.parseDouble(figure.group(1));
     }
