@@ -1,7 +1,6 @@
 package io.kvfold.reference;
 
 import static org.assertj.core.api.Assertions.assertThat;
-import static org.assertj.core.data.Percentage.withPercentage;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -244,10 +243,13 @@ final class LazyLayersTest {
                 assertThat(engine.kvCacheStats().lazyLayers().get(0)).hasSize(LAYERS - full);
                 committed[full] = engine.kvCacheStats().bytesCommitted();
                 long rows = 2L * wide.kvWidth() * Float.BYTES;
-                long cells = full * 1536L + (LAYERS - full) * 256L; // attention reads cells by 256
+                // a lazy layer keeps its sinks and window; attention has read the cells around these, by 256 at a time
+                long least = rows * (full * 1500L + (LAYERS - full) * (4 + 64L));
+                long most = rows * (full * 1536L + (LAYERS - full) * 256L);
                 System.out.printf(
-                        "%d of %d layers full: %d bytes, %d expected%n", full, LAYERS, committed[full], rows * cells);
-                assertThat((double) committed[full]).isCloseTo(rows * cells, withPercentage(5));
+                        "%d of %d layers full: %d bytes, %d to %d expected%n",
+                        full, LAYERS, committed[full], least, most);
+                assertThat(committed[full]).isBetween(least, most);
 
                 engine.call("/completion", body(prompt).put("n_predict", 2).put("cache_prompt", false));
                 assertThat(engine.kvCacheStats().bytesCommitted()).isLessThan(1 << 20);
