@@ -24,7 +24,6 @@ public final class ChatExample {
         String question = args.length == 0 ? "Hello, how are you?" : args[1];
         try (KvfoldStreamingChatModel model = KvfoldStreamingChatModel.builder()
                 .modelPath(file)
-                .contextSize(2048)
                 .slots(1)
                 .maxOutputTokens(256)
                 .build()) {

@@ -68,7 +68,6 @@ public final class DropInExample {
     private static KvfoldChatModel model(Path file) {
         return KvfoldChatModel.builder()
                 .modelPath(file)
-                .contextSize(2048)
                 .slots(1)
                 .temperature(0.0)
                 .maxOutputTokens(256)

@@ -83,7 +83,6 @@ public final class RagExample {
                 .ingest(documents);
         try (KvfoldChatModel model = KvfoldChatModel.builder()
                 .modelPath(gguf)
-                .contextSize(2048)
                 .slots(1)
                 .temperature(0.0)
                 .maxOutputTokens(128)
