@@ -30,7 +30,7 @@ void check_sequence(const llama_model * model, const int32_t * tokens, int32_t n
     }
 }
 
-// As the engine's, but for one sequence of n_tokens of which every position has an output.
+// As the engine's, but for one sequence of n_tokens whose positions may have outputs.
 static llama_context_params context_params(const common_params & params, int32_t n_tokens) {
     llama_context_params own  = common_context_params_to_llama(params);
     own.n_ctx                 = n_tokens;
