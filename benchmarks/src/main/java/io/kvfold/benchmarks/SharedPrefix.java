@@ -28,7 +28,8 @@ import java.util.stream.Stream;
 /**
  * Users of one server at once, whose conversations begin with the same document or list of tools: throughput of all, and time
  * to the first token. The servers are started in turn, each for one measurement, and asked by {@code /v1/chat/completions}.
- * Each round has a document of its own.
+ * Each round has a document of its own. Without a document, and with long questions, it tells what looking for common beginnings
+ * costs where there are none.
  */
 public final class SharedPrefix {
 
@@ -41,12 +42,14 @@ public final class SharedPrefix {
             HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
     private final URI server;
     private final int users;
+    private final int questionWords;
     private final int tokens;
     private final int turns;
 
-    private SharedPrefix(int port, int users, int tokens, int turns) {
+    private SharedPrefix(int port, int users, int questionWords, int tokens, int turns) {
         this.server = URI.create("http://127.0.0.1:" + port);
         this.users = users;
+        this.questionWords = questionWords;
         this.tokens = tokens;
         this.turns = turns;
     }
@@ -54,29 +57,30 @@ public final class SharedPrefix {
     private record Round(double tokensPerSecond, double median, double worst, long computed) {}
 
     /**
-     * Arguments: words of the document, users, tokens of an answer, turns of a conversation, rounds, a port; then servers as
-     * {@code name=command}, which listen on that port of the loopback interface. The first one is compared with the others.
+     * Arguments: words of the document, words that each question begins with, users, tokens of an answer, turns of a
+     * conversation, rounds, a port; then servers as {@code name=command}, which listen on that port of the loopback interface.
+     * The first one is compared with the others.
      */
     public static void main(String[] args) throws IOException, InterruptedException {
-        if (args.length < 7 || !Stream.of(args).skip(6).allMatch(each -> each.contains("="))) {
+        if (args.length < 8 || !Stream.of(args).skip(7).allMatch(each -> each.contains("="))) {
             throw new IllegalArgumentException(
-                    "arguments: <document words> <users> <tokens> <turns> <rounds> <port> name=command ...");
+                    "arguments: <document words> <question words> <users> <tokens> <turns> <rounds> <port> name=command ...");
         }
-        int[] numbers = Stream.of(args).limit(6).mapToInt(Integer::parseInt).toArray();
-        SharedPrefix workload = new SharedPrefix(numbers[5], numbers[1], numbers[2], numbers[3]);
+        int[] numbers = Stream.of(args).limit(7).mapToInt(Integer::parseInt).toArray();
+        SharedPrefix workload = new SharedPrefix(numbers[6], numbers[2], numbers[1], numbers[3], numbers[4]);
         Map<String, List<String>> commands = new LinkedHashMap<>();
-        for (String peer : List.of(args).subList(6, args.length)) {
+        for (String peer : List.of(args).subList(7, args.length)) {
             String[] parts = peer.split("=", 2);
             commands.put(parts[0], List.of(parts[1].trim().split("\\s+")));
         }
         List<String> names = List.copyOf(commands.keySet());
         Map<String, List<Round>> measured = new LinkedHashMap<>();
         names.forEach(name -> measured.put(name, new ArrayList<>()));
-        for (int round = 0; round < numbers[4]; round++) {
+        for (int round = 0; round < numbers[5]; round++) {
             for (int k = 0; k < names.size(); k++) {
                 String name = names.get((k + round) % names.size());
                 requireNonNull(measured.get(name))
-                        .add(workload.measure(requireNonNull(commands.get(name)), document(numbers[0], round)));
+                        .add(workload.measure(requireNonNull(commands.get(name)), words("Story", numbers[0], round)));
             }
         }
         System.out.println("| | tokens/s | first token p50, s | p99, s | prompt tokens computed | ratio of tokens/s |\n"
@@ -125,8 +129,8 @@ public final class SharedPrefix {
             LongAdder computed = new LongAdder();
             List<LongFunction<Timeline>> conversations = new ArrayList<>();
             for (int i = 0; i < users; i++) {
-                String question = " Question " + i + ": what happened then?";
-                conversations.add(start -> converse(document + question, start, firsts, computed));
+                String question = words("Question", questionWords, i) + " What happened then?";
+                conversations.add(start -> converse(document + " " + question, start, firsts, computed));
             }
             List<Timeline> timelines = Timeline.atOnce(conversations);
             double last = timelines.stream().mapToDouble(Timeline::last).max().orElseThrow();
@@ -217,11 +221,11 @@ public final class SharedPrefix {
         return JSON.createObjectNode().put("role", role).put("content", text);
     }
 
-    private static String document(int words, long seed) {
-        StringBuilder document = new StringBuilder("Story " + seed + ":");
-        new Random(seed)
-                .ints(words, 0, WORDS.size())
-                .forEach(word -> document.append(' ').append(WORDS.get(word)));
-        return document.append('.').toString();
+    private static String words(String title, int count, long number) {
+        StringBuilder text = new StringBuilder(title + " " + number + ":");
+        new Random(number)
+                .ints(count, 0, WORDS.size())
+                .forEach(word -> text.append(' ').append(WORDS.get(word)));
+        return text.append('.').toString();
     }
 }
