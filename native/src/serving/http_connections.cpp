@@ -422,8 +422,9 @@ struct bounded_server final : httplib::Server {
         serve_guarded([&] {
             int idle = read_timeout_sec_;
             for (int left = keep_alive_requests; left > 0 && connection.await_request(idle); left--) {
-                bool closes = false;
-                if (!process_request(connection, "", 0, "", 0, left == 1, closes, nullptr) || closes) {
+                bool       closes = false, is_http = false; // else nobody knows where the next request begins
+                const auto has_headers = [&](httplib::Request &) { is_http = true; };
+                if (!process_request(connection, "", 0, "", 0, left == 1, closes, has_headers) || closes || !is_http) {
                     break;
                 }
                 idle = keep_alive_seconds;

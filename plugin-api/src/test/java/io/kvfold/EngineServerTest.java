@@ -205,6 +205,20 @@ class EngineServerTest {
     }
 
     @Test
+    void answersOnceWhatIsNotHttp() throws IOException {
+        try (EngineServer server = builder().start()) {
+            for (String first : List.of("EHLO there", "GET / HTTP/1.1\r\nno header")) {
+                Socket socket = connect(server);
+                send(socket, first + "\r\n\r\n" + request("GET", "/health", "").repeat(3));
+                String answers = new String(socket.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+
+                assertThat(answers.split("HTTP/1.1 ", -1)).as(answers).hasSize(2);
+                assertThat(status(answers)).isEqualTo(400);
+            }
+        }
+    }
+
+    @Test
     void freesTheSlotOfAReaderThatHasStopped() throws IOException {
         try (EngineServer server = builder().option("timeout", 1).start()) {
             Socket stopped = connect(server);
