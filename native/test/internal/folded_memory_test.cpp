@@ -1,6 +1,7 @@
 // Layers that keep sinks and a window forget on purpose: never what a later token sees, whoever shares it, and always enough
 // for the next batch. The yardstick is the same model with windows that forget nothing.
 
+#include "filled_pages.h"
 #include "kv_test_context.h"
 
 #include "kv/memory/folded_memory.h"
@@ -192,6 +193,8 @@ int main() {
             fputs(text, stderr);
         }
     }, nullptr);
+    filled_pages pages;
+    set_page_driver(&pages);
     for (const char * plan : plans) {
         there_is_room_for_every_batch(plan);
         batches_of_several_ubatches_have_room(plan, true);

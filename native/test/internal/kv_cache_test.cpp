@@ -2,6 +2,7 @@
 // at a time, one sequence alone, without flash attention, in f32: one pass per token, which is exact by construction and
 // is itself held against reference vectors and an independent reference in the Java tests.
 
+#include "filled_pages.h"
 #include "kv_test_model.h"
 
 #include "hooks/kv-plan-prefill.h"
@@ -489,6 +490,8 @@ int main(int argc, char ** argv) {
         }
     }, nullptr);
     llama_backend_init();
+    filled_pages pages;
+    kvfold::set_page_driver(&pages);
 
     for (const char * plan : {
             "cla:2", "cla:3", "cla:keep-ends", "lckv:2", "lckv:2;strict", "lckv:4", "lckv:0", "mlkv:3",

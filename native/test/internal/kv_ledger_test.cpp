@@ -1,34 +1,23 @@
 // Caches under a ledger and a system that refuses at random, against a model of what they must hold: rows stay what they were,
 // every used cell lies in committed pages, what is committed is what the ledger says, and nothing is left at the end.
 
+#include "filled_pages.h"
 #include "kv_test_context.h"
 
 #include "kv/memory/page_ledger.h"
-#include "kv/memory/pages.h"
 
 #include <map>
 #include <set>
 #include <tuple>
 
 // Host memory that can be refused, by a count of calls or by chance.
-struct scripted_pages : page_driver {
+struct scripted_pages : filled_pages {
     int64_t                  n_commits = 0;
     int64_t                  refused   = -1; // this call
     std::function<bool()>    refuses   = [] { return false; };
 
-    size_t page_size() const override { return 4096; }
-
     bool commit(void * data, size_t size) override {
-        if (n_commits++ == refused || refuses()) {
-            return false;
-        }
-        memset(data, 0, size);
-        return true;
-    }
-
-    bool release(void * data, size_t size) override {
-        memset(data, 0x5A, size); // a finite number in every type: masked rows are multiplied, too
-        return true;
+        return n_commits++ != refused && !refuses() && filled_pages::commit(data, size);
     }
 };
 
