@@ -177,7 +177,8 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   this option says, a slot gives what it holds to none of another salt, key or adapter
  *                   Nothing is shared beside "context-shift", "cache-reuse", a draft model or a projector, with activated
  *                   adapters, recurrent layers, and with "kv-unified" false. Where layers have a window a sequence is shared
- *                   at its end only, and none is kept without a slot
+ *                   at its end only; a prompt that departs from an earlier one keeps what both have in common, and up to 8 of
+ *                   these and of what slots held are kept, none where the window is the model's own
  *   "memory-reserve"  bytes of the host's memory that keys and values leave free (default: 256 MiB, or 3% of what there is if
  *                   that is more). What is free is the least that MemAvailable and the control groups around the process
  *                   say; pages are refused beyond it

@@ -59,6 +59,11 @@ prefix_cache::prefix_cache(llama_context * ctx, const limits & limits) : ctx(ctx
     on      = limits.on && !caches.empty() && caches.front()->get_n_stream() == 1 && !llama_model_is_hybrid(llama_get_model(ctx));
     windows = caches.size() > 1;
     retention = on ? retention_of(llama_get_memory(ctx)) : nullptr;
+    n_keepable = std::min<size_t>(most_prefixes, LLAMA_MAX_SEQ - rules.slots);
+    if (windows) { // llama.cpp's own leave no room for those of more sequences
+        const auto * folded = dynamic_cast<const folded_memory *>(llama_get_memory(ctx));
+        n_keepable = folded ? std::min<size_t>(n_keepable, folded->n_kept()) : 0;
+    }
 }
 
 // A prompt with the same salt and adapters makes the same cells of the same tokens, unless it moves them.
@@ -88,7 +93,6 @@ std::vector<kvfold_slot_action> prefix_cache::share(const std::vector<kvfold_pro
         seat & own   = seats[each.slot];
         own.waited   = own.waits;
         own.waits    = false;
-        own.stops_at = UINT32_MAX;
         own.wanted   = each.task ? &each.task->tokens : nullptr;
         if (each.task && each.prompts && is_shareable(each)) {
             prompts.push_back(&each);
@@ -96,6 +100,14 @@ std::vector<kvfold_slot_action> prefix_cache::share(const std::vector<kvfold_pro
     }
     for (const kvfold_prompt_view & each : slots) {
         settle(each, actions);
+        seat & own = seats[each.slot];
+        if (each.held->size() >= own.keeps_at) {
+            if (each.held->size() == own.keeps_at) {
+                keep(each, ggml_time_us());
+            }
+            own.keeps_at = UINT32_MAX;
+        }
+        own.stops_at = own.keeps_at;
     }
     if (!on) {
         return actions;
@@ -124,7 +136,7 @@ void prefix_cache::settle(const kvfold_prompt_view & slot, std::vector<kvfold_sl
     if (slot.begins) {
         const size_t n_reused = alike && shares ? slot.held->get_common_prefix(slot.task->tokens) : 0;
         if (on && own.shareable && slot.held->size() >= n_reused + least_tokens) {
-            keep(slot);
+            keep(slot, slot.last_used);
         }
         if (!alike && !slot.held->empty()) {
             llama_memory_seq_rm(llama_get_memory(ctx), slot.slot, -1, -1);
@@ -135,19 +147,20 @@ void prefix_cache::settle(const kvfold_prompt_view & slot, std::vector<kvfold_sl
     own.likeness  = likeness;
     own.shareable = shares;
     own.begun     = !slot.begins;
+    own.keeps_at  = UINT32_MAX;
 }
 
-void prefix_cache::keep(const kvfold_prompt_view & slot) {
+void prefix_cache::keep(const kvfold_prompt_view & slot, int64_t last_used) {
     const std::string & likeness = seats[slot.slot].likeness;
+    const size_t        n        = slot.held->size();
     const auto          is_there = [&](const prefix & each) {
-        return each.likeness == likeness && each.tokens.get_common_prefix(*slot.held) == slot.held->size();
+        return each.likeness == likeness && each.tokens.get_common_prefix(*slot.held) == n && (!windows || each.tokens.size() == n);
     };
-    const size_t n    = std::min(slot.held->size(), computed(slot.slot));
-    const size_t most = std::min<size_t>(most_prefixes, LLAMA_MAX_SEQ - rules.slots);
-    if (windows || most == 0 || n < slot.held->size() || std::any_of(prefixes.begin(), prefixes.end(), is_there)) {
+    if (n_keepable == 0 || computed(slot.slot) < n || (windows && !has_window(slot.slot, n)) ||
+        std::any_of(prefixes.begin(), prefixes.end(), is_there)) {
         return;
     }
-    if (prefixes.size() >= most) {
+    if (prefixes.size() >= n_keepable) {
         drop_oldest();
     }
     int        seq_id   = rules.slots;
@@ -156,7 +169,7 @@ void prefix_cache::keep(const kvfold_prompt_view & slot) {
         ++seq_id;
     }
     llama_memory_seq_cp(llama_get_memory(ctx), slot.slot, seq_id, 0, (llama_pos) n);
-    prefixes.push_back({ seq_id, slot.held->clone(), likeness, slot.last_used });
+    prefixes.push_back({ seq_id, slot.held->clone(), likeness, last_used });
     n_kept = prefixes.size();
     recount();
 }
@@ -184,20 +197,35 @@ bool prefix_cache::has_window(int seq_id, size_t n) const {
     return n > n_swa && (size_t) std::max(0, llama_memory_seq_pos_min(llama_get_memory(ctx), seq_id)) < n - n_swa;
 }
 
-size_t prefix_cache::in_common(const source & from, const server_tokens & wanted, size_t most) const {
+// answered: also of a sequence whose layers were decided on with a prompt, if its answer is part of `wanted`.
+size_t prefix_cache::in_common(const source & from, const server_tokens & wanted, size_t most, bool answered) const {
     const size_t there = std::min(from.tokens->size(), computed(from.seq_id));
     const size_t n     = std::min({ from.tokens->get_common_prefix(wanted), there, most });
-    const bool   as_it_is = (!windows || (n == there && has_window(from.seq_id, n))) && (!retention || retention->is_in_prompt(from.seq_id));
-    return as_it_is ? n : 0;
+    if (windows && (n < there || !has_window(from.seq_id, n))) {
+        return 0;
+    }
+    const bool goes_on = answered && from.seq_id >= rules.slots && retention && n > (size_t) retention->n_decisive(from.seq_id);
+    return !retention || retention->is_in_prompt(from.seq_id) || goes_on ? n : 0;
 }
 
-const prefix_cache::source * prefix_cache::longest(int id_slot, const server_tokens & wanted, size_t most, size_t & n) const {
+// As far as anybody has begun alike, whether or not all of that is there.
+size_t prefix_cache::in_common_once(int id_slot, const server_tokens & wanted, size_t most) const {
+    size_t n = 0;
+    for (const source & each : sources) {
+        if (*each.likeness == seats[id_slot].likeness && computed(each.seq_id) > 0) {
+            n = std::max(n, std::min(each.tokens->get_common_prefix(wanted), most));
+        }
+    }
+    return n;
+}
+
+const prefix_cache::source * prefix_cache::longest(int id_slot, const server_tokens & wanted, size_t most, bool answered, size_t & n) const {
     const source * found = nullptr;
     for (const source & each : sources) {
         if (each.seq_id == id_slot || *each.likeness != seats[id_slot].likeness) {
             continue;
         }
-        if (const size_t n_each = in_common(each, wanted, most); n_each > n) {
+        if (const size_t n_each = in_common(each, wanted, most, answered); n_each > n) {
             found = &each;
             n     = n_each;
         }
@@ -224,7 +252,7 @@ bool prefix_cache::begin(
     const size_t   own_n = std::min(slot.held->get_common_prefix(wanted), there);
     const size_t   held  = windows && own_n < there ? 0 : own_n; // of what is behind a window llama.cpp may have a checkpoint
     size_t         n     = held;
-    const source * from  = longest(slot.slot, wanted, most, n);
+    const source * from  = longest(slot.slot, wanted, most, true, n);
 
     const kvfold_prompt_view * leader   = nullptr;
     size_t                     n_leader = n + (own.waited ? 0 : least_tokens); // who has waited, waits for all of it
@@ -246,6 +274,11 @@ bool prefix_cache::begin(
             actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, 0 });
         }
         return false;
+    }
+    if (windows) {
+        const size_t n_once = in_common_once(slot.slot, wanted, most);
+        own.keeps_at        = n_once > n + least_tokens ? (uint32_t) n_once : UINT32_MAX;
+        own.stops_at        = std::min(own.stops_at, own.keeps_at);
     }
     if (from) {
         copy(*from, slot.slot, n);
@@ -285,7 +318,7 @@ uint32_t prefix_cache::begin_again(int id_slot) {
 
 uint32_t prefix_cache::adopt(int id_slot, const server_tokens & tokens, size_t most) {
     size_t               n    = 0;
-    const source * const from = on && seats[id_slot].shareable ? longest(id_slot, tokens, most, n) : nullptr;
+    const source * const from = on && seats[id_slot].shareable ? longest(id_slot, tokens, most, false, n) : nullptr;
     if (from) {
         copy(*from, id_slot, n);
     }

@@ -7,8 +7,9 @@
 // Sequences are alike if they have a salt and adapters in common. None is shared where tokens do not tell what cells hold (images,
 // activated adapters) or cells may move (context shift, chunks reused by shifting), by a request with "cache_prompt" false, or
 // where each slot has cells of its own. Where layers have a window, what is behind it is gone, so a sequence is shared at its
-// end only; one that computes a prompt stops for a moment where others wait for it. Where the end of a prompt decides which layers
-// are lazy, it is shared before that.
+// end only; one that computes a prompt stops for a moment where others wait for it, and where it departs from an earlier one, to
+// keep what a third one may begin with. Where the end of a prompt decides which layers are lazy, it is shared before that, or by a
+// prompt that goes on after its answer.
 #pragma once
 
 #include "hooks/kv-scheduler.h"
@@ -83,6 +84,7 @@ struct prefix_cache {
         bool        waits     = false;
         bool        waited    = false; // in the step before
         uint32_t    stops_at  = UINT32_MAX;
+        uint32_t    keeps_at  = UINT32_MAX; // tokens of its prompt that are kept as a prefix
         int64_t     last_used = 0;
 
         const server_tokens * wanted = nullptr; // in this step
@@ -103,14 +105,15 @@ struct prefix_cache {
     };
 
     void   settle(const kvfold_prompt_view & slot, std::vector<kvfold_slot_action> & actions);
-    void   keep(const kvfold_prompt_view & slot);
+    void   keep(const kvfold_prompt_view & slot, int64_t last_used);
     void   list_sources(const std::vector<kvfold_prompt_view> & slots);
     bool   begin(const kvfold_prompt_view & slot, const std::vector<const kvfold_prompt_view *> & older, std::vector<kvfold_slot_action> & actions);
     size_t computed(int seq_id) const;
     size_t computed_of(const kvfold_prompt_view & slot) const;
     bool   has_window(int seq_id, size_t n) const;
-    size_t in_common(const source & from, const server_tokens & wanted, size_t most) const;
-    const source * longest(int id_slot, const server_tokens & wanted, size_t most, size_t & n) const;
+    size_t in_common(const source & from, const server_tokens & wanted, size_t most, bool answered) const;
+    size_t in_common_once(int id_slot, const server_tokens & wanted, size_t most) const;
+    const source * longest(int id_slot, const server_tokens & wanted, size_t most, bool answered, size_t & n) const;
     void   copy(const source & from, int id_slot, size_t n);
     void   recount() const;
 
@@ -118,6 +121,7 @@ struct prefix_cache {
     const limits          rules;
     bool                  on      = false;
     bool                  windows = false;
+    size_t                n_keepable = 0; // prefixes
     const kvfold_retention * retention = nullptr; // where each sequence decides which layers are lazy
     std::vector<seat>     seats;
     std::list<prefix>     prefixes;

@@ -107,21 +107,25 @@ struct pair {
     }
 };
 
-// 4 sequences need all of their 256 cells: 4*60 that they keep, and a batch of 16.
+// 4 sequences, and 8 that are only kept, need all of their 768 cells: 12*60 that they keep, and a batch of 48.
 static void there_is_room_for_every_batch(const char * plan) {
-    const pair both(plan, { 4, true, true, nullptr, GGML_TYPE_F32, KVFOLD_CPU_ATTENTION_FUSED, 16, 16 });
-    check(window_of(both.forgetful).get_size() == 4*n_kept + 16, both.name + ": has the cells it needs and no more");
-    for (llama_pos pos = 0; pos < 112; pos += 16) {
-        both.decode({ { 0, pos, 16, 0 } });
+    const pair both(plan, { 4, true, true, nullptr, GGML_TYPE_F32, KVFOLD_CPU_ATTENTION_FUSED, 48, 16 });
+    check(window_of(both.forgetful).get_size() == 12*n_kept + 48, both.name + ": has the cells it needs and no more");
+    llama_pos pos = 0;
+    for (llama_seq_id kept = 4; kept < 12; ++kept) {
+        for (const llama_pos end = pos + 96; pos < end; pos += 48) {
+            both.decode({ { 0, pos, 48, 0 } });
+        }
+        both.copy(0, kept);
     }
     for (const llama_seq_id seq : { 1, 2, 3 }) {
         both.copy(0, seq);
     }
     // whoever goes on first leaves the others what they share
-    llama_pos at[4] = { 112, 112, 112, 112 };
-    for (const llama_seq_id seq : { 0, 0, 0, 0, 0, 1, 2, 3, 1, 1, 2, 2, 3, 3 }) {
-        both.decode({ { seq, at[seq], 16, (uint32_t) seq } });
-        at[seq] += 16;
+    llama_pos at[4] = { pos, pos, pos, pos };
+    for (const llama_seq_id seq : { 0, 0, 1, 2, 3, 1, 2, 3 }) {
+        both.decode({ { seq, at[seq], 48, (uint32_t) seq } });
+        at[seq] += 48;
     }
     for (int step = 0; step < 20; ++step) {
         std::vector<run> runs;

@@ -14,6 +14,9 @@
 
 namespace kvfold {
 
+// Windows that are kept for prompts to come.
+static constexpr uint32_t most_kept = 8;
+
 // Before each batch every sequence is left with no more than it keeps, and the batch comes on top of that, whoever its tokens
 // belong to. What sequences share counts once, so no more is needed if they do.
 static uint32_t window_cells(const kvfold_plan & plan, uint32_t n_cells_full, uint32_t n_seqs, uint32_t n_batch) {
@@ -23,13 +26,14 @@ static uint32_t window_cells(const kvfold_plan & plan, uint32_t n_cells_full, ui
 folded_memory::folded_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams) :
     hparams(model.hparams),
     unified(cparams.kv_unified),
-    forgets(!params.swa_full) {
+    forgets(!params.swa_full),
+    n_more(unified ? most_kept : 0) {
     const kvfold_plan & plan  = hparams.kv_plan;
     const uint32_t      n_all = cparams.n_ctx_seq;
     add_class(model, params, cparams, false, n_all, n_all);
     if (plan.has_window_cells()) {
         const auto n_cells = [&](uint32_t n_seqs) { return forgets ? window_cells(plan, n_all, n_seqs, cparams.n_batch) : n_all; };
-        add_class(model, params, cparams, true, GGML_PAD(n_cells(unified ? cparams.n_seq_max : 1), 256), n_cells(1));
+        add_class(model, params, cparams, true, GGML_PAD(n_cells(unified ? cparams.n_seq_max + n_more : 1), 256), n_cells(1));
     }
     if (plan.is_automatic()) {
         lazy = std::make_unique<kvfold_retention>(plan, *by_class[0].cells, *by_class[1].cells);

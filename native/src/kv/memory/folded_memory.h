@@ -30,6 +30,9 @@ public:
     // The first one keeps every token. There is a second one if some layer keeps a window.
     const std::vector<layer_class> & classes() const { return by_class; }
 
+    // Sequences that have room for a window beside those that batches are made of.
+    uint32_t n_kept() const { return n_more; }
+
     // Null under a plan that says itself which layers read through a window.
     kvfold_retention * retention() const { return lazy.get(); }
 
@@ -71,6 +74,7 @@ private:
     const llama_hparams &             hparams;
     const bool                        unified;
     const bool                        forgets;
+    const uint32_t                    n_more;
     std::vector<layer_class>          by_class;
     std::unique_ptr<kvfold_retention> lazy;
 };

@@ -36,6 +36,9 @@ public record MemoryEstimate(
     private static final int CELL_PADDING = 256;
     private static final int DEFAULT_UBATCH = 512;
 
+    // Under a plan: those of what is kept beside the slots for prompts to come.
+    private static final int KEPT_WINDOWS = 8;
+
     // Architectures of llama.cpp v0.5.0 (llama-arch.cpp, llama_model::create_memory).
     private static final Set<String> RECURRENT = Set.of(
             "mamba",
@@ -206,8 +209,8 @@ public record MemoryEstimate(
         long total = pad(contextSize);
         long streams = unified ? 1 : slots;
         long cells = unified ? total : pad(Math.max(1, total / slots));
-        long ofWindows = pad(Math.min(
-                cells, Math.addExact(Math.multiplyExact((long) windowCells, unified ? slots : 1), (long) ubatchSize)));
+        long windows = !unified ? 1 : (long) slots + (windowCells > window ? KEPT_WINDOWS : 0);
+        long ofWindows = pad(Math.min(cells, Math.addExact(Math.multiplyExact(windowCells, windows), ubatchSize)));
         long bytes = 0;
         for (Storage layer : storage) {
             long layerCells = (layer.windowed() ? 0 : cells) + (layer.windowed() || layer.both() ? ofWindows : 0);

@@ -279,6 +279,54 @@ final class PrefixSharingTest {
         }
     }
 
+    /** And so does one whose slot has begun another since. */
+    @ParameterizedTest
+    @ValueSource(strings = {"streaming:64", "yoco:32", "lighttransfer:1;window=8;sinks=2;queries=4"})
+    void whatAWindowHeldIsKeptWhenItsSlotBeginsAnother(String plan) throws IOException {
+        int[] question = prompt(COMMON, OWN, 0);
+        int[] other = MODEL.tokens(COMMON, 50);
+        int[] expected;
+        int[] conversation;
+        try (Engine engine = builder(plan, 1).open()) {
+            conversation = join(join(question, answerOf(engine, question, 0)), MODEL.tokens(OWN, 500));
+            expected = answerOf(engine, conversation, 0);
+        }
+        try (Engine engine = builder(plan, 1).open()) {
+            answerOf(engine, question, 0);
+            answerOf(engine, other, 0);
+            long before = engine.tokenStats().promptTokens();
+            assertThat(answerOf(engine, conversation, 0)).isEqualTo(expected);
+            // of an answer the last token is not in the cache
+            assertThat(engine.tokenStats().promptTokens() - before).isEqualTo(OWN + 1);
+        }
+    }
+
+    /** Where its window is gone, the second prompt that begins alike computes the beginning again, and leaves it for the third. */
+    @ParameterizedTest
+    @ValueSource(strings = {"streaming:64", "yoco:32", "lighttransfer:1;window=8;sinks=2;queries=4"})
+    void aBeginningThatASecondPromptHasIsKeptForMore(String plan) throws IOException {
+        List<ObjectNode> bodies = IntStream.range(0, 4)
+                .mapToObj(i -> AnswersTogether.request(prompt(COMMON, OWN, i), ANSWER, 0))
+                .toList();
+        List<JsonNode> alone = new ArrayList<>();
+        try (Engine engine = builder(plan, 1).open()) {
+            for (ObjectNode body : bodies) {
+                alone.add(engine.call("/completion", body));
+            }
+        }
+        try (Engine engine = builder(plan, 1).open()) {
+            for (int i = 0; i < bodies.size(); i++) {
+                long before = engine.tokenStats().promptTokens();
+                JsonNode answer = engine.call("/completion", shareable(bodies.get(i)));
+                assertSame(plan + ", request " + i, alone.get(i), answer, GAP_OF_FLASH_ATTENTION);
+                assertThat(engine.tokenStats().promptTokens() - before)
+                        .as("tokens computed of request " + i)
+                        .isEqualTo(i < 2 ? COMMON + OWN : OWN);
+                answerOf(engine, MODEL.tokens(COMMON, 50 + i), 0);
+            }
+        }
+    }
+
     /**
      * Prompts from a random tree come in a random order to a cache that is too small for all of them; some are cancelled, and
      * some begin with the saved state of another one. The same requests alone give the same answers; under simlayerkv, where a slot may keep all layers of a beginning for which it
