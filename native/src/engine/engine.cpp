@@ -324,8 +324,9 @@ static bool committed_as_it_fills(const kv_layout & layout) {
 }
 
 void engine::set_up_serving() {
-    const auto & types = options.params.speculative.types;
-    if (std::any_of(types.begin(), types.end(), [](auto type) { return type != COMMON_SPECULATIVE_TYPE_NONE; })) {
+    const auto & types  = options.params.speculative.types;
+    const bool   drafts = std::any_of(types.begin(), types.end(), [](auto type) { return type != COMMON_SPECULATIVE_TYPE_NONE; });
+    if (drafts) {
         layout.tokens_at_once = 1 + std::max(options.params.speculative.draft.n_max, 64); // drafts of n-grams have at most 64
     }
     llama_context * const context = server->get_llama_context();
@@ -354,6 +355,9 @@ void engine::set_up_serving() {
         [this](int id_task, const error & why) { refuse_task(id_task, why); },
         [this](int id_task) -> const void * { return exchanges.find(id_task).get(); },
         [this, context](uint64_t n_prompt, const auto & granted) { return schedule->has_room(context, n_prompt, granted); },
+        // a slot that drafts with a model shares nothing
+        [this, drafts](const server_task & task) { return drafts ? std::string() : prefixes->likeness_of_task(task); },
+        [this](int id_task, size_t n_tokens) { return prefixes->lends(id_task, n_tokens); },
     });
 }
 
@@ -557,7 +561,15 @@ const state_fit & engine::own_fit() {
 std::unique_ptr<kv_state> engine::load_state(const std::string & path) {
     const ledger_scope charged(ledger);
     const uint32_t     slot_tokens = server->get_meta().slot_n_ctx;
-    return std::make_unique<kv_state>(read_state(path, own_fit(), server->get_llama_context(), slot_tokens));
+    return std::make_unique<kv_state>(read_state(path, own_fit(), server->get_llama_context(), slot_tokens, [this] { return drop_prefix(); }));
+}
+
+bool engine::drop_prefix() {
+    return prefixes->ask_to_drop([this] {
+        server_task task(SERVER_TASK_TYPE_CANCEL); // of no task, and the worker looks who has asked
+        task.id = server->get_response_reader().get_new_id();
+        queue_task(std::move(task));
+    });
 }
 
 void engine::save_state(const std::string & path, const kv_state & state) {

@@ -97,6 +97,7 @@ struct engine : request_host {
     server_task_result_ptr ask_worker(server_task_type question);
 
     const state_fit & own_fit();
+    bool              drop_prefix();
 
     std::vector<std::shared_ptr<request>> live_requests();
 

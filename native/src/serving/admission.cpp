@@ -43,7 +43,6 @@ admission::promise admission::promise_for(const server_task & task) const {
     const int64_t n_prompt = task.n_tokens();
     int64_t       n_answer = 0;
     promise       what;
-    what.n_listed = (uint32_t) n_prompt;
     if (task.need_sampling()) {
         what.n_prompt = n_prompt; // texts to embed decide nothing
         const int32_t asked = task.params.n_predict != -1 ? task.params.n_predict : rules.n_predict;
@@ -57,20 +56,40 @@ admission::promise admission::promise_for(const server_task & task) const {
     return what;
 }
 
-void admission::grant(int id_task, const promise & what) {
-    promises[id_task] = what;
+void admission::grant(int id_task, promise && what) {
     if (reserves()) {
         promised       += what.bytes;
         cells_promised += what.tokens;
     }
+    promises[id_task] = std::move(what);
 }
 
 void admission::grant(const server_task & task) {
-    const promise own = promise_for(task);
-    grant(task.id, own);
     for (const server_task & child : task.child_tasks) {
-        grant(child.id, own);
+        grant(child.id, promise_for(child)); // its prompt is its parent's
     }
+    promise own  = promise_for(task);
+    own.likeness = server.likeness_of(task);
+    own.n_own    = (uint32_t) (task.tokens.size() - n_shared(task, own.likeness));
+    if (!own.likeness.empty()) {
+        own.prompt = task.tokens.clone();
+    }
+    grant(task.id, std::move(own));
+}
+
+// Tokens of its prompt that it begins with since one that was let in before has them, or waits for.
+size_t admission::n_shared(const server_task & task, const std::string & likeness) const {
+    size_t most = 0;
+    for (const auto & [id, each] : promises) {
+        if (likeness.empty() || each.likeness != likeness) {
+            continue;
+        }
+        const size_t n = std::min(each.prompt.get_common_prefix(task.tokens), task.tokens.size() - 1);
+        if (n > most && server.lends(id, n)) {
+            most = n;
+        }
+    }
+    return most;
 }
 
 bool admission::can_begin(const server_task & task) const {
@@ -86,9 +105,9 @@ bool admission::can_begin(const server_task & task) const {
     }
     std::map<int, uint32_t> granted;
     for (const auto & [id, each] : promises) {
-        granted[id] = each.n_listed;
+        granted[id] = each.n_own;
     }
-    return server.has_room(task.n_tokens(), granted);
+    return server.has_room(task.tokens.size() - n_shared(task, server.likeness_of(task)), granted);
 }
 
 // What is set aside for several answers is set aside at once; otherwise each of them may run while the others are suspended.

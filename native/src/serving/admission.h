@@ -38,8 +38,11 @@ struct admission {
         std::function<void(std::vector<server_task> &&)>              post;   // to run before what came later
         std::function<void(int id_task, const error & why)>           refuse;
         std::function<const void *(int id_task)>                      request_of; // null if it is gone
-        // for the prompt, beside tasks that were let in before, by id with the tokens of their prompts
+        // for so many tokens of a prompt, beside tasks that were let in before, by id with those of their prompts
         std::function<bool(uint64_t n_prompt, const std::map<int, uint32_t> & granted)> has_room;
+        std::function<std::string(const server_task &)>               likeness_of; // of what it may share; none: nothing
+        // whether what the task has computed of its prompt, or will, can be so many tokens of another one
+        std::function<bool(int id_task, size_t n_tokens)>             lends;
     };
 
     // Throws KVFOLD_ERROR_INVALID_ARGUMENT or KVFOLD_ERROR_UNSUPPORTED where no such budget can be kept.
@@ -76,10 +79,13 @@ struct admission {
     struct promise {
         uint64_t bytes   = 0;
         int32_t  tokens  = 0;
-        uint32_t n_listed = 0; // tokens of its prompt, or text
+        uint32_t n_own    = 0; // tokens of its prompt, or text, that it does not share with one that was let in before
         uint64_t n_prompt = 0; // of these; 0 where the layers of a task are not decided on
         bool     grows   = false; // the request sets no limit
         int      id_slot = -1;    // none yet
+
+        std::string   likeness; // none: it shares nothing
+        server_tokens prompt;
     };
 
     promise  promise_for(const server_task & task) const;
@@ -87,7 +93,8 @@ struct admission {
     bool     can_begin(const server_task & task) const;
     bool     refuse_impossible(const server_task & task);
     void     grant(const server_task & task);
-    void     grant(int id_task, const promise & what);
+    void     grant(int id_task, promise && what);
+    size_t   n_shared(const server_task & task, const std::string & likeness) const;
     void     count_waiting();
     uint64_t bytes_held_by_idle(int id_slot) const;
     uint64_t bytes_running(int except_task) const;

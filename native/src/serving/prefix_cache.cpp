@@ -77,9 +77,17 @@ static std::string likeness_of(const kvfold_prompt_view & slot) {
     return salt ? likeness_of(slot.adapters, *salt, slot.task->params.n_cache_reuse > 0) : "\n?" + std::to_string(slot.task->id);
 }
 
+static bool is_shareable(const server_task & task) {
+    return task.need_sampling() && task.params.cache_prompt && task.params.n_cache_reuse == 0 && !task.tokens.has_mtmd;
+}
+
 static bool is_shareable(const kvfold_prompt_view & slot) {
-    const server_task & task = *slot.task;
-    return slot.plain && task.need_sampling() && task.params.cache_prompt && task.params.n_cache_reuse == 0 && !task.tokens.has_mtmd;
+    return slot.plain && is_shareable(*slot.task);
+}
+
+std::string prefix_cache::likeness_of_task(const server_task & task) const {
+    const auto salt = cache_salt_of(task);
+    return on && salt && task.params.lora.empty() && is_shareable(task) ? likeness_of("", *salt, false) : "";
 }
 
 static bool is_older(const kvfold_prompt_view * a, const kvfold_prompt_view * b) {
@@ -192,9 +200,21 @@ size_t prefix_cache::computed(int seq_id) const {
 }
 
 // llama.cpp goes on with a sequence if it has two tokens before the window of the next one, and of a shorter one with none.
+bool prefix_cache::fills_window(size_t n) const {
+    return n > (size_t) llama_model_n_swa(llama_get_model(ctx));
+}
+
 bool prefix_cache::has_window(int seq_id, size_t n) const {
     const auto n_swa = (size_t) llama_model_n_swa(llama_get_model(ctx));
-    return n > n_swa && (size_t) std::max(0, llama_memory_seq_pos_min(llama_get_memory(ctx), seq_id)) < n - n_swa;
+    return fills_window(n) && (size_t) std::max(0, llama_memory_seq_pos_min(llama_get_memory(ctx), seq_id)) < n - n_swa;
+}
+
+bool prefix_cache::lends(int id_task, size_t n_tokens) const {
+    if (!windows) {
+        return true;
+    }
+    const auto own = std::find_if(seats.begin(), seats.end(), [&](const seat & each) { return each.task == id_task; });
+    return fills_window(n_tokens) && (own == seats.end() || !own->begun || computed((int) (own - seats.begin())) <= n_tokens);
 }
 
 // answered: also of a sequence whose layers were decided on with a prompt, if its answer is part of `wanted`.
@@ -259,7 +279,7 @@ bool prefix_cache::begin(
     for (const kvfold_prompt_view * each : older) {
         const server_tokens & first   = each->task->tokens;
         const size_t          n_each  = std::min({ first.get_common_prefix(wanted), most, first.size() - (retention ? 1 : 0) });
-        const bool            is_long = !windows || n_each > (size_t) llama_model_n_swa(llama_get_model(ctx));
+        const bool            is_long = !windows || fills_window(n_each);
         if (is_long && seats[each->slot].likeness == own.likeness && n_each > n_leader && n_each > computed_of(*each)) {
             leader   = each;
             n_leader = n_each;
@@ -277,7 +297,7 @@ bool prefix_cache::begin(
     }
     if (windows) {
         const size_t n_once = in_common_once(slot.slot, wanted, most);
-        own.keeps_at        = n_once > n + least_tokens ? (uint32_t) n_once : UINT32_MAX;
+        own.keeps_at        = fills_window(n_once) && n_once > n + least_tokens ? (uint32_t) n_once : UINT32_MAX;
         own.stops_at        = std::min(own.stops_at, own.keeps_at);
     }
     if (from) {
@@ -357,6 +377,33 @@ bool prefix_cache::drop_oldest() {
     }
     drop(oldest->seq_id);
     return true;
+}
+
+bool prefix_cache::ask_to_drop(const std::function<void()> & wake) {
+    std::unique_lock<std::mutex> lock(mutex);
+    if (n_kept == 0 || ended) {
+        return false;
+    }
+    const uint64_t own = ++n_asked;
+    lock.unlock();
+    wake();
+    lock.lock();
+    changed.wait(lock, [&] { return n_answered >= own || ended; });
+    return true;
+}
+
+void prefix_cache::drop_as_asked() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (; n_answered < n_asked; ++n_answered) {
+        drop_oldest();
+    }
+    changed.notify_all();
+}
+
+void prefix_cache::end() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    ended = true;
+    changed.notify_all();
 }
 
 // llama.cpp's copy of a sequence tells nobody.

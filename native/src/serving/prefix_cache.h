@@ -18,8 +18,11 @@
 #include "server-common.h"
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <list>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -54,6 +57,12 @@ struct prefix_cache {
     uint32_t adopt(int id_slot, const server_tokens & tokens, size_t most);
     uint32_t begin_again(int id_slot); // its prompt
 
+    // Of a task that has no slot yet: tasks that are equal in it share cells. Empty if it shares none, or if it chooses its adapters.
+    std::string likeness_of_task(const server_task & task) const;
+
+    // Whether the first tokens of its prompt, which a task that was let in has or will have, can be those of another one.
+    bool lends(int id_task, size_t n_tokens) const;
+
     // Whether what the slot holds is of such requests, which move cells or do not.
     bool is_of(int id_slot, const std::string & salt, bool shifts) const;
 
@@ -68,7 +77,13 @@ struct prefix_cache {
     void                            drop(int seq_id);
     bool                            drop_oldest(); // false if there is none
 
+    void drop_as_asked();
+    void end(); // nobody is there any more who would drop one
+
     // ---- on any thread
+
+    // Waits until the thread that `wake` wakes has dropped one. False if there is none.
+    bool ask_to_drop(const std::function<void()> & wake);
 
     std::atomic<uint64_t> n_prompts{ 0 }; // that could begin with cells of others
     std::atomic<uint64_t> n_hits{ 0 };    // that did
@@ -110,6 +125,7 @@ struct prefix_cache {
     bool   begin(const kvfold_prompt_view & slot, const std::vector<const kvfold_prompt_view *> & older, std::vector<kvfold_slot_action> & actions);
     size_t computed(int seq_id) const;
     size_t computed_of(const kvfold_prompt_view & slot) const;
+    bool   fills_window(size_t n) const;
     bool   has_window(int seq_id, size_t n) const;
     size_t in_common(const source & from, const server_tokens & wanted, size_t most, bool answered) const;
     size_t in_common_once(int id_slot, const server_tokens & wanted, size_t most) const;
@@ -126,6 +142,12 @@ struct prefix_cache {
     std::vector<seat>     seats;
     std::list<prefix>     prefixes;
     std::vector<source>   sources; // of this step
+
+    std::mutex              mutex; // for what follows
+    std::condition_variable changed;
+    uint64_t                n_asked    = 0;
+    uint64_t                n_answered = 0;
+    bool                    ended      = false;
 };
 
 } // namespace kvfold

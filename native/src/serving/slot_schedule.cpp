@@ -35,6 +35,7 @@ schedule_scope::schedule_scope(admission & admits, slot_schedule & schedule) {
 }
 
 schedule_scope::~schedule_scope() {
+    schedule_here->prefixes.end();
     admission_here = nullptr;
     schedule_here  = nullptr;
 }
@@ -238,8 +239,12 @@ bool slot_schedule::has_room(llama_context * ctx, uint64_t n_prompt, const std::
     for (size_t i = 0; i < entries.size(); ++i) {
         const entry & each = entries[i];
         if (each.task >= 0) {
-            const auto seq_id = (llama_seq_id) i;
-            others.push_back({ each.n_prompt, cells->seq_cells(seq_id), coming(each.n_prompt, layout.bytes_held(seq_id)), each.suspended, each.paused });
+            const auto     seq_id  = (llama_seq_id) i;
+            const uint32_t n_cells = cells->seq_cells(seq_id);
+            const auto     before  = unseen.find(each.task);
+            // who has none yet may have those of others when it begins
+            const uint32_t n_listed = n_cells == 0 && before != unseen.end() ? before->second : each.n_prompt;
+            others.push_back({ n_listed, n_cells, coming(n_listed, layout.bytes_held(seq_id)), each.suspended, each.paused });
             running.insert(seq_id);
             unseen.erase(each.task);
         }
@@ -436,6 +441,7 @@ bool kvfold_task_waits(llama_context *, server_task & task) {
 
 void kvfold_task_gone(int id_task) {
     if (admission_here) {
+        schedule_here->prefixes.drop_as_asked();
         admission_here->gone(id_task);
     }
 }

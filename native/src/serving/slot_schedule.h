@@ -34,8 +34,8 @@ struct slot_schedule {
     std::vector<kvfold_slot_action> give_way(
             llama_context * ctx, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & idle);
 
-    // Whether a prompt of this length may begin beside the tasks that were let in before, given with the tokens of their
-    // prompts, some of which may have no slot yet.
+    // Whether so many tokens of a prompt may be computed beside the tasks that were let in before. These are given with what
+    // they were expected to compute of their prompts; some of them may have no slot yet.
     bool has_room(llama_context * ctx, uint64_t n_prompt, const std::map<int, uint32_t> & granted) const;
 
     bool     rests(int id_slot) const { return entries[id_slot].rests; }

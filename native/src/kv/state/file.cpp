@@ -162,7 +162,9 @@ struct file_reader {
     }
 };
 
-kv_state read_state(const std::string & path, const state_fit & fit, const llama_context * context, uint32_t max_tokens) {
+kv_state read_state(
+        const std::string & path, const state_fit & fit, const llama_context * context, uint32_t max_tokens,
+        const std::function<bool()> & make_room) {
     std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t *)> hash(XXH3_createState(), XXH3_freeState);
     XXH3_64bits_reset(hash.get());
     std::error_code code;
@@ -204,9 +206,10 @@ kv_state read_state(const std::string & path, const state_fit & fit, const llama
         return bytes;
     };
     kv_state state;
-    state.charged = charge_state(left);
-    if (!state.charged) {
-        throw bad_state(path, no_memory_for_state(left));
+    while (!(state.charged = charge_state(left))) {
+        if (!make_room()) {
+            throw bad_state(path, no_memory_for_state(left));
+        }
     }
     state.tokens.resize(demand(head.n_tokens * sizeof(llama_token)) / sizeof(llama_token));
     in.read(state.tokens.data(), head.n_tokens * sizeof(llama_token));

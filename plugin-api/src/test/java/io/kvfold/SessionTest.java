@@ -358,6 +358,28 @@ class SessionTest {
         refuses(small(1).kvPlan(plan), session, "', this engine has '" + plan);
     }
 
+    /** Beginnings that are kept for other prompts go for it, though it is read while nothing runs. */
+    @Test
+    void aSavedStateFindsRoomWhereKeptBeginningsHaveTheWholeBudget() {
+        Session session = Session.of(store, "a").strict();
+        long budget;
+        try (Engine engine = builder().flashAttention(FlashAttention.ON).open()) {
+            ask(engine, session, body(document(300, 1)));
+            budget = engine.kvCacheStats().bytesCommitted() * 7 / 2;
+        }
+        try (Engine engine =
+                builder().flashAttention(FlashAttention.ON).kvBudget(budget).open()) {
+            for (int i = 2; i < 8; i++) {
+                ask(engine, null, body(document(300, i)));
+            }
+            KvCacheStats stats = engine.kvCacheStats();
+            assertThat(stats.prefixes().kept()).isPositive();
+            assertThat(budget - stats.bytesCommitted()).as("free").isLessThan(file("a").toFile().length());
+            assertThat(ask(engine, session, body(document(300, 1))).cachedTokens()).isGreaterThan(300);
+            assertThat(engine.kvCacheStats().prefixes().kept()).isLessThan(stats.prefixes().kept());
+        }
+    }
+
     private static void refuses(Engine.Builder builder, Session session, String why) {
         try (Engine engine = builder.open()) {
             assertThatThrownBy(() -> ask(engine, session, body("who")))

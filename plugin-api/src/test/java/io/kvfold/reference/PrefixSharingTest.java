@@ -171,6 +171,25 @@ final class PrefixSharingTest {
         }
     }
 
+    /** There is no room for the whole prompts of two, and for the beginning and the rest of all. */
+    @Test
+    void requestsBeginTogetherIfWhatTheyDoNotShareFits() throws IOException {
+        int count = 4;
+        try (Engine engine = builder("standard", count)
+                .contextSize(768)
+                .option("kv-unified-per-slot", 768)
+                .open()) {
+            JsonNode answers = engine.call(
+                    "/completion",
+                    atOnce(IntStream.range(0, count)
+                            .mapToObj(i -> shareable(AnswersTogether.request(prompt(COMMON, OWN, i), ANSWER, i)))
+                            .toList()));
+            assertThat(answers).extracting(each -> each.path("id_slot").asInt()).doesNotHaveDuplicates();
+            assertThat(engine.tokenStats().promptTokens()).isEqualTo(COMMON + (long) count * OWN);
+            assertThat(engine.kvCacheStats().preemptions()).isZero();
+        }
+    }
+
     /** llama.cpp computes such a prompt from its first token, whatever the slot holds. */
     @Test
     void nobodyWaitsForLessThanAWindow() throws IOException {
