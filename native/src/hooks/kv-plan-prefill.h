@@ -17,7 +17,7 @@ enum kvfold_prefill {
     KVFOLD_PREFILL_AUTO  = 1, // tokens per sequence and passes by a cost model, see kv/graph/prefill.cpp
     KVFOLD_PREFILL_EXACT = 2, // like AUTO, but never more tokens of a sequence than passes
 
-    // not options: like FIXED, for contexts whose every position has an output
+    // not options: like FIXED, for contexts whose positions may all have outputs
     KVFOLD_PREFILL_EVALUATION  = 3, // all tokens are a prompt's, so that layers may turn out lazy on the way
     KVFOLD_PREFILL_OBSERVATION = 4, // no layer does
 

@@ -528,7 +528,7 @@ int main(int argc, char ** argv) {
         }
     }
     // downward maps and lazy layers need nothing of the architecture but the plain KV cache
-    for (const char * arch : { "gemma", "internlm2", "xverse" }) {
+    for (const char * arch : { "gemma", "internlm2", "xverse", "nanbeige" }) {
         for (const char * plan : { "cla:2", "pizza-bottom:3", "0_1s_2_3s_4_5s_6_7s;window=6;sinks=3" }) {
             kv_test_model spec;
             spec.arch      = arch;

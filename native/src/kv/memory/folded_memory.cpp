@@ -194,7 +194,7 @@ llama_pos folded_memory::seq_pos_min(llama_seq_id seq_id) const {
         return lowest;
     }
     llama_pos behind = -1; // the sinks
-    for (uint32_t i = 0; i < cells.size(); ++i) {
+    for (uint32_t i = 0; i < cells.used_max_p1(); ++i) {
         if (!cells.is_empty(i) && cells.seq_has(i, seq_id) && cells.pos_get(i) >= sinks && (behind < 0 || cells.pos_get(i) < behind)) {
             behind = cells.pos_get(i);
         }

@@ -29,12 +29,9 @@ std::string kvfold_take_plan_error() {
 
 namespace {
 
-void adopt(const kvfold_plan & plan, llm_arch arch, llama_hparams & hparams) {
+void adopt(const kvfold_plan & plan, llama_hparams & hparams) {
     hparams.kv_plan = plan;
-    if (has_graph_for_windows(arch)) {
-        hparams.kv_plan.in_swa.fill(0);
-    }
-    if (hparams.kv_plan.has_window_cells()) {
+    if (plan.has_window_cells()) {
         hparams.n_swa = plan.n_swa; // llama.cpp's server asks how far back a sequence can go
     }
 }
@@ -113,7 +110,7 @@ void kvfold_load_plan(const llama_model_loader & ml, llama_hparams & hparams, co
         }
         check_against_model(plan, ml, hparams);
         if (!is_standard(plan)) {
-            adopt(plan, ml.get_arch(), hparams);
+            adopt(plan, hparams);
             LLAMA_LOG_INFO("%s: KV plan: %s, %u of %u layers keep keys and values\n", __func__,
                     plan.str().c_str(), plan.n_layer_kv(), plan.n_layer);
         }

@@ -49,24 +49,6 @@ bool has_layer_loop(llm_arch arch) {
 
 } // namespace
 
-bool has_graph_for_windows(llm_arch arch) {
-    switch (arch) {
-        case LLM_ARCH_EXAONE4:
-        case LLM_ARCH_GEMMA3:
-        case LLM_ARCH_LAGUNA:
-        case LLM_ARCH_LLAMA4:
-        case LLM_ARCH_MELLUM:
-        case LLM_ARCH_NANBEIGE:
-        case LLM_ARCH_OLMO2:
-        case LLM_ARCH_PHI3:
-        case LLM_ARCH_PHIMOE:
-        case LLM_ARCH_SMALLTHINKER:
-            return true;
-        default:
-            return false;
-    }
-}
-
 void check_against_model(const kvfold_plan & plan, const llama_model_loader & ml, const llama_hparams & hparams) {
     const llm_arch arch = ml.get_arch();
     const std::string name = llm_arch_name(arch);
@@ -91,9 +73,6 @@ void check_against_model(const kvfold_plan & plan, const llama_model_loader & ml
     }
     if (plan.upward() && !has_layer_loop(arch)) {
         fail("upward readers are supported for llama, qwen2 and qwen3, not for " + name);
-    }
-    if (plan.is_automatic() && has_graph_for_windows(arch)) {
-        fail("automatic retention is not supported for " + name + ", which has a graph of its own for windows");
     }
     if (plan.is_automatic() && hparams.n_pos_per_embd() > 1) {
         fail("automatic retention is not supported for " + name + ", whose tokens have " + std::to_string(hparams.n_pos_per_embd()) + " positions");
