@@ -1,5 +1,5 @@
-// How each type of the KV cache is brought into F32: one small struct per type, which turns n values at `from` into floats.
-// What a type takes beside it is a line in `codecs` (kernel.h) and in storage_of() (cpu_attention.cpp).
+// How each type of the KV cache is brought into F32: one small struct per type, which turns a part of a block, 16 values, into
+// vectors. What a type takes beside it is a line in `codecs` (kernel.h) and in storage_of() (attention.cpp).
 #pragma once
 
 #include "vec.h"
@@ -11,45 +11,54 @@
 namespace kvfold::attention {
 namespace {
 
-struct f32_codec {
-    static constexpr size_t size(int64_t n) { return n*sizeof(float); }
+// The values of one part.
+using sixteen = vec[16/lanes];
 
-    static void decode(const char * from, float * to, int64_t n) { memcpy(to, from, n*sizeof(float)); }
+// Plain numbers: blocks of 16 of them, which are one part.
+template <typename number> struct plain_codec {
+    static constexpr size_t block_bytes = 16*sizeof(number);
+    static constexpr int    parts       = 1;
+
+    static constexpr size_t size(int64_t n) { return n*sizeof(number); }
 };
 
-struct f16_codec {
-    static constexpr size_t size(int64_t n) { return n*sizeof(uint16_t); }
+struct f32_codec : plain_codec<float> {
+    template <int part> static void decode(const char * block, sixteen & to) { memcpy(&to, block, sizeof(to)); }
 
-    static void decode(const char * from, float * to, int64_t n) {
-        int64_t i = 0;
-        for (; i + lanes <= n; i += lanes) {
-            store(to + i, from_half(from + 2*i));
+    static float decode_one(const char * from) { return load_as<float>(from); }
+};
+
+struct f16_codec : plain_codec<uint16_t> {
+    template <int part> static void decode(const char * block, sixteen & to) {
+        for (int i = 0; i < 16/lanes; i++) {
+            to[i] = from_half(block + 2*i*lanes);
         }
-        for (; i < n; i++) {
-            to[i] = from_half(load_as<uint16_t>(from + 2*i));
+    }
+
+    static float decode_one(const char * from) { return from_half(load_as<uint16_t>(from)); }
+};
+
+struct bf16_codec : plain_codec<uint16_t> {
+    template <int part> static void decode(const char * block, sixteen & to) {
+        uint32_t bits[16];
+        for (int i = 0; i < 16; i++) {
+            bits[i] = (uint32_t) load_as<uint16_t>(block + 2*i) << 16;
         }
+        memcpy(&to, bits, sizeof(to));
+    }
+
+    static float decode_one(const char * from) {
+        const uint32_t bits = (uint32_t) load_as<uint16_t>(from) << 16;
+        return load_as<float>(&bits);
     }
 };
 
-struct bf16_codec {
-    static constexpr size_t size(int64_t n) { return n*sizeof(uint16_t); }
+// Blocks of 32 values of which the quantised types have 16 in each part.
+template <typename block> struct quantised_codec {
+    static constexpr size_t block_bytes = sizeof(block);
+    static constexpr int    parts       = 2;
 
-    static void decode(const char * from, float * to, int64_t n) {
-        for (int64_t i = 0; i < n; i++) {
-            store_as(to + i, (uint32_t) load_as<uint16_t>(from + 2*i) << 16);
-        }
-    }
-};
-
-// The quantised types: blocks of 32 values, which decode_block() turns into floats.
-template <typename block> struct blocks_of_32 {
     static constexpr size_t size(int64_t n) { return n/32*sizeof(block); }
-
-    template <typename codec> static void decode_all(const char * from, float * to, int64_t n) {
-        for (; n >= 32; n -= 32, from += sizeof(block), to += 32) {
-            codec::decode_block(*(const block *) from, to);
-        }
-    }
 };
 
 // The fifth bits of 16 values, from bit 0 of `from` on, where the fifth bit of a byte is.
@@ -60,68 +69,62 @@ inline bytes fifth_bits(const uint8_t * from) {
     return (bytes) ((of & each) == each) & 16;
 }
 
-struct q8_0_codec : blocks_of_32<block_q8_0> {
-    static void decode(const char * from, float * to, int64_t n) { decode_all<q8_0_codec>(from, to, n); }
+// To x*d + m.
+inline void scale(bytes x, uint16_t d, sixteen & to) {
+    widen(x, to);
+    for (vec & each : to) {
+        each = each*all_from_half(d);
+    }
+}
+inline void scale(bytes x, uint16_t d, uint16_t m, sixteen & to) {
+    widen(x, to);
+    for (vec & each : to) {
+        each = each*all_from_half(d) + all_from_half(m);
+    }
+}
 
-    static void decode_block(const block_q8_0 & b, float * to) {
-        const float d = from_half(b.d);
-        write_scaled(to, load_as<bytes>(b.qs), d, 0.0f);
-        write_scaled(to + 16, load_as<bytes>(b.qs + 16), d, 0.0f);
+struct q8_0_codec : quantised_codec<block_q8_0> {
+    template <int part> static void decode(const char * block, sixteen & to) {
+        const auto & b = *(const block_q8_0 *) block;
+        scale(load_as<bytes>(b.qs + 16*part), b.d, to);
     }
 };
 
-struct q4_0_codec : blocks_of_32<block_q4_0> {
-    static void decode(const char * from, float * to, int64_t n) { decode_all<q4_0_codec>(from, to, n); }
+// The low halves of the bytes are the first 16 values.
+template <int part> inline bytes four_bits(const uint8_t * qs) { return part ? load_as<bytes>(qs) >> 4 : load_as<bytes>(qs) & 15; }
 
-    static void decode_block(const block_q4_0 & b, float * to) {
-        const float d  = from_half(b.d);
-        const auto  qs = load_as<bytes>(b.qs);
-        write_scaled(to, qs & 15, d, -8*d);
-        write_scaled(to + 16, qs >> 4, d, -8*d);
+struct q4_0_codec : quantised_codec<block_q4_0> {
+    template <int part> static void decode(const char * block, sixteen & to) {
+        const auto & b = *(const block_q4_0 *) block;
+        scale(four_bits<part>(b.qs) - 8, b.d, to);
     }
 };
 
-struct q4_1_codec : blocks_of_32<block_q4_1> {
-    static void decode(const char * from, float * to, int64_t n) { decode_all<q4_1_codec>(from, to, n); }
-
-    static void decode_block(const block_q4_1 & b, float * to) {
-        const float d = from_half(b.d), m = from_half(b.m);
-        const auto  qs = load_as<bytes>(b.qs);
-        write_scaled(to, qs & 15, d, m);
-        write_scaled(to + 16, qs >> 4, d, m);
+struct q4_1_codec : quantised_codec<block_q4_1> {
+    template <int part> static void decode(const char * block, sixteen & to) {
+        const auto & b = *(const block_q4_1 *) block;
+        scale(four_bits<part>(b.qs), b.d, b.m, to);
     }
 };
 
-struct q5_0_codec : blocks_of_32<block_q5_0> {
-    static void decode(const char * from, float * to, int64_t n) { decode_all<q5_0_codec>(from, to, n); }
-
-    static void decode_block(const block_q5_0 & b, float * to) {
-        const float d  = from_half(b.d);
-        const auto  qs = load_as<bytes>(b.qs);
-        write_scaled(to, (qs & 15) | fifth_bits(b.qh), d, -16*d);
-        write_scaled(to + 16, qs >> 4 | fifth_bits(b.qh + 2), d, -16*d);
+struct q5_0_codec : quantised_codec<block_q5_0> {
+    template <int part> static void decode(const char * block, sixteen & to) {
+        const auto & b = *(const block_q5_0 *) block;
+        scale((four_bits<part>(b.qs) | fifth_bits(b.qh + 2*part)) - 16, b.d, to);
     }
 };
 
-struct q5_1_codec : blocks_of_32<block_q5_1> {
-    static void decode(const char * from, float * to, int64_t n) { decode_all<q5_1_codec>(from, to, n); }
-
-    static void decode_block(const block_q5_1 & b, float * to) {
-        const float d = from_half(b.d), m = from_half(b.m);
-        const auto  qs = load_as<bytes>(b.qs);
-        write_scaled(to, (qs & 15) | fifth_bits(b.qh), d, m);
-        write_scaled(to + 16, qs >> 4 | fifth_bits(b.qh + 2), d, m);
+struct q5_1_codec : quantised_codec<block_q5_1> {
+    template <int part> static void decode(const char * block, sixteen & to) {
+        const auto & b = *(const block_q5_1 *) block;
+        scale(four_bits<part>(b.qs) | fifth_bits(b.qh + 2*part), b.d, b.m, to);
     }
 };
 
-struct iq4_nl_codec : blocks_of_32<block_iq4_nl> {
-    static void decode(const char * from, float * to, int64_t n) { decode_all<iq4_nl_codec>(from, to, n); }
-
-    static void decode_block(const block_iq4_nl & b, float * to) {
-        const float d  = from_half(b.d);
-        const auto  qs = load_as<bytes>(b.qs), values = load_as<bytes>(kvalues_iq4nl);
-        write_scaled(to, look_up(values, qs & 15), d, 0.0f);
-        write_scaled(to + 16, look_up(values, qs >> 4), d, 0.0f);
+struct iq4_nl_codec : quantised_codec<block_iq4_nl> {
+    template <int part> static void decode(const char * block, sixteen & to) {
+        const auto & b = *(const block_iq4_nl *) block;
+        scale(look_up(load_as<bytes>(kvalues_iq4nl), four_bits<part>(b.qs)), b.d, to);
     }
 };
 

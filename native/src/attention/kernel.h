@@ -3,13 +3,14 @@
 // threads (flash decoding) and merged. Compiled once per instruction set by kernel_*.cpp.
 //
 // Per tile and KV head, with rows of queries r, keys j of the tile and dimensions d:
-//   scores[r][j] = sum over d of q[r][d]*k[j][d]     few rows: lanes are dimensions, summed up at the end
-//                                                    many rows: lanes are keys, of a tile that is transposed first
+//   scores[r][j] = sum over d of q[r][d]*k[j][d]     few rows: lanes are dimensions, summed up at the end (few_rows.h)
+//                                                    many rows: lanes are keys, of a tile that is transposed first (products.h)
 //   weights      = e^(scores - maximum), in place
 //   acc[r][d]    = acc[r][d]*e^(former maximum - maximum) + sum over j of weights[r][j]*v[j][d]      lanes are dimensions
 #pragma once
 
 #include "attention/codecs.h"
+#include "attention/few_rows.h"
 #include "attention/operands.h"
 #include "attention/products.h"
 #include "attention/vec.h"
@@ -22,28 +23,48 @@ namespace {
 // Rows whose scores are kept at a time; they and a tile fit the first-level cache at the head sizes that models have.
 constexpr int block_rows = 32;
 
-using decode_rows = void (*)(const char * from, size_t stride, int n, float * to, int64_t width, int64_t stride_to, ptrdiff_t ahead);
+// What is done with the rows of one storage type. Functions of few rows are at the number of rows they are for.
+struct codec_functions {
+    void (*decode)(const stored_rows & from, float * to, int64_t width, int64_t stride_to);
+    void (*score[few_rows + 1])(const float * q, int64_t stride, const stored_rows & keys, int64_t d_k, float * scores);
+    void (*weigh[few_rows + 1])(const float * weights, int n, const stored_rows & values, int64_t d_v, const float * shrink, float * acc, int64_t stride);
+};
 
-// Brings n rows into F32, and asks for those that are `ahead` bytes further on.
-template <typename codec>
-void decode_tile(const char * from, size_t stride, int n, float * to, int64_t width, int64_t stride_to, ptrdiff_t ahead) {
-    const size_t bytes = codec::size(width);
-    for (int j = 0; j < n; j++, from += stride, to += stride_to) {
-        for (size_t i = 0; i < bytes; i += 64) {
-            __builtin_prefetch(from + ahead + i, 0, 2);
+// Brings rows into F32.
+template <typename codec> void decode_tile(const stored_rows & from, float * to, int64_t width, int64_t stride_to) {
+    for (int j = 0; j < from.n; j++, to += stride_to) {
+        from.fetch_ahead(j, codec::size(width));
+        const char * block = from.row(j);
+        int64_t      d     = 0;
+        for (; d + 16*codec::parts <= width; d += 16*codec::parts, block += codec::block_bytes) {
+            for_each<codec::parts>([&](auto part) {
+                sixteen values;
+                codec::template decode<part.value>(block, values);
+                memcpy(to + d + 16*part.value, &values, sizeof(values));
+            });
         }
-        codec::decode(from, to, width);
+        if constexpr (codec::parts == 1) {
+            for (; d < width; d++, block += codec::size(1)) {
+                to[d] = codec::decode_one(block);
+            }
+        }
     }
 }
 
-constexpr decode_rows codecs[] = { // in the order of `storage`
-    decode_tile<f32_codec>,  decode_tile<f16_codec>,  decode_tile<bf16_codec>, decode_tile<q8_0_codec>,   decode_tile<q5_1_codec>,
-    decode_tile<q5_0_codec>, decode_tile<q4_1_codec>, decode_tile<q4_0_codec>, decode_tile<iq4_nl_codec>,
+// Fewer functions than numbers of rows: there are nine types and up to three instruction sets.
+constexpr int rows_compiled_for(int n) { return n == 5 || n == 7 ? n + 1 : n; }
+
+template <typename codec, int... n> constexpr codec_functions functions_of(std::integer_sequence<int, n...>) {
+    return { decode_tile<codec>, { nullptr, score_few<codec, rows_compiled_for(n + 1)>... }, { nullptr, weigh_few<codec, rows_compiled_for(n + 1)>... } };
+}
+template <typename codec> constexpr codec_functions functions_of() { return functions_of<codec>(std::make_integer_sequence<int, few_rows>{}); }
+
+constexpr codec_functions codecs[] = { // in the order of `storage`
+    functions_of<f32_codec>(),  functions_of<f16_codec>(),  functions_of<bf16_codec>(), functions_of<q8_0_codec>(),   functions_of<q5_1_codec>(),
+    functions_of<q5_0_codec>(), functions_of<q4_1_codec>(), functions_of<q4_0_codec>(), functions_of<iq4_nl_codec>(),
 };
 
 inline int64_t padded(int64_t n) { return (n + 15)/16*16; }
-
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // ---- softmax
 
@@ -174,7 +195,7 @@ struct desk {
                 const char * const from = mask_row(i/op.n_masks, i%op.n_masks) + first_key*sizeof(uint16_t);
                 seen[i] = n_keys == tile_keys ? look_at(from) : visible::some;
                 if (seen[i] == visible::some) {
-                    f16_codec::decode(from, to, n_keys);
+                    decode_tile<f16_codec>({ from, 0, 1, 0 }, to, n_keys, 0);
                 }
             } else if (n_keys < tile_keys) {
                 seen[i] = visible::some;
@@ -205,38 +226,49 @@ struct desk {
         if (n_seeing == 0) {
             return;
         }
-        const int64_t head = what.first_kv_head + kv_head;
-        codecs[(int) op.k_type](op.k.at(first_key, head, what.stream), op.k.row_bytes, n_keys, keys, op.d_k, width_k, keys_ahead*op.k.row_bytes);
-        codecs[(int) op.v_type](op.v.at(first_key, head, what.stream), op.v.row_bytes, n_keys, values, op.d_v, width_v, keys_ahead*op.v.row_bytes);
-        const bool by_columns = n_seeing*4 >= width_k;
-        if (by_columns) {
-            transpose_tile(keys, width_k, columns);
+        const int64_t     head = what.first_kv_head + kv_head;
+        const stored_rows k    = { op.k.at(first_key, head, what.stream), op.k.row_bytes, n_keys, keys_ahead*(ptrdiff_t) op.k.row_bytes };
+        const stored_rows v    = { op.v.at(first_key, head, what.stream), op.v.row_bytes, n_keys, keys_ahead*(ptrdiff_t) op.v.row_bytes };
+        const auto &      of_k = codecs[(int) op.k_type];
+        const auto &      of_v = codecs[(int) op.v_type];
+        const int64_t     top  = count(kv_head, 0, true, n_rows);
+        if (n_seeing <= few_rows && op.d_k%16 == 0 && op.d_v%16 == 0 && count(kv_head, top, false, n_seeing) == n_seeing) {
+            const int64_t at = kv_head*n_rows + top;
+            float         shrink[few_rows];
+            of_k.score[n_seeing](queries + at*width_k, width_k, k, op.d_k, scores);
+            make_weights(kv_head, top, (int) n_seeing, shrink);
+            of_v.weigh[n_seeing](scores, (int) n_seeing, v, op.d_v, shrink, acc + at*width_v, width_v);
+            return;
         }
-        for (int64_t r = 0; r < n_rows;) {
+        of_k.decode(k, keys, op.d_k, width_k);
+        of_v.decode(v, values, op.d_v, width_v);
+        transpose_tile(keys, width_k, columns);
+        for (int64_t r = top; r < n_rows;) {
             r += count(kv_head, r, true, n_rows);
             const int n = (int) count(kv_head, r, false, block_rows);
             if (n > 0) {
-                attend_rows(kv_head, r, n, n_keys, by_columns);
+                attend_rows(kv_head, r, n, n_keys);
             }
             r += n;
         }
     }
 
-    void attend_rows(int64_t kv_head, int64_t first, int n, int n_keys, bool by_columns) {
+    void make_weights(int64_t kv_head, int64_t first, int n, float * shrink) {
         const int64_t at = kv_head*n_rows + first;
-        if (by_columns) {
-            multiply_all(queries + at*width_k, width_k, n, columns, tile_keys, tile_keys, op.d_k,
-                    [&](int r, int64_t j, vec sum) { store(scores + r*tile_keys + j, sum); });
-        } else {
-            score_by_rows(queries + at*width_k, n, keys, width_k, scores);
-        }
-        float shrink[block_rows];
         for (int r = 0; r < n; r++) {
             const int64_t m     = mask_of(kv_head, first + r);
             const float   slope = op.max_bias > 0.0f ? op.slope(head(kv_head, first + r)) : 1.0f;
-            shrink[r] = make_weights(scores + r*tile_keys, seen[m] == visible::some ? mask + m*tile_keys : nullptr, slope, op.softcap,
+            shrink[r] = attention::make_weights(scores + r*tile_keys, seen[m] == visible::some ? mask + m*tile_keys : nullptr, slope, op.softcap,
                     maxima[at + r], weights[at + r]);
         }
+    }
+
+    void attend_rows(int64_t kv_head, int64_t first, int n, int n_keys) {
+        const int64_t at = kv_head*n_rows + first;
+        multiply_all(queries + at*width_k, width_k, n, columns, tile_keys, tile_keys, op.d_k,
+                [&](int r, int64_t j, vec sum) { store(scores + r*tile_keys + j, sum); });
+        float shrink[block_rows];
+        make_weights(kv_head, first, n, shrink);
         float * const to = acc + at*width_v;
         multiply_all(scores, tile_keys, n, values, width_v, width_v, n_keys, [&](int r, int64_t d, vec sum) {
             float * const v = to + r*width_v + d;
@@ -272,8 +304,8 @@ inline void attend_plainly(const operands & op, int64_t token, int64_t head, int
         if (hidden == -INFINITY) {
             continue;
         }
-        codecs[(int) op.k_type](op.k.at(j, head/op.group(), stream), 0, 1, key, op.d_k, 0, 0);
-        codecs[(int) op.v_type](op.v.at(j, head/op.group(), stream), 0, 1, value, op.d_v, 0, 0);
+        codecs[(int) op.k_type].decode({ op.k.at(j, head/op.group(), stream), 0, 1, 0 }, key, op.d_k, 0);
+        codecs[(int) op.v_type].decode({ op.v.at(j, head/op.group(), stream), 0, 1, 0 }, value, op.d_v, 0);
         float score = 0.0f;
         for (int64_t d = 0; d < op.d_k; d++) {
             score += q[d]*key[d];

@@ -1,4 +1,4 @@
-// The two matrix products of a tile: queries with keys, weights with values. See kernel.h.
+// The two matrix products of a tile that is in F32, with many rows: queries with keys, weights with values. See kernel.h.
 #pragma once
 
 #include "attention/operands.h"
@@ -79,42 +79,6 @@ inline void multiply_all(
         columns(std::integral_constant<int, 2>{});
     }
     columns(std::integral_constant<int, 1>{});
-}
-
-// scores[r][j] for all keys of a tile, rows of keys as they are.
-inline void score_by_rows(const float * q, int n, const float * keys, int64_t stride, float * scores) {
-    for (int j = 0; j < tile_keys; j += lanes) {
-        for (int r = 0; r < n; r++) {
-            vec sum[lanes];
-            for (int i = 0; i < lanes; i++) {
-                sum[i] = vec{};
-            }
-            if constexpr (lanes > 4) {
-                for (int64_t d = 0; d < stride; d += lanes) {
-                    const vec query = load(q + r*stride + d);
-                    for (int i = 0; i < lanes; i++) {
-                        sum[i] += query*load(keys + (j + i)*stride + d);
-                    }
-                }
-            } else { // too few sums to keep the processor busy
-                vec other[lanes];
-                for (int i = 0; i < lanes; i++) {
-                    other[i] = vec{};
-                }
-                for (int64_t d = 0; d < stride; d += 2*lanes) {
-                    const vec query = load(q + r*stride + d), next = load(q + r*stride + d + lanes);
-                    for (int i = 0; i < lanes; i++) {
-                        sum[i] += query*load(keys + (j + i)*stride + d);
-                        other[i] += next*load(keys + (j + i)*stride + d + lanes);
-                    }
-                }
-                for (int i = 0; i < lanes; i++) {
-                    sum[i] += other[i];
-                }
-            }
-            store(scores + r*tile_keys + j, sums(sum));
-        }
-    }
 }
 
 inline void transpose_tile(const float * keys, int64_t stride, float * columns) {

@@ -38,6 +38,8 @@ template <typename T, int n> using vector_type = typename vector_of<T, n>::type;
 using vec  = vector_type<float, lanes>;
 using ivec = vector_type<int32_t, lanes>;
 
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 using bytes = vector_type<uint8_t, 16>; // half of a quantised block
 
 template <typename V> inline V load_as(const void * from) {
@@ -162,22 +164,22 @@ inline bytes look_up(bytes table, bytes index) {
 #endif
 }
 
-// to[i] = x[i]*factor + term of 16 signed bytes. GCC makes scalar code of __builtin_convertvector() here.
-inline void write_scaled(float * to, bytes x, float factor, float term) {
+// 16 signed bytes as numbers. GCC makes scalar code of __builtin_convertvector() here.
+inline void widen(bytes x, vec * to) {
 #if defined(__AVX512F__)
-    store(to, (vec) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i) x))*factor + term);
+    to[0] = (vec) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i) x));
 #elif defined(__AVX2__)
-    store(to, (vec) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32((__m128i) x))*factor + term);
-    store(to + 8, (vec) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128((__m128i) x, 8)))*factor + term);
+    to[0] = (vec) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32((__m128i) x));
+    to[1] = (vec) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128((__m128i) x, 8)));
 #elif defined(__aarch64__)
     const int16x8_t halves[2] = { vmovl_s8(vget_low_s8((int8x16_t) x)), vmovl_high_s8((int8x16_t) x) };
     for (int i = 0; i < 2; i++) {
-        store(to + 8*i, (vec) vcvtq_f32_s32(vmovl_s16(vget_low_s16(halves[i])))*factor + term);
-        store(to + 8*i + 4, (vec) vcvtq_f32_s32(vmovl_high_s16(halves[i]))*factor + term);
+        to[2*i]     = (vec) vcvtq_f32_s32(vmovl_s16(vget_low_s16(halves[i])));
+        to[2*i + 1] = (vec) vcvtq_f32_s32(vmovl_high_s16(halves[i]));
     }
 #else
     for (int i = 0; i < 16; i++) {
-        to[i] = (float) (int8_t) x[i]*factor + term;
+        to[i/lanes][i%lanes] = (float) (int8_t) x[i];
     }
 #endif
 }
@@ -210,6 +212,15 @@ inline float from_half(uint16_t half) {
 #else
     const uint16_t some[lanes] = { half };
     return from_half((const char *) some)[0];
+#endif
+}
+
+// The same in all lanes.
+inline vec all_from_half(uint16_t half) {
+#if defined(__AVX512F__)
+    return (vec) _mm512_maskz_cvtph_ps(0xffff, _mm256_set1_epi16((short) half));
+#else
+    return all(from_half(half));
 #endif
 }
 
