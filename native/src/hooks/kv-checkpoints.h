@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+struct common_prompt_checkpoint;
 struct llama_context;
 struct server_prompt;
 
@@ -14,5 +15,10 @@ struct server_prompt;
 //
 // Checkpoints go first: when there is no memory for cells, those of all prompts are dropped.
 std::shared_ptr<void> kvfold_charge_checkpoint(llama_context * ctx, llama_context * ctx_draft, int32_t seq_id, server_prompt & prompt);
+
+// Puts back what a checkpoint of the prompt has, which stays until it is there, although this may take memory. False if memory
+// is refused: then the prompt is to be computed from its beginning.
+bool kvfold_restore_checkpoint(
+        llama_context * ctx, llama_context * ctx_draft, int32_t seq_id, const server_prompt & prompt, const common_prompt_checkpoint & checkpoint);
 
 #endif

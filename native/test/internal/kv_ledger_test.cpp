@@ -4,7 +4,10 @@
 #include "filled_pages.h"
 #include "kv_test_context.h"
 
+#include "hooks/kv-checkpoints.h"
 #include "kv/memory/page_ledger.h"
+
+#include "server-task.h"
 
 #include <map>
 #include <set>
@@ -269,6 +272,34 @@ static void every_commit_may_fail(const char * name, const kv_test_model & spec,
     printf("%s: %d commits, each refused once\n", name, (int) n);
 }
 
+// What is dropped for the sake of cells is never the checkpoint that they are for.
+static void a_checkpoint_stays_while_it_is_read(const kv_test_model & spec, context_options o) {
+    o.swa_full = false;
+    const auto         ledger = std::make_shared<page_ledger>();
+    const ledger_scope charged(ledger);
+    tested             t(spec, o);
+    server_prompt      prompt;
+    t.decode(200, 0, 0, 1);
+    for (llama_pos pos : { 200, 201 }) {
+        auto   charge = kvfold_charge_checkpoint(t.context.get(), nullptr, 0, prompt);
+        auto & copy   = prompt.checkpoints.emplace_back();
+        copy.charge   = std::move(charge);
+        copy.update_tgt(t.context.get(), 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+        t.decode(1, pos, 0, 1);
+    }
+    const auto & copy    = prompt.checkpoints.back();
+    const size_t size    = copy.data_tgt.size();
+    const auto   restore = [&] { return kvfold_restore_checkpoint(t.context.get(), nullptr, 1, prompt, copy); };
+    ledger->set_cap(ledger->total());
+    check(!restore(), "a checkpoint that there are no cells for is not restored");
+    check(prompt.checkpoints.size() == 2 && copy.data_tgt.size() == size, "and it is still there");
+    ledger->set_cap(page_ledger::no_cap);
+    check(restore(), "it is restored once there are");
+    ledger->set_cap(ledger->total());
+    t.decode(200, 202, 0, 1);
+    check(prompt.checkpoints.empty(), "other cells drop it");
+}
+
 int main() {
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     kv_test_model small = wide_model();
@@ -287,6 +318,7 @@ int main() {
     four.n_seq = 2;
     every_commit_may_fail("standard", small, four);
     every_commit_may_fail("windows", windows, four);
+    a_checkpoint_stays_while_it_is_read(windows, four);
     printf("%d checks, %d failed\n", n_checks, n_failed);
     return n_failed ? 1 : 0;
 }

@@ -11,6 +11,8 @@ namespace kvfold {
 
 namespace {
 
+thread_local const server_prompt * restored = nullptr; // whose checkpoints are read
+
 struct checkpoint_charge {
     const ledger_charge                taken;
     const page_ledger::droppable_scope dropped; // first, while it is still taken
@@ -28,7 +30,12 @@ std::shared_ptr<void> charge_checkpoint(uint64_t bytes, server_prompt & prompt) 
         log_emit(KVFOLD_LOG_DEBUG, "no memory for a context checkpoint of " + std::to_string(bytes) + " bytes");
         return nullptr;
     }
-    return std::shared_ptr<void>(new checkpoint_charge{ std::move(*taken), { ledger, [&prompt] { prompt.checkpoints.clear(); } } },
+    const auto drop = [&prompt] {
+        if (&prompt != restored) {
+            prompt.checkpoints.clear();
+        }
+    };
+    return std::shared_ptr<void>(new checkpoint_charge{ std::move(*taken), { ledger, drop } },
                                  [](void * gone) { delete static_cast<checkpoint_charge *>(gone); });
 }
 
@@ -52,4 +59,19 @@ std::shared_ptr<void> kvfold_charge_checkpoint(llama_context * ctx, llama_contex
         bytes += each ? llama_state_seq_get_size_ext(each, seq_id, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) : 0;
     }
     return charge_checkpoint(bytes, prompt);
+}
+
+bool kvfold_restore_checkpoint(
+        llama_context * ctx, llama_context * ctx_draft, int32_t seq_id, const server_prompt & prompt, const common_prompt_checkpoint & checkpoint) {
+    const auto put = [&](llama_context * into, const std::vector<uint8_t> & data) {
+        return !into || data.empty() ||
+               llama_state_seq_set_data_ext(into, data.data(), data.size(), seq_id, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == data.size();
+    };
+    restored         = &prompt;
+    const bool whole = put(ctx, checkpoint.data_tgt) && put(ctx_draft, checkpoint.data_dft);
+    restored         = nullptr;
+    if (!whole) {
+        log_emit(KVFOLD_LOG_DEBUG, "no memory to go on from a context checkpoint: slot " + std::to_string(seq_id) + " computes its prompt anew");
+    }
+    return whole;
 }
