@@ -374,9 +374,13 @@ class SessionTest {
             }
             KvCacheStats stats = engine.kvCacheStats();
             assertThat(stats.prefixes().kept()).isPositive();
-            assertThat(budget - stats.bytesCommitted()).as("free").isLessThan(file("a").toFile().length());
-            assertThat(ask(engine, session, body(document(300, 1))).cachedTokens()).isGreaterThan(300);
-            assertThat(engine.kvCacheStats().prefixes().kept()).isLessThan(stats.prefixes().kept());
+            assertThat(budget - stats.bytesCommitted())
+                    .as("free")
+                    .isLessThan(file("a").toFile().length());
+            assertThat(ask(engine, session, body(document(300, 1))).cachedTokens())
+                    .isGreaterThan(300);
+            assertThat(engine.kvCacheStats().prefixes().kept())
+                    .isLessThan(stats.prefixes().kept());
         }
     }
 
