@@ -100,7 +100,9 @@ void engine::evaluate(const int32_t * tokens, int32_t n_tokens, int32_t first, k
         params.n_outputs_max         = std::min(n_ubatch, n_tokens - first);
         params.n_outputs_max_per_seq = params.n_outputs_max;
     });
-    const int32_t decided = model->hparams.kv_plan.is_automatic() ? first : 0; // which layers are lazy, before it counts
+    // which layers are lazy, before it counts; and where tokens are evicted, the first that counts is the last of a prompt
+    const kvfold_plan & plan    = model->hparams.kv_plan;
+    const int32_t       decided = plan.is_automatic() ? first : plan.evicts() ? first + 1 : 0;
     for (int32_t start = 0, end; start < n_tokens; start = end) {
         end = std::min(start + n_ubatch, start < decided ? decided : n_tokens);
         run.decode(tokens, start, end, first);

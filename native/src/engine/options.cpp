@@ -569,7 +569,8 @@ json describe_options() {
     add_own(kv_plan_name, "PLAN",
             "which layer reads whose keys and values: cla:2, lckv:2, sandwich-middle:3, yoco:1024 or a map such as 0_0_2_2;\n"
             "and which keep the first and the recent tokens only: streaming:1024 for all, simlayerkv:0.9 for those whose score\n"
-            "on the prompt exceeds 0.9, lighttransfer:8 for all but the 8 with the lowest (default: as the model's metadata says)");
+            "on the prompt exceeds 0.9, lighttransfer:8 for all but the 8 with the lowest; and with evict=METHOD:BUDGET, as in\n"
+            "standard;evict=knorm:1024, which tokens stay when a prompt has ended (default: as the model's metadata says)");
     add_own(kv_prefill_name, "{auto,fixed,exact}",
             "how prompts are cut under a plan with upward readers: auto = exact where a lone prompt takes at most twice as long, else by a cost model\n"
             "with bounded error, fixed = whole ubatches with the plan's number of passes, exact (default: auto)");

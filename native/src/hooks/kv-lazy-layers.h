@@ -13,8 +13,8 @@ class  llm_graph_result;
 // After a ubatch was computed: reads the scores of its queries and decides.
 void kvfold_ubatch_done(llm_graph_result & res, const llama_ubatch & ubatch, ggml_backend_sched * sched);
 
-// What of the tokens that a slot holds a new prompt can begin with: nothing, if the lazy layers were decided on by tokens
-// that it does not share. `n_past` tokens agree, the next position is `pos_next`.
-void kvfold_keep_prefix(llama_context * ctx, int id_slot, server_prompt & prompt, int & n_past, int32_t & pos_next);
+// What of the tokens that a slot holds a new prompt of `n_tokens` can begin with: nothing, if lazy layers were decided on, or
+// tokens evicted, by what it does not share. `n_past` tokens agree, the next position is `pos_next`.
+void kvfold_keep_prefix(llama_context * ctx, int id_slot, server_prompt & prompt, int n_tokens, int & n_past, int32_t & pos_next);
 
 #endif

@@ -17,6 +17,7 @@
 #define KVFOLD_KEY_WINDOW_LAYERS   "%s.attention.kv_window_layers"   // bool[n_layer]: layer i reads through the sliding window
 #define KVFOLD_KEY_WINDOW_SINKS    "%s.attention.kv_window_sinks"    // uint32: first positions of a sequence that window readers see as well
 #define KVFOLD_KEY_WINDOW          "%s.attention.sliding_window"     // uint32: n_swa, the keys that a window reader sees, itself included
+#define KVFOLD_KEY_EVICTION        "%s.attention.kv_eviction"        // string: attributes of a plan, "evict=" first
 
 // the same bound as LLAMA_MAX_LAYERS, checked where both are visible
 #define KVFOLD_MAX_LAYERS 512
@@ -32,6 +33,9 @@
 #define KVFOLD_LIGHTTRANSFER_RECENT 1020
 #define KVFOLD_DEFAULT_QUERIES      32
 #define KVFOLD_MAX_QUERIES          512
+
+// that a method of eviction has at most
+#define KVFOLD_EVICT_PARAMETERS 4
 
 // thresholds are kept as millionths, so that their text is exact
 #define KVFOLD_THRESHOLD_ONE     1000000u
@@ -66,6 +70,11 @@ struct kvfold_plan {
     uint32_t n_full    = 0;                        // candidates that stay full
     uint32_t n_queries = KVFOLD_DEFAULT_QUERIES;   // last ones of the prompt, whose attention is the score
 
+    uint8_t  evict        = 0; // by which method the end of a prompt chooses the tokens that a layer keeps: its number in kv/eviction/method.h
+    uint32_t evict_budget = 0; // tokens that it keeps; 0: a share
+    uint32_t evict_share  = 0; // of the sequence, millionths
+    std::array<uint32_t, KVFOLD_EVICT_PARAMETERS> evict_parameters = {}; // of the method, in its order
+
     std::array<int16_t, KVFOLD_MAX_LAYERS> kv       = {}; // layer whose keys and values layer i reads
     std::array<uint8_t, KVFOLD_MAX_LAYERS> producer = {}; // some layer reads the keys and values of layer i
     std::array<uint8_t, KVFOLD_MAX_LAYERS> window   = {}; // layer i reads through the sliding window
@@ -73,9 +82,11 @@ struct kvfold_plan {
     std::array<uint8_t, KVFOLD_MAX_LAYERS> excluded  = {}; // automatic retention leaves layer i alone
     std::array<uint8_t, KVFOLD_MAX_LAYERS> candidate = {}; // layer i may turn out lazy
     std::array<uint8_t, KVFOLD_MAX_LAYERS> in_both   = {}; // producer of which some sequences need all and others the window: it has both
+    std::array<uint8_t, KVFOLD_MAX_LAYERS> evict_skip = {}; // eviction leaves producer i alone
 
     bool active()               const { return n_layer > 0; }
     bool is_automatic()         const { return automatic != KVFOLD_NOT_AUTOMATIC; }
+    bool evicts()               const { return evict != 0; }
     bool is_producer(size_t il) const { return !active() || producer[il]; }
     bool reads_upward(size_t il) const { return kv[il] > (int) il; }
     bool is_sink(int32_t pos)   const { return pos < (int32_t) n_sinks; }
@@ -149,6 +160,8 @@ struct kvfold_plan {
 //   attribute := "window=" number | "sinks=" number | "strict" | "passes=" number | "exact"
 //              | "lazy=" ( threshold | "default" ) | "full=" number | "queries=" number
 //              | "decide=" ( "early" | "end" | "decode" ) | "keep=" number { "_" number }
+//              | "evict=" method ":" ( number | share ) | "skip=" number { "_" number }
+//              | parameter "=" number                     of the method, see kv/eviction/method.h
 //
 // The same grammar as io.kvfold.KvPlan. Throws std::invalid_argument with a message that names the value and the limit.
 kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer);

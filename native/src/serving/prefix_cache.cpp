@@ -56,7 +56,8 @@ std::vector<shared_cells> cells_in_common(const llama_kv_cells & cells) {
 
 prefix_cache::prefix_cache(llama_context * ctx, const limits & limits) : ctx(ctx), rules(limits), seats(limits.slots) {
     const auto caches = kv_caches_of(llama_get_memory(ctx));
-    on      = limits.on && !caches.empty() && caches.front()->get_n_stream() == 1 && !llama_model_is_hybrid(llama_get_model(ctx));
+    on      = limits.on && !caches.empty() && caches.front()->get_n_stream() == 1 && !llama_model_is_hybrid(llama_get_model(ctx)) &&
+         !evictor_of(llama_get_memory(ctx));
     windows = caches.size() > 1;
     retention = on ? retention_of(llama_get_memory(ctx)) : nullptr;
     n_keepable = std::min<size_t>(most_prefixes, LLAMA_MAX_SEQ - rules.slots);

@@ -9,7 +9,8 @@
 // where each slot has cells of its own. Where layers have a window, what is behind it is gone, so a sequence is shared at its
 // end only; one that computes a prompt stops for a moment where others wait for it, and where it departs from an earlier one, to
 // keep what a third one may begin with. Where the end of a prompt decides which layers are lazy, it is shared before that, or by a
-// prompt that goes on after its answer.
+// prompt that goes on after its answer. Where tokens are evicted nothing is shared, since what stays of a prompt depends on all of
+// it.
 #pragma once
 
 #include "hooks/kv-scheduler.h"

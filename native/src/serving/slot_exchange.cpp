@@ -3,8 +3,8 @@
 #include "hooks/kv-budget.h"
 #include "hooks/kv-lazy-layers.h"
 #include "hooks/slot-hooks.h"
+#include "kv/eviction/evictor.h"
 #include "kv/memory/folded_memory.h"
-#include "kv/retention/retention.h"
 #include "serving/slot_schedule.h"
 #include "process/kvfold_log.h"
 
@@ -139,6 +139,7 @@ bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & pr
 
 void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt & prompt, const server_task & task) {
     kvfold_task_gone(task.id);
+    settle_evictions(llama_get_memory(context));
     const auto exchange = exchange_of(task);
     if (!exchange) {
         return;
@@ -158,14 +159,14 @@ void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt 
     exchange->changed.notify_all();
 }
 
-void kvfold_keep_prefix(llama_context * context, int id_slot, server_prompt & prompt, int & n_past, int32_t & pos_next) {
-    const kvfold_retention * const retention = retention_of(llama_get_memory(context));
-    if (!retention) {
-        return;
-    }
-    const llama_pos n_decisive = retention->n_decisive(id_slot);
+void kvfold_keep_prefix(llama_context * context, int id_slot, server_prompt & prompt, int n_tokens, int & n_past, int32_t & pos_next) {
+    const auto      memory     = llama_get_memory(context);
+    const evictor * evicts     = evictor_of(memory);
+    const llama_pos n_decisive = decisive_tokens(memory, id_slot);
+    // the last token of a prompt is computed in any case, but then it may be in no cell of its own
+    const bool      goes_back  = evicts && n_decisive == n_tokens;
     prompt.checkpoints.remove_if([&](const common_prompt_checkpoint & each) { return each.n_tokens < n_decisive; });
-    if (n_past < n_decisive) {
+    if (n_past < n_decisive || goes_back || (evicts && evicts->shares(id_slot))) {
         n_past   = 0;
         pos_next = 0;
     }

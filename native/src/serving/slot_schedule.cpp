@@ -2,6 +2,7 @@
 
 #include "hooks/kv-budget.h"
 #include "hooks/kv-plan-prefill.h"
+#include "kv/eviction/evictor.h"
 #include "kv/graph/passes.h"
 #include "kv/memory/caches.h"
 #include "kv/memory/folded_memory.h"
@@ -54,6 +55,11 @@ static const llama_kv_cells * unified_cells(const llama_context * ctx) {
     return caches.empty() || caches.front()->get_n_stream() > 1 ? nullptr : &caches.front()->get_cells(0);
 }
 
+static uint32_t n_gone_of(const llama_context * ctx, int seq_id) {
+    const evictor * const evicts = evictor_of(llama_get_memory(ctx));
+    return evicts ? evicts->n_gone(seq_id) : 0;
+}
+
 static uint32_t cells_of(const llama_kv_cells * cells, int seq_id, uint32_t n_listed) {
     return cells ? cells->seq_cells(seq_id) : n_listed;
 }
@@ -76,11 +82,15 @@ std::vector<slot_view> slot_schedule::view(const std::vector<kvfold_slot_view> &
         }
         own.paused   = each.paused;
         own.n_prompt = each.n_prompt;
+        if (const evictor * const evicts = evictor_of(llama_get_memory(ctx)); evicts && !own.suspended) {
+            own.evicted_at = evicts->of(each.slot).points;
+        }
         slot_view view;
         static_cast<kvfold_slot_view &>(view) = each;
         view.suspended = own.suspended;
         view.resuming  = own.resuming;
         view.n_cells   = cells_of(cells, each.slot, own.suspended ? own.n_replayed : each.n_tokens);
+        view.n_gone    = n_gone_of(ctx, each.slot);
         view.n_step    = !each.drafts ? 1 : std::clamp<int64_t>((int64_t) rules.n_slot - each.n_tokens - 1, 1, rules.tokens_at_once);
         view.last_run  = own.last_run;
         views.push_back(view);
@@ -244,7 +254,8 @@ bool slot_schedule::has_room(llama_context * ctx, uint64_t n_prompt, const std::
             const auto     before  = unseen.find(each.task);
             // who has none yet may have those of others when it begins
             const uint32_t n_listed = n_cells == 0 && before != unseen.end() ? before->second : each.n_prompt;
-            others.push_back({ n_listed, n_cells, coming(n_listed, layout.bytes_held(seq_id)), each.suspended, each.paused });
+            const uint32_t n_held   = n_listed - std::min(n_listed, n_gone_of(ctx, seq_id));
+            others.push_back({ n_held, n_cells, coming(n_held, layout.bytes_held(seq_id)), each.suspended, each.paused });
             running.insert(seq_id);
             unseen.erase(each.task);
         }
@@ -301,8 +312,10 @@ int slot_schedule::replay(llama_context * ctx, common_speculative * spec, int id
     const auto &   plan      = llama_get_model(ctx)->hparams.kv_plan;
     uint32_t       n         = std::min({ own.n_listed - at, rules.n_batch, (uint32_t) own.n_most });
     bool           each_out  = false;
+    const auto     evicted   = std::upper_bound(own.evicted_at.begin(), own.evicted_at.end(), (int32_t) at);
+    const uint32_t n_evicted = evicted == own.evicted_at.end() ? UINT32_MAX : (uint32_t) *evicted; // then tokens go as they went before
     if (in_prompt) {
-        n = std::min({ n, n_prompt - at, tokens_to_cut(ctx, at) });
+        n = std::min({ n, n_prompt - at, tokens_to_cut(ctx, at), n_evicted - at });
     } else if (needs_outputs(ctx, id_slot)) {
         // as they were computed: one after the other, the first of them perhaps deciding which layers are lazy
         each_out = true;
@@ -316,7 +329,7 @@ int slot_schedule::replay(llama_context * ctx, common_speculative * spec, int id
     for (uint32_t i = 0; i < n; ++i) {
         common_batch_add(owned.batch, tokens[at + i], (llama_pos) (at + i), { id_slot }, each_out);
     }
-    if (in_prompt && plan.is_automatic() && at + n == n_prompt) {
+    if (in_prompt && ((at + n == n_prompt && (plan.is_automatic() || plan.evicts())) || at + n == n_evicted)) {
         owned.batch.logits[n - 1] = true; // what tells the end of a prompt
     }
     llama_set_embeddings(ctx, false);

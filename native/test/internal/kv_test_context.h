@@ -48,13 +48,9 @@ struct tested {
     llama_context_ptr context;
     uint32_t          n_vocab = 0;
 
-    tested(const kv_test_model & spec, const context_options & o) : n_vocab(spec.n_vocab) {
-        const auto path = std::filesystem::temp_directory_path() / ("kvfold-memory-" + std::to_string(std::random_device{}()) + ".gguf");
-        spec.write(path.string());
-        llama_model_params of_model = llama_model_default_params();
-        of_model.kv_plan = o.kv_plan;
-        model.reset(llama_model_load_from_file(path.string().c_str(), of_model));
-        std::filesystem::remove(path);
+    tested(const kv_test_model & spec, const context_options & o) : tested(model_of(spec, o.kv_plan), o) {}
+
+    tested(llama_model_ptr of, const context_options & o) : model(std::move(of)), n_vocab((uint32_t) llama_vocab_n_tokens(llama_model_get_vocab(model.get()))) {
         llama_context_params p = llama_context_default_params();
         p.n_ctx           = 2048*(o.unified ? 1 : o.n_seq);
         p.n_batch         = o.n_batch;
@@ -71,6 +67,16 @@ struct tested {
         context.reset(llama_init_from_model(model.get(), p));
     }
 
+    static llama_model_ptr model_of(const kv_test_model & spec, const char * kv_plan) {
+        const auto path = std::filesystem::temp_directory_path() / ("kvfold-memory-" + std::to_string(std::random_device{}()) + ".gguf");
+        spec.write(path.string());
+        llama_model_params of_model = llama_model_default_params();
+        of_model.kv_plan = kv_plan;
+        llama_model_ptr model(llama_model_load_from_file(path.string().c_str(), of_model));
+        std::filesystem::remove(path);
+        return model;
+    }
+
     llama_memory_t memory() const { return llama_get_memory(context.get()); }
 
     // The logits of the last token.
@@ -83,10 +89,19 @@ struct tested {
     }
 
     std::vector<float> decode(uint32_t n, llama_pos pos, llama_seq_id seq, uint32_t seed, bool output = true) {
-        std::mt19937 rng(seed + (uint32_t) pos);
-        llama_batch  batch = llama_batch_init((int32_t) n, 0, 1);
+        std::mt19937             rng(seed + (uint32_t) pos);
+        std::vector<llama_token> tokens(n);
+        for (llama_token & token : tokens) {
+            token = (llama_token) (rng() % n_vocab);
+        }
+        return decode_tokens(tokens, pos, seq, output);
+    }
+
+    std::vector<float> decode_tokens(const std::vector<llama_token> & tokens, llama_pos pos, llama_seq_id seq, bool output = true) {
+        const auto  n     = (uint32_t) tokens.size();
+        llama_batch batch = llama_batch_init((int32_t) n, 0, 1);
         for (uint32_t i = 0; i < n; ++i) {
-            batch.token[i]     = (llama_token) (rng() % n_vocab);
+            batch.token[i]     = tokens[i];
             batch.pos[i]       = pos + (llama_pos) i;
             batch.n_seq_id[i]  = 1;
             batch.seq_id[i][0] = seq;

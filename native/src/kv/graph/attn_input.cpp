@@ -1,6 +1,7 @@
 #include "kv/graph/attn_input.h"
 
 #include "hooks/kv-plan-attention.h"
+#include "kv/eviction/evictor.h"
 #include "kv/graph/passes.h"
 #include "kv/memory/folded_memory.h"
 
@@ -26,6 +27,7 @@ kvfold_attn_input::kvfold_attn_input(const llm_graph_context & graph) :
     llm_graph_input_attn_kv(graph.hparams, graph.cparams, nullptr),
     n_passes(kvfold_n_passes(graph.hparams.kv_plan, graph.cparams.kv_prefill, graph.ubatch.n_seq_tokens)),
     retention(folded(graph.mctx) ? folded(graph.mctx)->retention() : nullptr),
+    evictor(folded(graph.mctx) ? folded(graph.mctx)->evictor() : nullptr),
     who(reads_of(graph.ubatch)) {
     set_caches(graph.mctx);
     caches[1].is_window = true;

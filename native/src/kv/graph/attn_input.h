@@ -16,6 +16,8 @@
 
 namespace kvfold {
 
+class evictor;
+
 // Who reads what: by layer and sequence of the ubatch, and what is scored. Two ubatches with the same one have the same
 // graph.
 struct ubatch_reads {
@@ -94,6 +96,7 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
     const uint32_t n_passes;
 
     kvfold_retention * const retention; // null: the plan says it all
+    kvfold::evictor *  const evictor;   // null: nothing is evicted
     const ubatch_reads       who;
 
     // state while the graph is built: which pass of which group
@@ -120,6 +123,9 @@ private:
     }
 
     ubatch_reads reads_of(const llama_ubatch & ubatch) const;
+
+    // Two layers see the same rows of the same sequences.
+    bool see_alike(int a, int b) const;
 
     bool has_mask_shape(const ggml_tensor * mask, const cache_inputs & cache, const llama_ubatch & ubatch) const;
     void set_cache_input(cache_inputs & cache, const llama_ubatch & ubatch);

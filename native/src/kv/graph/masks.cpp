@@ -2,6 +2,8 @@
 
 #include "kv/graph/attn_input.h"
 
+#include "kv/eviction/evictor.h"
+
 #include "llama-cparams.h"
 #include "llama-hparams.h"
 #include "llama-kv-cache.h"
@@ -20,9 +22,11 @@ void adapt_mask(
         const cache_inputs::mask & mask,
         const llama_ubatch & ubatch,
         const kvfold_plan & plan,
+        const evictor * evicts,
         const std::vector<kv_read> & reads,
         T hidden) {
-    const llama_kv_cache & kv = *cache.mctx->get_kv();
+    const llama_kv_cache & kv    = *cache.mctx->get_kv();
+    const int              il_kv = plan.kv[mask.il];
 
     const int64_t n_kv  = mask.tensor->ne[0];
     const int64_t n_tps = mask.tensor->ne[1]; // tokens per stream
@@ -46,6 +50,11 @@ void adapt_mask(
                 row[j] = hidden;
             }
         }
+        for (int64_t j = 0; evicts && evicts->hides_any() && !cache.is_window && j < n_kv; ++j) {
+            if (!cells.is_empty(j) && evicts->hides(seq_id, il_kv, cells.pos_get(j))) {
+                row[j] = hidden;
+            }
+        }
         if (mask.hide_self) {
             row[idxs[i] % size] = hidden;
         }
@@ -56,7 +65,7 @@ void adapt_mask(
 
 ggml_tensor * kvfold_attn_input::get_mask(const llm_graph_context & graph, cache_inputs & cache, bool hide_self, int il) {
     for (const cache_inputs::mask & mask : cache.masks) {
-        if (mask.hide_self == hide_self && who.reads[mask.il] == who.reads[il]) {
+        if (mask.hide_self == hide_self && see_alike(mask.il, il)) {
             return mask.tensor;
         }
     }
@@ -68,6 +77,11 @@ ggml_tensor * kvfold_attn_input::get_mask(const llm_graph_context & graph, cache
     ggml_set_name(mask, "attn_inp_kq_mask");
     cache.masks.push_back({ mask, hide_self, il });
     return mask;
+}
+
+bool kvfold_attn_input::see_alike(int a, int b) const {
+    const auto & plan = hparams.kv_plan;
+    return who.reads[a] == who.reads[b] && (!evictor || evictor->keep_alike(plan.kv[a], plan.kv[b]));
 }
 
 bool kvfold_attn_input::has_mask_shape(const ggml_tensor * mask, const cache_inputs & cache, const llama_ubatch & ubatch) const {
@@ -94,9 +108,9 @@ void kvfold_attn_input::set_cache_input(cache_inputs & cache, const llama_ubatch
         }
         cache.mctx->set_input_kq_mask(mask.tensor, &ubatch, cparams.causal_attn);
         if (mask.tensor->type == GGML_TYPE_F16) {
-            adapt_mask<ggml_fp16_t>(cache, mask, ubatch, hparams.kv_plan, who.reads[mask.il], ggml_fp32_to_fp16(-INFINITY));
+            adapt_mask<ggml_fp16_t>(cache, mask, ubatch, hparams.kv_plan, evictor, who.reads[mask.il], ggml_fp32_to_fp16(-INFINITY));
         } else {
-            adapt_mask<float>(cache, mask, ubatch, hparams.kv_plan, who.reads[mask.il], -INFINITY);
+            adapt_mask<float>(cache, mask, ubatch, hparams.kv_plan, evictor, who.reads[mask.il], -INFINITY);
         }
     }
 }

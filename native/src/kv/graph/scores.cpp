@@ -1,6 +1,7 @@
 #include "kv/graph/scores.h"
 
 #include "hooks/kv-lazy-layers.h"
+#include "kv/eviction/evictor.h"
 #include "kv/graph/attn_input.h"
 #include "kv/retention/retention.h"
 
@@ -157,6 +158,14 @@ void kvfold_attn_input::set_score_input(const llama_ubatch & ubatch) {
 }
 
 void kvfold_attn_input::read_scores(const llama_ubatch & ubatch, ggml_backend_sched * sched) {
+    if (evictor) {
+        for (const kv_ubatch_part & part : kvfold_ubatch_parts(ubatch)) {
+            evictor->advance(part, cparams.kv_prefill);
+        }
+        if (evictor->is_due()) {
+            ggml_backend_sched_synchronize(sched);
+        }
+    }
     if (!retention) {
         return;
     }

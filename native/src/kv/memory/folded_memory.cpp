@@ -1,6 +1,8 @@
 #include "kv/memory/folded_memory.h"
 
+#include "hooks/kv-memory.h"
 #include "hooks/kv-retention.h"
+#include "kv/eviction/evictor.h"
 #include "kv/retention/retention.h"
 #include "kv/state/plan_hash.h"
 
@@ -38,6 +40,9 @@ folded_memory::folded_memory(const llama_model & model, const llama_memory_param
     if (plan.is_automatic()) {
         lazy = std::make_unique<kvfold_retention>(plan, *by_class[0].cells, *by_class[1].cells);
     }
+    if (plan.evicts()) {
+        evicts = std::make_unique<kvfold::evictor>(hparams, *by_class[0].cells);
+    }
 }
 
 folded_memory::~folded_memory() = default;
@@ -72,8 +77,16 @@ void folded_memory::forget() {
     }
 }
 
+void folded_memory::settle() {
+    if (evicts && evicts->is_due()) {
+        const kvfold_release_unused release(this);
+        evicts->settle();
+    }
+}
+
 // As llama_kv_cache_iswa does, once there is room.
 llama_memory_context_ptr folded_memory::init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool) {
+    settle();
     forget();
     for (const bool equal : { false, true }) {
         if (!equal && !unified) {
@@ -122,17 +135,21 @@ llama_memory_context_ptr folded_memory::init_update(llama_context * lctx, bool o
     return std::make_unique<folded_context>(*this, std::move(parts));
 }
 
-// A sink is known by its position, and a window that has forgotten has nothing to move into the place of what goes.
+// A sink is known by its position, a window that has forgotten has nothing to move into the place of what goes, and of what was
+// evicted from no cell is one token's.
 bool folded_memory::get_can_shift() const {
     const auto can = [&](const layer_class & each) {
         return each.cells->get_can_shift() && each.cells->get_size() == by_class.front().cells->get_size();
     };
-    return hparams.kv_plan.n_sinks == 0 && std::all_of(by_class.begin(), by_class.end(), can);
+    return !evicts && hparams.kv_plan.n_sinks == 0 && std::all_of(by_class.begin(), by_class.end(), can);
 }
 
 void folded_memory::clear(bool data) {
     if (lazy) {
         lazy->remove(-1, -1, -1);
+    }
+    if (evicts) {
+        evicts->remove(-1, -1, -1);
     }
     for (const layer_class & each : by_class) {
         each.cells->clear(data);
@@ -143,6 +160,9 @@ bool folded_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     if (lazy) {
         lazy->remove(seq_id, p0, p1);
     }
+    if (evicts) {
+        evicts->remove(seq_id, p0, p1);
+    }
     bool done = true;
     for (const layer_class & each : by_class) {
         done = each.cells->seq_rm(seq_id, p0, p1) && done;
@@ -150,9 +170,14 @@ bool folded_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     return done;
 }
 
+// What two sequences share is not evicted from, so that is done before.
 void folded_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) {
+    settle();
     if (lazy) {
         lazy->copy(seq_id_src, seq_id_dst);
+    }
+    if (evicts) {
+        evicts->copy(seq_id_src, seq_id_dst);
     }
     for (const layer_class & each : by_class) {
         each.cells->seq_cp(seq_id_src, seq_id_dst, p0, p1);
@@ -162,6 +187,9 @@ void folded_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
 void folded_memory::seq_keep(llama_seq_id seq_id) {
     if (lazy) {
         lazy->keep(seq_id);
+    }
+    if (evicts) {
+        evicts->keep(seq_id);
     }
     for (const layer_class & each : by_class) {
         each.cells->seq_keep(seq_id);
@@ -226,6 +254,10 @@ void folded_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
         kvfold_plan_hash_write(hparams.kv_plan, io);
         lazy->write(io, seq_id);
     }
+    if (evicts && is_in_state(by_class.front(), flags)) {
+        kvfold_plan_hash_write(hparams.kv_plan, io);
+        evicts->write(io, seq_id);
+    }
     for (const layer_class & each : by_class) {
         if (is_in_state(each, flags)) {
             each.cells->state_write(io, seq_id, flags);
@@ -237,6 +269,10 @@ void folded_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
     if (lazy) {
         kvfold_plan_hash_read(hparams.kv_plan, io);
         lazy->read(io, seq_id);
+    }
+    if (evicts && is_in_state(by_class.front(), flags)) {
+        kvfold_plan_hash_read(hparams.kv_plan, io);
+        evicts->read(io, seq_id);
     }
     for (const layer_class & each : by_class) {
         if (is_in_state(each, flags)) {
@@ -284,8 +320,27 @@ kvfold_retention * retention_of(const llama_memory_i * memory) {
     return folded ? folded->retention() : nullptr;
 }
 
+evictor * evictor_of(const llama_memory_i * memory) {
+    const auto * folded = dynamic_cast<const folded_memory *>(memory);
+    return folded ? folded->evictor() : nullptr;
+}
+
+llama_pos decisive_tokens(const llama_memory_i * memory, llama_seq_id seq_id) {
+    if (const kvfold_retention * const retention = retention_of(memory)) {
+        return retention->n_decisive(seq_id);
+    }
+    const evictor * const evicts = evictor_of(memory);
+    return evicts ? evicts->of(seq_id).n_compact() : 0;
+}
+
+void settle_evictions(llama_memory_i * memory) {
+    if (auto * folded = dynamic_cast<folded_memory *>(memory)) {
+        folded->settle();
+    }
+}
+
 } // namespace kvfold
 
 llama_memory_i * kvfold_create_memory(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams) {
-    return model.hparams.kv_plan.n_swa > 0 ? new kvfold::folded_memory(model, params, cparams) : nullptr;
+    return model.hparams.kv_plan.n_swa > 0 || model.hparams.kv_plan.evicts() ? new kvfold::folded_memory(model, params, cparams) : nullptr;
 }

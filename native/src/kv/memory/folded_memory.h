@@ -14,6 +14,8 @@ struct llama_model;
 
 namespace kvfold {
 
+class evictor;
+
 // Layers that keep the same tokens of a sequence: all of them, or its first ones and those of a window. A layer that may turn
 // out lazy is in a class of either kind.
 struct layer_class {
@@ -35,6 +37,12 @@ public:
 
     // Null under a plan that says itself which layers read through a window.
     kvfold_retention * retention() const { return lazy.get(); }
+
+    // Null under a plan that evicts nothing.
+    kvfold::evictor * evictor() const { return evicts.get(); }
+
+    // Evicts what the prompts that have ended since leave to be evicted; between two batches.
+    void settle();
 
     llama_memory_context_ptr init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool embd_all) override;
     llama_memory_context_ptr init_full() override;
@@ -77,6 +85,7 @@ private:
     const uint32_t                    n_more;
     std::vector<layer_class>          by_class;
     std::unique_ptr<kvfold_retention> lazy;
+    std::unique_ptr<kvfold::evictor>  evicts; // from the first class
 };
 
 class folded_context : public llama_memory_context_i {
@@ -96,6 +105,7 @@ public:
     const llama_kv_cache_context * window() const { return parts.size() > 1 ? part(1) : nullptr; } // null: no layer keeps one
 
     kvfold_retention * retention() const { return memory->retention(); }
+    kvfold::evictor *  evictor() const { return memory->evictor(); }
 
 private:
     const llama_kv_cache_context * part(size_t i) const { return static_cast<const llama_kv_cache_context *>(parts[i].get()); }
@@ -109,5 +119,14 @@ private:
 
 // Null of a memory without lazy layers.
 kvfold_retention * retention_of(const llama_memory_i * memory);
+
+// Null of a memory that evicts nothing.
+evictor * evictor_of(const llama_memory_i * memory);
+
+// The first tokens of a sequence that decided what is there of it: which layers are lazy, what was evicted. 0: none did.
+llama_pos decisive_tokens(const llama_memory_i * memory, llama_seq_id seq_id);
+
+// As folded_memory::settle(), of any memory.
+void settle_evictions(llama_memory_i * memory);
 
 } // namespace kvfold

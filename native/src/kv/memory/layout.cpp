@@ -1,5 +1,7 @@
 #include "kv/memory/layout.h"
 
+#include "kv/eviction/evictor.h"
+#include "kv/eviction/method.h"
 #include "kv/memory/folded_memory.h"
 #include "kv/memory/memory.h"
 #include "kv/retention/retention.h"
@@ -37,6 +39,8 @@ kv_layout read_kv_layout(const llama_context * context) {
     std::set<uint32_t>   layers;
 
     layout.retention = retention_of(memory);
+    layout.evicts    = evictor_of(memory);
+    layout.plan      = &llama_get_model(context)->hparams.kv_plan;
     for (const llama_kv_cache * cells : caches) {
         layout.cells = std::max<uint64_t>(layout.cells, (uint64_t) cells->get_size() * cells->get_n_stream());
         kv_layout::cache cache = { cells, cells->get_size(), cells->get_size(), 0, kv_tensors_of(*cells) };
@@ -146,6 +150,10 @@ static uint64_t decided_bytes_for(const kv_layout & layout, const kvfold_plan & 
 }
 
 uint64_t kv_layout::peak_for(uint64_t n_prompt, uint64_t n_tokens) const {
+    if (evicts && n_prompt > 0 && n_prompt < n_tokens) {
+        const uint64_t n_left = evict_largest_budget_of(*plan, (uint32_t) n_prompt);
+        return std::max(bytes_for(n_prompt), bytes_for(n_left + n_tokens - n_prompt));
+    }
     if (!retention || n_prompt == 0) {
         return bytes_for(n_tokens);
     }
@@ -180,7 +188,8 @@ uint64_t kv_layout::bytes_held(int32_t seq_id, const std::vector<uint64_t> & n_c
             const int  il     = (int) layer.il;
             const bool choice = retention && retention->plan.in_both[il];
             if (!choice || (c == 0 ? retention->needs_full(seq_id, il) : retention->needs_window(seq_id, il))) {
-                bytes += layer_bytes_for(caches[c], layer, n_cells[c]);
+                const uint64_t n_hidden = evicts && c == 0 ? evicts->n_hidden(seq_id, il) : 0;
+                bytes += layer_bytes_for(caches[c], layer, n_cells[c] - std::min(n_cells[c], n_hidden));
             }
         }
     }

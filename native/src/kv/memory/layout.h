@@ -9,10 +9,13 @@
 #include <vector>
 
 struct ggml_backend_buffer;
+struct kvfold_plan;
 struct kvfold_retention;
 struct llama_context;
 
 namespace kvfold {
+
+class evictor;
 
 using json = common_json;
 
@@ -37,6 +40,8 @@ struct kv_layout {
     uint64_t tokens_at_once      = 1; // of a sequence in a batch after its prompt: more than one where some are drafted
 
     const kvfold_retention * retention = nullptr; // where sequences decide which layers are lazy
+    const evictor *          evicts    = nullptr; // where they lose tokens
+    const kvfold_plan *      plan      = nullptr; // by which they do
 
     std::vector<cache>                       caches;  // none where only the total size is known
     std::vector<const ggml_backend_buffer *> buffers; // that hold these tensors
@@ -53,7 +58,8 @@ struct kv_layout {
     // With automatic retention this is the larger of two moments. While the prompt is computed both caches hold the layers
     // that may turn out lazy. Once the sequence has decided, at the end of its prompt or with the first token after it, each
     // of them is in one cache: the full one where the layer is not lazy, which by threshold may be true of all and by number
-    // is true of as many as the plan says. A prompt too short to decide on leaves them in both to the end.
+    // is true of as many as the plan says. A prompt too short to decide on leaves them in both to the end. Where tokens are evicted
+    // the two moments are the end of the prompt, when all of it is there, and the end of the answer.
     uint64_t peak_for(uint64_t n_prompt, uint64_t n_tokens) const;
 
     // The most tokens of one sequence whose peak is no more than this.

@@ -42,7 +42,7 @@ bool is_standard(const kvfold_plan & plan) {
             return false;
         }
     }
-    return !plan.strict && !plan.is_automatic();
+    return !plan.strict && !plan.is_automatic() && !plan.evicts();
 }
 
 bool mentions(const std::string & text, const char * word) {

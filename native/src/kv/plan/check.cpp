@@ -77,6 +77,12 @@ void check_against_model(const kvfold_plan & plan, const llama_model_loader & ml
     if (plan.is_automatic() && hparams.n_pos_per_embd() > 1) {
         fail("automatic retention is not supported for " + name + ", whose tokens have " + std::to_string(hparams.n_pos_per_embd()) + " positions");
     }
+    if (plan.evicts() && (hparams.n_pos_per_embd() > 1 || hparams.ple_n_heads > 0)) {
+        fail("eviction is not supported for " + name + ", whose cells must say which token they hold");
+    }
+    if (plan.evicts() && hparams.use_alibi) {
+        fail("eviction is not supported for " + name + ", which has positions in its attention mask (ALiBi)");
+    }
     if (plan.n_swa && hparams.use_alibi) {
         fail("windows are not supported for " + name + ", which has positions in its attention mask (ALiBi)");
     }

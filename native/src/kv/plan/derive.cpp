@@ -48,6 +48,27 @@ static void derive_automatic(kvfold_plan & plan) {
     }
 }
 
+// All that is read of a cache whose cells are no tokens any more, is read whole.
+static void check_eviction(const kvfold_plan & plan) {
+    if (!plan.evicts()) {
+        return;
+    }
+    if (plan.is_automatic()) {
+        fail("eviction cannot be combined with lazy layers that are told at run time");
+    }
+    bool any = false;
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        any |= plan.producer[il] && !plan.in_swa[il] && !plan.evict_skip[il];
+        if (plan.window[il] && !plan.in_swa[plan.kv[il]]) {
+            fail("layer " + std::to_string(il) + " reads through a window what layer " + std::to_string(plan.kv[il]) +
+                 " keeps for others, from which eviction may take the recent tokens");
+        }
+    }
+    if (!any) {
+        fail("eviction has no layer to evict from");
+    }
+}
+
 void kvfold_plan_derive(kvfold_plan & plan) {
     plan.producer.fill(0);
     plan.in_swa.fill(1);
@@ -73,4 +94,5 @@ void kvfold_plan_derive(kvfold_plan & plan) {
         fail("window=" + std::to_string(plan.n_swa) + " is given, but no layer reads through a sliding window");
     }
     derive_automatic(plan);
+    check_eviction(plan);
 }

@@ -2,8 +2,11 @@
 
 #include "kv/plan/grammar.h"
 
+#include "kv/plan/eviction.h"
+
 #include <algorithm>
 #include <iterator>
+#include <map>
 #include <vector>
 
 namespace kvfold::plans {
@@ -23,23 +26,28 @@ uint32_t parse_number(const std::string & text, const std::string & what, uint32
     return n;
 }
 
-uint32_t parse_threshold(const std::string & text) {
+uint32_t parse_decimal(const std::string & text, const std::string & what) {
     const size_t point = text.find('.');
     std::string  whole = text.substr(0, point);
     std::string  parts = point == std::string::npos ? "" : text.substr(point + 1);
     const auto   is_digits = [](const std::string & s) { return std::all_of(s.begin(), s.end(), [](char c) { return c >= '0' && c <= '9'; }); };
     if (whole.empty() || whole.size() > 3 || parts.size() > 6 || !is_digits(whole) || !is_digits(parts) || (point != std::string::npos && parts.empty())) {
-        fail("'" + text + "' is no threshold (a number from 0 to 1 with at most 6 digits after the point)");
+        fail("'" + text + "' is no " + what + " (a number from 0 to 1 with at most 6 digits after the point)");
     }
     parts.resize(6, '0');
-    const uint32_t threshold = (uint32_t) std::stoul(whole)*KVFOLD_THRESHOLD_ONE + (uint32_t) std::stoul(parts);
-    if (threshold > KVFOLD_THRESHOLD_ONE) {
-        fail("threshold is " + text + ", allowed are 0 to 1");
+    const uint32_t millionths = (uint32_t) std::stoul(whole)*KVFOLD_THRESHOLD_ONE + (uint32_t) std::stoul(parts);
+    if (millionths > KVFOLD_THRESHOLD_ONE) {
+        fail(what + " is " + text + ", allowed are 0 to 1");
     }
-    return threshold;
+    return millionths;
 }
 
-namespace {
+std::string decimal_text(uint32_t millionths) {
+    std::string digits = std::to_string(millionths % KVFOLD_THRESHOLD_ONE);
+    digits.insert(0, 6 - digits.size(), '0');
+    digits.erase(digits.find_last_not_of('0') + 1);
+    return std::to_string(millionths/KVFOLD_THRESHOLD_ONE) + (digits.empty() ? "" : "." + digits);
+}
 
 std::vector<std::string> split(const std::string & text, char separator) {
     std::vector<std::string> parts;
@@ -54,15 +62,7 @@ std::vector<std::string> split(const std::string & text, char separator) {
     }
 }
 
-std::string threshold_text(uint32_t threshold) {
-    if (threshold == KVFOLD_THRESHOLD_DEFAULT) {
-        return "default";
-    }
-    std::string digits = std::to_string(threshold % KVFOLD_THRESHOLD_ONE);
-    digits.insert(0, 6 - digits.size(), '0');
-    digits.erase(digits.find_last_not_of('0') + 1);
-    return std::to_string(threshold/KVFOLD_THRESHOLD_ONE) + (digits.empty() ? "" : "." + digits);
-}
+namespace {
 
 const char * const decide_names[] = { "early", "end", "decode" }; // by kvfold_decide
 
@@ -117,17 +117,16 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
     }
 
     bool about_automatic = false;
-    std::vector<std::string> seen;
+    std::map<std::string, std::string> seen;
     for (size_t i = 1; i < parts.size(); ++i) {
         const std::string & attribute = parts[i];
         const size_t eq = attribute.find('=');
         const std::string name  = attribute.substr(0, eq);
         const std::string value = eq == std::string::npos ? "" : attribute.substr(eq + 1);
 
-        if (std::find(seen.begin(), seen.end(), name) != seen.end()) {
+        if (!seen.emplace(name, value).second) {
             fail("attribute '" + name + "' is given twice");
         }
-        seen.push_back(name);
 
         if (name == "strict" && eq == std::string::npos) {
             plan.strict = true;
@@ -147,7 +146,7 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
             plan.n_sinks = parse_number(value, "number of sinks", 1, 999999999);
         } else if (name == "lazy" && eq != std::string::npos) {
             make_automatic(plan, KVFOLD_BY_THRESHOLD);
-            plan.threshold = value == "default" ? KVFOLD_THRESHOLD_DEFAULT : parse_threshold(value);
+            plan.threshold = value == "default" ? KVFOLD_THRESHOLD_DEFAULT : parse_decimal(value, "threshold");
         } else if (name == "full" && eq != std::string::npos) {
             make_automatic(plan, KVFOLD_BY_NUMBER);
             plan.n_full = parse_number(value, "number of full layers", 0, n_layer);
@@ -166,9 +165,9 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
                 plan.excluded[parse_number(layer, "layer to keep full", 0, n_layer - 1)] = 1;
             }
             about_automatic = true;
-        } else {
+        } else if (eq == std::string::npos || !is_about_eviction(name)) {
             fail("unknown attribute '" + attribute + "'; known are window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, "
-                 "keep=LAYERS, strict, passes=N and exact");
+                 "keep=LAYERS, evict=METHOD:BUDGET, skip=LAYERS, " + eviction_parameters() + ", strict, passes=N and exact");
         }
         if (name == "exact" || name == "passes") {
             if (plan.passes_given) {
@@ -189,6 +188,7 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
             plan.n_sinks = KVFOLD_DEFAULT_SINKS;
         }
     }
+    parse_eviction(plan, seen);
     kvfold_plan_derive(plan);
     return plan;
 }
@@ -205,7 +205,7 @@ std::string kvfold_plan::str() const {
         text += ";sinks=" + std::to_string(n_sinks);
     }
     if (automatic == KVFOLD_BY_THRESHOLD) {
-        text += ";lazy=" + threshold_text(threshold);
+        text += ";lazy=" + (threshold == KVFOLD_THRESHOLD_DEFAULT ? "default" : decimal_text(threshold));
     }
     if (automatic == KVFOLD_BY_NUMBER) {
         text += ";full=" + std::to_string(n_full);
@@ -223,6 +223,7 @@ std::string kvfold_plan::str() const {
             separator = "_";
         }
     }
+    text += eviction_text(*this);
     if (strict) {
         text += ";strict";
     }

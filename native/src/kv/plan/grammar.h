@@ -6,14 +6,18 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace kvfold::plans {
 
 uint32_t parse_number(const std::string & text, const std::string & what);
 uint32_t parse_number(const std::string & text, const std::string & what, uint32_t min, uint32_t max);
 
-// A decimal number from 0 to 1 with at most 6 digits after the point, in millionths.
-uint32_t parse_threshold(const std::string & text);
+// A decimal number from 0 to 1 with at most 6 digits after the point, in millionths; and its text.
+uint32_t    parse_decimal(const std::string & text, const std::string & what);
+std::string decimal_text(uint32_t millionths);
+
+std::vector<std::string> split(const std::string & text, char separator);
 
 void make_automatic(kvfold_plan & plan, kvfold_automatic how);
 

@@ -1,5 +1,6 @@
 // The plan that a model file carries in its metadata.
 
+#include "kv/plan/eviction.h"
 #include "kv/plan/fail.h"
 #include "kv/plan/model_plan.h"
 
@@ -57,9 +58,10 @@ kvfold_plan kvfold_plan_from_metadata(const gguf_context * file, const std::stri
     const int64_t id_passes = find_key(meta, KVFOLD_KEY_PREFILL_PASSES,  GGUF_TYPE_UINT32);
     const int64_t id_layers = find_key(meta, KVFOLD_KEY_WINDOW_LAYERS,   GGUF_TYPE_ARRAY, GGUF_TYPE_BOOL);
     const int64_t id_sinks  = find_key(meta, KVFOLD_KEY_WINDOW_SINKS,    GGUF_TYPE_UINT32);
+    const int64_t id_evict  = find_key(meta, KVFOLD_KEY_EVICTION,        GGUF_TYPE_STRING);
 
     if (id_map < 0) {
-        for (const int64_t id : { id_strict, id_passes, id_layers, id_sinks }) {
+        for (const int64_t id : { id_strict, id_passes, id_layers, id_sinks, id_evict }) {
             if (id >= 0) {
                 fail(std::string(gguf_get_key(file, id)) + " is there, but " + meta.key(KVFOLD_KEY_LAYER_MAP) + " is missing");
             }
@@ -107,6 +109,9 @@ kvfold_plan kvfold_plan_from_metadata(const gguf_context * file, const std::stri
             fail(std::string(gguf_get_key(file, id_sinks)) + " is " + std::to_string(plan.n_sinks) + ", at most " +
                  std::to_string(INT32_MAX) + " are allowed");
         }
+    }
+    if (id_evict >= 0) {
+        kvfold::plans::parse_eviction(plan, std::string(gguf_get_val_str(file, id_evict)));
     }
     kvfold_plan_derive(plan);
     return plan;

@@ -121,7 +121,7 @@ bool parse_name(kvfold_plan & plan, const std::string & text) {
     } else if (name == "simlayerkv") {
         standard(plan, 0, L);
         make_automatic(plan, KVFOLD_BY_THRESHOLD);
-        plan.threshold = parse_threshold(arg);
+        plan.threshold = parse_decimal(arg, "threshold");
     } else if (name == "lighttransfer") {
         standard(plan, 0, L);
         make_automatic(plan, KVFOLD_BY_NUMBER);

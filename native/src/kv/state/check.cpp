@@ -2,6 +2,7 @@
 
 #include "kv/state/check.h"
 
+#include "kv/eviction/evicted.h"
 #include "kv/state/fit.h"
 
 #include "llama-context.h"
@@ -78,8 +79,9 @@ static void expect(const char * what, uint64_t found, uint64_t expected) {
     }
 }
 
-// Each position once, up to the newest, with a gap only between sinks and window.
-static void check_positions(cells_walk & walk, uint32_t count, uint32_t n_tokens, uint32_t n_sinks) {
+// Each position once, up to the newest, with a gap only between sinks and window; or where tokens have gone, behind the first of
+// the cells that are left of them.
+static void check_positions(cells_walk & walk, uint32_t count, uint32_t n_tokens, uint32_t n_sinks, const evicted & gone) {
     std::vector<llama_pos> positions;
     for (uint32_t i = 0; i < count; i++) {
         positions.push_back(walk.number<llama_pos>());
@@ -89,7 +91,8 @@ static void check_positions(cells_walk & walk, uint32_t count, uint32_t n_tokens
     std::sort(positions.begin(), positions.end());
     int64_t next = n_tokens; // from the newest down
     for (auto at = positions.rbegin(); at != positions.rend(); ++at) {
-        const bool follows = *at == next - 1 || (*at < next - 1 && *at >= 0 && *at < (int64_t) n_sinks && next < n_tokens);
+        const bool behind_gone = next == gone.n_compact() - 1 && *at == (int64_t) gone.n_cells - 2;
+        const bool follows     = behind_gone || *at == next - 1 || (*at < next - 1 && *at >= 0 && *at < (int64_t) n_sinks && next < n_tokens);
         if (!follows) {
             throw std::runtime_error("a cell has position " + std::to_string(*at));
         }
@@ -111,7 +114,7 @@ static void check_rows(cells_walk & walk, const std::vector<cache_shape::rows> &
     }
 }
 
-static void check_cache(cells_walk & walk, const cache_shape & shape, uint32_t n_tokens) {
+static void check_cache(cells_walk & walk, const cache_shape & shape, uint32_t n_tokens, const evicted & gone) {
     if (shape.plan_hash) {
         expect("as KV plan", walk.number<uint64_t>(), shape.plan_hash);
     }
@@ -123,11 +126,12 @@ static void check_cache(cells_walk & walk, const cache_shape & shape, uint32_t n
             continue;
         }
         // the newest tokens, all of them unless a window forgets
-        if (found || count > std::min(n_tokens, shape.max_cells) || (!shape.windowed && count != n_tokens)) {
+        const uint32_t n_left = n_tokens - ((uint32_t) gone.n_compact() - gone.n_cells);
+        if (found || count > std::min(n_tokens, shape.max_cells) || (!shape.windowed && count != n_left)) {
             throw std::runtime_error("it has " + std::to_string(count) + " cells for " + std::to_string(n_tokens) + " tokens");
         }
         found = true;
-        check_positions(walk, count, n_tokens, shape.n_sinks);
+        check_positions(walk, count, n_tokens, shape.n_sinks, gone);
         const bool transposed = walk.number<uint32_t>() != 0;
         expect("layers", walk.number<uint32_t>(), shape.keys.size());
         if (!shape.keys.empty()) {
@@ -173,13 +177,27 @@ static lazy_layers check_lazy_layers(cells_walk & walk, const kvfold_plan & plan
     return found;
 }
 
+// What evictor::write() wrote of one sequence.
+static evicted check_evicted(cells_walk & walk, const kvfold_plan & plan, uint32_t n_tokens) {
+    if (!plan.evicts()) {
+        return {};
+    }
+    expect("as KV plan", walk.number<uint64_t>(), plan.hash());
+    const evicted gone = evicted::read(plan, [&] { return walk.number<uint32_t>(); });
+    if ((uint32_t) gone.n_compact() > n_tokens) {
+        throw std::runtime_error("it says that tokens were evicted at " + std::to_string(gone.n_compact()) + " of " + std::to_string(n_tokens));
+    }
+    return gone;
+}
+
 static lazy_layers check_cells(
         const std::vector<uint8_t> & cells, const kvfold_plan & plan, const std::vector<cache_shape> & shapes, uint32_t n_tokens) {
     cells_walk walk{ cells.data(), cells.data() + cells.size() };
     walk.skip(sizeof(uint32_t) + sizeof(llama_seq_id)); // a magic number, which llama.cpp compares, and the slot it was in
     const lazy_layers lazy = check_lazy_layers(walk, plan, n_tokens);
+    const evicted     gone = shapes.front().windowed ? evicted() : check_evicted(walk, plan, n_tokens);
     for (const auto & shape : shapes) {
-        check_cache(walk, shape, n_tokens);
+        check_cache(walk, shape, n_tokens, shape.windowed ? evicted() : gone);
     }
     if (walk.at != walk.end) {
         throw std::runtime_error("it goes on after its cells");

@@ -5,8 +5,8 @@
 #include "kv/state/fit.h"
 #include "kv/state/state.h"
 
+#include "kv/eviction/evictor.h"
 #include "kv/memory/folded_memory.h"
-#include "kv/retention/retention.h"
 
 #include "server-task.h"
 
@@ -22,8 +22,7 @@ kv_state take_state(llama_context * context, int id_slot, const server_prompt & 
     kv_state state;
     state.tokens = prompt.tokens.get_tokens();
 
-    const kvfold_retention * const retention  = retention_of(llama_get_memory(context));
-    const llama_pos                n_decisive = retention ? retention->n_decisive(id_slot) : 0;
+    const llama_pos n_decisive = decisive_tokens(llama_get_memory(context), id_slot);
 
     const uint64_t n_cells = llama_state_seq_get_size_ext(context, id_slot, LLAMA_STATE_SEQ_FLAGS_NONE);
     // a prompt that departs earlier than the newest of them begins with one before

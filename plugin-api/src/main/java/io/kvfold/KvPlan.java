@@ -2,8 +2,10 @@ package io.kvfold;
 
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.Optional;
 import java.util.OptionalDouble;
 import java.util.OptionalInt;
@@ -41,14 +43,20 @@ import java.util.stream.IntStream;
  *           | "full=" , number                          (* or by the number of layers that stay full, from 0 *)
  *           | "queries=" , number                       (* of the last queries of the prompt that are scored, 1 to 512 *)
  *           | "decide=" , ( "early" | "end" | "decode" )
- *           | "keep=" , number , { "_" , number } ;     (* layers that are never lazy *)
+ *           | "keep=" , number , { "_" , number }       (* layers that are never lazy *)
+ *           | "evict=" , method , ":" , budget          (* tokens that stay when a prompt has ended *)
+ *           | name , "=" , number                       (* of the method: sinks or lag *)
+ *           | "skip=" , number , { "_" , number } ;     (* layers that keep every token *)
+ * method    = "knorm" | "keydiff" | "lagkv" | "streaming" ;
+ * budget    = number | digit , { digit } , "." , digit , { digit } ;
  * decimal   = digit , [ "." , digit , { digit } ] ;     (* at most 6 digits after the point *)
  * number    = digit , { digit } ;                       (* at most 9 digits *)
  * </pre>
  *
  * Each attribute appears at most once, in any order, except that {@code passes} and {@code exact} exclude each other.
- * {@code lazy} and {@code full} do, too; the last three belong to one of them, with which {@code window} and
- * {@code sinks} may be left out: 1024, or 1020 with {@code full}, and 4. There is no white space. {@link #parse} also takes {@code layer = number , ["s"] , "x" , number} for that many equal
+ * {@code lazy} and {@code full} do, too; {@code queries}, {@code decide} and {@code keep} belong to one of them, with which
+ * {@code window} and {@code sinks} may be left out: 1024, or 1020 with {@code full}, and 4. The numbers of a method and
+ * {@code skip} belong to {@code evict}, see {@link Eviction}; {@code sinks} is for windows and method alike. There is no white space. {@link #parse} also takes {@code layer = number , ["s"] , "x" , number} for that many equal
  * layers ({@code 0_20x20_21}), and in place of the map the name of a factory below. {@link #toString()} never prints
  * either, drops leading zeros, and prints the attributes in the order above, so that two plans are equal exactly if
  * their texts are.
@@ -138,6 +146,7 @@ public final class KvPlan {
     private final boolean strictDiagonal;
     private final OptionalInt prefillPasses;
     private final Optional<AutomaticRetention> automatic;
+    private final Optional<Eviction> eviction;
 
     private KvPlan(
             int[] kvLayer,
@@ -146,7 +155,8 @@ public final class KvPlan {
             int sinks,
             boolean strictDiagonal,
             OptionalInt prefillPasses,
-            Optional<AutomaticRetention> automatic) {
+            Optional<AutomaticRetention> automatic,
+            Optional<Eviction> eviction) {
         int layers = kvLayer.length;
         if (layers == 0) {
             throw new InvalidPlanException("a KV plan needs at least 1 layer", 0L, 1L);
@@ -161,6 +171,7 @@ public final class KvPlan {
         this.strictDiagonal = strictDiagonal;
         this.prefillPasses = prefillPasses;
         this.automatic = automatic;
+        this.eviction = window == 0 ? eviction : eviction.map(which -> which.besideWindows(sinks));
         producer = new boolean[layers];
         boolean anyWindowed = false;
         for (int i = 0; i < layers; i++) {
@@ -177,6 +188,7 @@ public final class KvPlan {
                         "layer " + i + " reads through a sliding window, but the plan gives no window=N");
             }
         }
+        eviction.ifPresent(this::checkEviction);
         if (automatic.isPresent()) {
             checkAutomatic(automatic.get());
             return;
@@ -199,7 +211,14 @@ public final class KvPlan {
      */
     public static KvPlan of(int... kvLayers) {
         return new KvPlan(
-                kvLayers.clone(), new boolean[kvLayers.length], 0, 0, false, OptionalInt.empty(), Optional.empty());
+                kvLayers.clone(),
+                new boolean[kvLayers.length],
+                0,
+                0,
+                false,
+                OptionalInt.empty(),
+                Optional.empty(),
+                Optional.empty());
     }
 
     /** Every layer reads its own keys and values: an ordinary decoder. */
@@ -434,7 +453,7 @@ public final class KvPlan {
             checkLayer(layer);
             marks[layer] = true;
         }
-        return new KvPlan(kvLayer, marks, width, sinks, strictDiagonal, prefillPasses, automatic);
+        return new KvPlan(kvLayer, marks, width, sinks, strictDiagonal, prefillPasses, automatic, eviction);
     }
 
     /**
@@ -447,7 +466,7 @@ public final class KvPlan {
         if (positions < 0) {
             throw new InvalidPlanException("sinks=" + positions + " is negative", (long) positions, 0L);
         }
-        return new KvPlan(kvLayer, windowed, window, positions, strictDiagonal, prefillPasses, automatic);
+        return new KvPlan(kvLayer, windowed, window, positions, strictDiagonal, prefillPasses, automatic, eviction);
     }
 
     /**
@@ -482,12 +501,23 @@ public final class KvPlan {
         if (recent < 1) {
             throw new InvalidPlanException("window=" + recent + " is too small, the least is 1", (long) recent, 1L);
         }
-        return new KvPlan(kvLayer, windowed, recent, sinks, strictDiagonal, prefillPasses, Optional.of(how));
+        return new KvPlan(kvLayer, windowed, recent, sinks, strictDiagonal, prefillPasses, Optional.of(how), eviction);
+    }
+
+    /**
+     * This plan with layers that keep some tokens of a sequence when its prompt has ended.
+     *
+     * @throws InvalidPlanException if it skips a layer that does not exist, no layer is left to evict from, retention is
+     *     automatic, or a layer reads through a window what another one needs in full
+     */
+    public KvPlan withEviction(Eviction which) {
+        return new KvPlan(
+                kvLayer, windowed, window, sinks, strictDiagonal, prefillPasses, automatic, Optional.of(which));
     }
 
     /** This plan with every layer masking its own position, or only the upward readers. */
     public KvPlan withStrictDiagonal(boolean strict) {
-        return new KvPlan(kvLayer, windowed, window, sinks, strict, prefillPasses, automatic);
+        return new KvPlan(kvLayer, windowed, window, sinks, strict, prefillPasses, automatic, eviction);
     }
 
     /**
@@ -500,7 +530,8 @@ public final class KvPlan {
             throw new InvalidPlanException(
                     "passes=" + passes + " is negative; the least is 1, or 0 for an exact prefill", (long) passes, 0L);
         }
-        return new KvPlan(kvLayer, windowed, window, sinks, strictDiagonal, OptionalInt.of(passes), automatic);
+        return new KvPlan(
+                kvLayer, windowed, window, sinks, strictDiagonal, OptionalInt.of(passes), automatic, eviction);
     }
 
     // ---- what the plan says ---------------------------------------------------------------------------------------
@@ -595,6 +626,11 @@ public final class KvPlan {
         return automatic;
     }
 
+    /** Which tokens stay when a prompt has ended; empty if all do. */
+    public Optional<Eviction> eviction() {
+        return eviction;
+    }
+
     /** Whether this layer may turn out lazy: retention is automatic, and neither fixes it nor keeps it full. */
     public boolean mayBeLazy(int layer) {
         checkLayer(layer);
@@ -635,9 +671,12 @@ public final class KvPlan {
         return prefillPasses;
     }
 
-    /** Whether this is an ordinary decoder: kv(i) = i everywhere, no window, automatic or not, no strict diagonal. */
+    /**
+     * Whether this is an ordinary decoder: kv(i) = i everywhere, no window, automatic or not, no strict diagonal, no
+     * eviction.
+     */
     public boolean isStandard() {
-        return window == 0 && !strictDiagonal && Arrays.equals(kvLayer, identity(layers()));
+        return window == 0 && !strictDiagonal && eviction.isEmpty() && Arrays.equals(kvLayer, identity(layers()));
     }
 
     /**
@@ -685,6 +724,7 @@ public final class KvPlan {
             out.append(" and ").append(sinks).append(sinks == 1 ? " sink" : " sinks");
         }
         automatic.ifPresent(how -> out.append(", automatic retention ").append(how));
+        eviction.ifPresent(which -> out.append(", eviction ").append(which));
         if (strictDiagonal) {
             out.append(", strict diagonal");
         }
@@ -715,7 +755,8 @@ public final class KvPlan {
                 && sinks == that.sinks
                 && strictDiagonal == that.strictDiagonal
                 && prefillPasses.equals(that.prefillPasses)
-                && automatic.equals(that.automatic);
+                && automatic.equals(that.automatic)
+                && eviction.equals(that.eviction);
     }
 
     @Override
@@ -737,6 +778,7 @@ public final class KvPlan {
             text.append(";sinks=").append(sinks);
         }
         automatic.ifPresent(how -> text.append(';').append(how));
+        eviction.ifPresent(which -> text.append(';').append(which.text(sinks == 0)));
         if (strictDiagonal) {
             text.append(";strict");
         }
@@ -813,6 +855,25 @@ public final class KvPlan {
                     "full=" + how.fullLayers() + " is more than the " + candidates + " layers to choose from",
                     (long) how.fullLayers(),
                     candidates);
+        }
+    }
+
+    private void checkEviction(Eviction which) {
+        which.skipped().forEach(this::checkLayer);
+        if (automatic.isPresent()) {
+            throw new InvalidPlanException("eviction cannot be combined with lazy layers that are told at run time");
+        }
+        for (int i = 0; i < kvLayer.length; i++) {
+            if (windowed[i] && !keepsOnlyWindow(kvLayer[i])) {
+                throw new InvalidPlanException("layer " + i + " reads through a window what layer " + kvLayer[i]
+                        + " keeps for others, from which eviction may take the recent tokens");
+            }
+        }
+        if (IntStream.range(0, kvLayer.length)
+                .noneMatch(layer -> producer[layer]
+                        && !keepsOnlyWindow(layer)
+                        && !which.skipped().contains(layer))) {
+            throw new InvalidPlanException("eviction has no layer to evict from");
         }
     }
 
@@ -918,6 +979,7 @@ public final class KvPlan {
             OptionalInt queries = OptionalInt.empty();
             Optional<AutomaticRetention.Decision> decision = Optional.empty();
             Optional<int[]> keep = Optional.empty();
+            Map<String, String> evicting = new LinkedHashMap<>();
             for (int i = 1; i < parts.length; i++) {
                 String attribute = parts[i];
                 if (attribute.startsWith("window=")) {
@@ -953,10 +1015,15 @@ public final class KvPlan {
                             Arrays.stream(attribute.substring("keep=".length()).split("_", -1))
                                     .mapToInt(layer -> number(layer, 0, 0))
                                     .toArray());
+                } else if (Eviction.hasAttribute(attribute.substring(0, Math.max(0, attribute.indexOf('='))))) {
+                    int equals = attribute.indexOf('=');
+                    String name = attribute.substring(0, equals);
+                    once(name, evicting.put(name, attribute.substring(equals + 1)) == null);
                 } else {
                     throw new InvalidPlanException("the KV plan " + quoted(text) + " has the attribute "
                             + quoted(attribute) + ", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N,"
-                            + " queries=N, decide=WHEN, keep=LAYERS, strict, passes=N and exact");
+                            + " queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, skip=LAYERS, "
+                            + Eviction.parameterNames() + ", strict, passes=N and exact");
                 }
             }
             boolean isName = !parts[0].isEmpty() && parts[0].charAt(0) >= 'a' && parts[0].charAt(0) <= 'z';
@@ -978,15 +1045,21 @@ public final class KvPlan {
             if (sinks.isPresent()) {
                 once("sinks", plan.sinks == 0 || namedAutomatic);
             }
+            Optional<Eviction> eviction = eviction(evicting, sinks);
             if (how == null) {
+                boolean ofMethod = plan.window == 0
+                        && eviction.map(Eviction::parameters)
+                                .filter(numbers -> numbers.containsKey("sinks"))
+                                .isPresent();
                 return new KvPlan(
                         plan.kvLayer,
                         plan.windowed,
                         plan.window,
-                        sinks.orElse(plan.sinks),
+                        ofMethod ? 0 : sinks.orElse(plan.sinks),
                         strict,
                         passes,
-                        Optional.empty());
+                        Optional.empty(),
+                        eviction);
             }
             how = queries.isPresent() ? how.withQueries(queries.getAsInt()) : how;
             how = decision.isPresent() ? how.withDecision(decision.get()) : how;
@@ -1000,7 +1073,19 @@ public final class KvPlan {
                     sinks.orElse(ownSinks),
                     strict,
                     passes,
-                    Optional.of(how));
+                    Optional.of(how),
+                    eviction);
+        }
+
+        private static Optional<Eviction> eviction(Map<String, String> attributes, OptionalInt sinks) {
+            if (attributes.isEmpty()) {
+                return Optional.empty();
+            }
+            Eviction eviction = Eviction.parse(attributes);
+            return Optional.of(
+                    sinks.isPresent() && eviction.parameters().containsKey("sinks")
+                            ? eviction.with("sinks", sinks.getAsInt())
+                            : eviction);
         }
 
         private static int defaultRecent(AutomaticRetention how) {
@@ -1064,7 +1149,15 @@ public final class KvPlan {
             }
             int[] entries = kvLayers.stream().mapToInt(Integer::intValue).toArray();
             boolean any = marks.contains(true);
-            return new KvPlan(entries, windowed, any ? window : 0, 0, false, OptionalInt.empty(), Optional.empty());
+            return new KvPlan(
+                    entries,
+                    windowed,
+                    any ? window : 0,
+                    0,
+                    false,
+                    OptionalInt.empty(),
+                    Optional.empty(),
+                    Optional.empty());
         }
 
         private KvPlan named(String name) {

@@ -9,6 +9,7 @@ import io.kvfold.KvPlan.Position;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Map;
 import java.util.OptionalDouble;
 import java.util.Random;
 import java.util.stream.IntStream;
@@ -100,6 +101,37 @@ final class KvPlanTest {
         assertThat(plan.withWindow(5, 0).window()).hasValue(5);
         assertThat(KvPlan.of(0, 2, 2).prefillPasses()).isEmpty();
         assertThat(KvPlan.of(0, 2, 2).window()).isEmpty();
+    }
+
+    @Test
+    void evictionIsPartOfAPlan() {
+        KvPlan plan = KvPlan.parse("cla:2;skip=0;lag=128;sinks=2;evict=lagkv:0.250", 4);
+        assertThat(plan).hasToString("0_0_2_2;evict=lagkv:0.25;sinks=2;skip=0");
+        Eviction eviction = plan.eviction().orElseThrow();
+        assertThat(eviction.method()).isEqualTo(Eviction.Method.LAGKV);
+        assertThat(eviction.parameters()).containsExactly(Map.entry("lag", 128), Map.entry("sinks", 2));
+        assertThat(eviction.budget(2, 1000)).isEqualTo(250);
+        assertThat(eviction.budget(0, 1000)).isEqualTo(1000);
+        assertThat(KvPlan.of(0, 0, 2, 2).withEviction(eviction)).isEqualTo(plan);
+        assertThat(plan.isStandard()).isFalse();
+        assertThat(KvPlan.standard(2).withEviction(Eviction.keeping(Eviction.Method.KNORM, 64)))
+                .hasToString("0_1;evict=knorm:64")
+                .isEqualTo(KvPlan.parse("0_1;evict=knorm:64"));
+    }
+
+    @Test
+    void windowsAndEvictionHaveTheSameSinks() {
+        KvPlan plan = KvPlan.parse("yoco:8;evict=streaming:64;sinks=2", 4);
+        assertThat(plan).hasToString("0s_1s_2_2;window=8;sinks=2;evict=streaming:64");
+        assertThat(plan.eviction().orElseThrow().parameters()).containsEntry("sinks", 2);
+        assertThat(KvPlan.parse(plan.toString())).isEqualTo(plan);
+        assertThat(KvPlan.parse("standard;evict=streaming:64;sinks=2", 2))
+                .hasToString("0_1;evict=streaming:64;sinks=2");
+        assertThatExceptionOfType(InvalidPlanException.class)
+                .isThrownBy(() -> KvPlan.yoco(4, 8)
+                        .withEviction(
+                                Eviction.keeping(Eviction.Method.STREAMING, 64).with("sinks", 2)))
+                .withMessageContaining("sinks=2");
     }
 
     @Test
@@ -424,8 +456,8 @@ final class KvPlanTest {
                 "yoco:4;window=8 | the KV plan \"yoco:4;window=8\" gives window twice",
                 "0_1_1_1;strict;strict | the KV plan \"0_1_1_1;strict;strict\" gives strict twice",
                 "0_1_1_1;exact;passes=2 | the KV plan \"0_1_1_1;exact;passes=2\" gives passes or exact twice",
-                "0_1_1_1;   | the KV plan \"0_1_1_1;\" has the attribute \"\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, strict, passes=N and exact",
-                "0_1_1_1;loose | the KV plan \"0_1_1_1;loose\" has the attribute \"loose\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, strict, passes=N and exact",
+                "0_1_1_1;   | the KV plan \"0_1_1_1;\" has the attribute \"\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, skip=LAYERS, lag=N, strict, passes=N and exact",
+                "0_1_1_1;loose | the KV plan \"0_1_1_1;loose\" has the attribute \"loose\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, skip=LAYERS, lag=N, strict, passes=N and exact",
                 "0_1_1_1;passes=x | \"passes=x\" in the KV plan needs a number of at most 9 digits, not \"x\"",
                 "lckv       | the KV plan \"lckv\" needs a number, as in lckv:2",
                 "lckv:      | \"lckv:\" in the KV plan needs a number of at most 9 digits, not \"\"",

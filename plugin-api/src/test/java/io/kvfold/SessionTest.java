@@ -233,6 +233,31 @@ class SessionTest {
         }
     }
 
+    /** Several turns, so that tokens were evicted twice. */
+    @ParameterizedTest
+    @ValueSource(
+            strings = {"standard;evict=knorm:64", "0_0_2;evict=keydiff:0.5;skip=0", "standard;evict=lagkv:64;lag=16"})
+    void whatEvictionLeftGoesIntoAnotherEngineWithTheState(String plan) {
+        Session session = Session.of(store, "a");
+        KvPlan parsed = KvPlan.parse(plan, TinyModel.LAYERS);
+        String document = document(300, 1);
+        String first;
+        String second;
+        Answer continued;
+        try (Engine engine = small(1).kvPlan(parsed).open()) {
+            first = ask(engine, session, body(document)).text();
+            second = ask(engine, session, body(document, first, "why")).text();
+            continued = ask(engine, null, body(document, first, "why", second, "how"));
+        }
+        try (Engine engine = small(1).kvPlan(parsed).open()) {
+            Answer restored = ask(engine, session, body(document, first, "why", second, "how"));
+            assertThat(restored.cachedTokens())
+                    .isEqualTo(continued.cachedTokens())
+                    .isGreaterThan(300);
+            assertThat(restored.text()).isEqualTo(continued.text());
+        }
+    }
+
     @ParameterizedTest
     @ValueSource(
             strings = {

@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.AutomaticRetention;
+import io.kvfold.Eviction;
 import io.kvfold.InvalidModelException;
 import io.kvfold.KvPlan;
 import io.kvfold.UnsupportedOperationByModelException;
@@ -198,7 +199,11 @@ final class InspectCommand implements Callable<Integer> {
                         .filter(AutomaticRetention::isByNumber)
                         .isPresent();
         kv.put("bytes_in_use_most", inUse(estimate, context, lazyAtLeast, false));
-        kv.put("bytes_in_use_least", inUse(estimate, context, exactly ? lazyAtLeast : undecided, true));
+        kv.put(
+                "bytes_in_use_least",
+                plan != null && plan.eviction().isPresent()
+                        ? leftOf(estimate, context, plan.eviction().get())
+                        : inUse(estimate, context, exactly ? lazyAtLeast : undecided, true));
         if (plan != null && plan.window().isPresent()) {
             layers(plan, plan::usesWindow).forEach(kv.putArray("lazy_layers")::add);
             layers(plan, plan::mayBeLazy).forEach(kv.putArray("layers_that_may_be_lazy")::add);
@@ -228,6 +233,14 @@ final class InspectCommand implements Callable<Integer> {
                 .mapToLong(row -> row * (tokens - kept))
                 .sum();
         return all - forgotten;
+    }
+
+    /** What is left of a prompt of so many tokens when it has ended. */
+    private static long leftOf(MemoryEstimate estimate, long tokens, Eviction eviction) {
+        long window = Math.min(tokens, estimate.window());
+        return estimate.storage().stream()
+                .mapToLong(layer -> row(layer) * (layer.windowed() ? window : eviction.budget(layer.layer(), tokens)))
+                .sum();
     }
 
     private static long row(MemoryEstimate.Storage layer) {
@@ -316,6 +329,7 @@ final class InspectCommand implements Callable<Integer> {
         }
         plan(file, facts.path("layers").asInt()).ifPresent(plan -> {
             line(out, "lazy layers", lazyLayers(plan));
+            plan.eviction().ifPresent(eviction -> line(out, "eviction", eviction(eviction, kv)));
             if (plan.isStandard()) {
                 line(out, "KV plan", "standard: every layer keeps keys and values of its own");
             } else {
@@ -324,6 +338,16 @@ final class InspectCommand implements Callable<Integer> {
                 out.println(plan.picture());
             }
         });
+    }
+
+    private static String eviction(Eviction eviction, ObjectNode kv) {
+        int tokens = kv.path("context_size").asInt();
+        String skipped = eviction.skipped().isEmpty()
+                ? ""
+                : ", all of them in layers " + Values.ranges(List.copyOf(eviction.skipped()));
+        return Values.format(
+                "%s leaves %d of %d tokens when a prompt has ended%s",
+                eviction.method().label(), eviction.budget(-1, tokens), tokens, skipped);
     }
 
     private static String used(ObjectNode kv) {

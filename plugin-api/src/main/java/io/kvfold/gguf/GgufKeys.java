@@ -64,6 +64,14 @@ public final class GgufKeys {
     }
 
     /**
+     * String: which tokens stay when a prompt has ended, as attributes of a {@link io.kvfold.KvPlan}'s text, such as
+     * {@code evict=knorm:1024;skip=0}. Written together with {@link #kvLayerMap}.
+     */
+    public static String kvEviction(String architecture) {
+        return architecture + ".attention.kv_eviction";
+    }
+
+    /**
      * Uint32, {@code n_swa} of llama.cpp: a query at position {@code p} sees the keys at positions greater than
      * {@code p - n_swa}, so that {@code n_swa} counts the query's own token.
      */

@@ -1,5 +1,6 @@
 package io.kvfold.gguf;
 
+import io.kvfold.Eviction;
 import io.kvfold.InvalidModelException;
 import io.kvfold.InvalidPlanException;
 import io.kvfold.KvPlan;
@@ -30,9 +31,14 @@ public final class GgufKvPlan {
         Optional<Integer> passes = uint32(file, GgufKeys.kvPrefillPasses(architecture));
         Optional<boolean[]> windowLayers = file.bools(windowLayersKey);
         Optional<Integer> sinks = uint32(file, GgufKeys.kvWindowSinks(architecture));
+        Optional<String> eviction = file.string(GgufKeys.kvEviction(architecture));
         Optional<long[]> map = file.integers(mapKey);
         if (map.isEmpty()) {
-            if (strict.isPresent() || passes.isPresent() || windowLayers.isPresent() || sinks.isPresent()) {
+            if (strict.isPresent()
+                    || passes.isPresent()
+                    || windowLayers.isPresent()
+                    || sinks.isPresent()
+                    || eviction.isPresent()) {
                 throw new InvalidModelException(file.path() + ": other keys of a KV plan without " + mapKey);
             }
             return Optional.empty();
@@ -69,7 +75,8 @@ public final class GgufKvPlan {
                         windowed);
             }
         }
-        return Optional.of(sinks.isPresent() ? plan.withSinks(sinks.get()) : plan);
+        plan = sinks.isPresent() ? plan.withSinks(sinks.get()) : plan;
+        return Optional.of(eviction.isPresent() ? plan.withEviction(Eviction.parse(eviction.get())) : plan);
     }
 
     /**
@@ -102,6 +109,7 @@ public final class GgufKvPlan {
                 writer.put(GgufKeys.kvWindowSinks(architecture), plan.sinks());
             }
         });
+        plan.eviction().ifPresent(eviction -> writer.put(GgufKeys.kvEviction(architecture), eviction.toString()));
     }
 
     /**
@@ -123,7 +131,8 @@ public final class GgufKvPlan {
                 GgufKeys.kvStrictDiagonal(architecture),
                 GgufKeys.kvPrefillPasses(architecture),
                 GgufKeys.kvWindowLayers(architecture),
-                GgufKeys.kvWindowSinks(architecture)));
+                GgufKeys.kvWindowSinks(architecture),
+                GgufKeys.kvEviction(architecture)));
         if (plan.window().isPresent()) {
             replaced.add(GgufKeys.slidingWindow(architecture));
         }

@@ -76,6 +76,10 @@ final class PreemptionTest {
         "lighttransfer:2;window=8;sinks=2;queries=4, F32, OFF",
         "lighttransfer:3;window=8;sinks=2;queries=4;decide=decode, F32, OFF",
         "simlayerkv:0.6;window=8;sinks=2;queries=4, F32, OFF",
+        "standard;evict=knorm:24, F16, ON",
+        "cla:2;evict=keydiff:0.5;skip=0, Q8_0, ON",
+        "lckv:2;evict=streaming:24, F32, OFF",
+        "yoco:32;evict=lagkv:24;lag=4, F32, OFF",
     })
     void everyAnswerIsThatOfTheRequestAlone(String plan, KvType type, FlashAttention attention) throws IOException {
         compare(

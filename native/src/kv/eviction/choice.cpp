@@ -1,0 +1,146 @@
+#include "kv/eviction/choice.h"
+
+#include "kv/eviction/method.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace kvfold {
+
+namespace {
+
+// [n][d]
+struct matrix {
+    const float * data;
+    uint32_t      n;
+    uint32_t      d;
+
+    matrix(const std::vector<float> & from, uint32_t n) : data(from.data()), n(n), d((uint32_t) (from.size()/n)) {}
+
+    const float * row(uint32_t i) const { return data + (size_t) i*d; }
+};
+
+double norm(const float * x, uint32_t d) {
+    return std::sqrt(std::inner_product(x, x + d, x, 0.0));
+}
+
+std::vector<float> knorm(const matrix & k) {
+    std::vector<float> scores(k.n);
+    for (uint32_t i = 0; i < k.n; ++i) {
+        scores[i] = (float) -norm(k.row(i), k.d);
+    }
+    return scores;
+}
+
+std::vector<float> keydiff(const matrix & k) {
+    static constexpr double least_norm = 1e-12; // of a key that points nowhere
+    std::vector<double>     anchor(k.d);
+    for (uint32_t i = 0; i < k.n; ++i) {
+        const double length = std::max(norm(k.row(i), k.d), least_norm);
+        for (uint32_t c = 0; c < k.d; ++c) {
+            anchor[c] += k.row(i)[c]/length/k.n;
+        }
+    }
+    const double       anchor_norm = std::sqrt(std::inner_product(anchor.begin(), anchor.end(), anchor.begin(), 0.0));
+    std::vector<float> scores(k.n);
+    for (uint32_t i = 0; i < k.n; ++i) {
+        const double product = std::inner_product(anchor.begin(), anchor.end(), k.row(i), 0.0);
+        scores[i] = (float) (-product/std::max(norm(k.row(i), k.d)*anchor_norm, least_norm));
+    }
+    return scores;
+}
+
+// The first ones of all, then the later the sooner.
+std::vector<float> streaming(uint32_t n, uint32_t n_sinks) {
+    std::vector<float> scores(n, 1.0f);
+    for (uint32_t i = n_sinks; i < n; ++i) {
+        scores[i] = (float) (i - n_sinks)/(float) (n - n_sinks);
+    }
+    return scores;
+}
+
+// For the tokens of a chunk: softmax over them of how unequal a token's channels are, each measured by its range in the next chunk.
+std::vector<double> stand_out(const matrix & x, uint32_t first, uint32_t lag) {
+    std::vector<double> low(x.d, INFINITY), high(x.d, -INFINITY);
+    for (uint32_t i = first + lag; i < first + 2*lag; ++i) {
+        for (uint32_t c = 0; c < x.d; ++c) {
+            low[c]  = std::min<double>(low[c],  x.row(i)[c]);
+            high[c] = std::max<double>(high[c], x.row(i)[c]);
+        }
+    }
+    std::vector<double> scores(lag);
+    for (uint32_t i = 0; i < lag; ++i) {
+        double sum = 0, squares = 0;
+        for (uint32_t c = 0; c < x.d; ++c) {
+            const double range = high[c] - low[c];
+            const double value = range > 0 ? (x.row(first + i)[c] - low[c])/range : 0;
+            sum     += value;
+            squares += value*value;
+        }
+        scores[i] = std::sqrt(std::max(0.0, squares - sum*sum/x.d)/std::max(1u, x.d - 1));
+    }
+    const double highest = *std::max_element(scores.begin(), scores.end());
+    for (double & each : scores) {
+        each = std::exp(each - highest);
+    }
+    const double all = std::accumulate(scores.begin(), scores.end(), 0.0);
+    for (double & each : scores) {
+        each /= all;
+    }
+    return scores;
+}
+
+// Ranks within each chunk; of the last whole chunk and what follows it nothing is compared with.
+std::vector<float> lagkv(const matrix & k, const matrix & v, uint32_t n_sinks, uint32_t lag) {
+    if (k.n < (uint64_t) n_sinks + 2*(uint64_t) lag) {
+        return streaming(k.n, std::min(n_sinks, k.n));
+    }
+    std::vector<float> scores(k.n, 1.0f);
+    for (uint32_t first = n_sinks; first + 2*(uint64_t) lag <= k.n; first += lag) {
+        const auto            of_k = stand_out(k, first, lag), of_v = stand_out(v, first, lag);
+        std::vector<uint32_t> order(lag);
+        std::iota(order.begin(), order.end(), 0);
+        std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return of_k[a] + of_v[a] < of_k[b] + of_v[b]; });
+        for (uint32_t rank = 0; rank < lag; ++rank) {
+            scores[first + order[rank]] = (float) rank/(float) lag;
+        }
+    }
+    return scores;
+}
+
+} // namespace
+
+bool evict_reads_values(const kvfold_plan & plan) {
+    return plan.evict == EVICT_LAGKV;
+}
+
+std::vector<float> evict_scores(const kvfold_plan & plan, const head_rows & rows) {
+    const matrix k(rows.k, rows.n);
+    switch (plan.evict) {
+        case EVICT_KNORM:   return knorm(k);
+        case EVICT_KEYDIFF: return keydiff(k);
+        case EVICT_LAGKV:   return lagkv(k, matrix(rows.v, rows.n), evict_parameter_of(plan, "sinks"), evict_parameter_of(plan, "lag"));
+        default:            return streaming(rows.n, std::min(evict_parameter_of(plan, "sinks"), rows.n));
+    }
+}
+
+std::vector<uint32_t> keep_highest(const std::vector<float> & scores, uint32_t n_kept) {
+    std::vector<uint32_t> rows(scores.size());
+    std::iota(rows.begin(), rows.end(), 0);
+    if (n_kept < rows.size()) {
+        const auto higher = [&](uint32_t a, uint32_t b) {
+            return scores[a] > scores[b] || (std::isnan(scores[a]) && !std::isnan(scores[b]));
+        };
+        if (64*(uint64_t) n_kept <= rows.size()) {
+            std::partial_sort(rows.begin(), rows.begin() + n_kept, rows.end(), higher);
+        } else {
+            std::nth_element(rows.begin(), rows.begin() + n_kept - 1, rows.end(), higher);
+        }
+        rows.resize(n_kept);
+        std::sort(rows.begin(), rows.end());
+    }
+    return rows;
+}
+
+} // namespace kvfold

@@ -1,0 +1,46 @@
+#include "kv/eviction/evicted.h"
+
+#include "llama-io.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace kvfold {
+
+void evicted::write(llama_io_write_i & io) const {
+    const auto number = [&](uint32_t value) { io.write(&value, sizeof(value)); };
+    number((uint32_t) points.size());
+    for (const llama_pos point : points) {
+        number((uint32_t) point);
+    }
+    if (!points.empty()) {
+        number(n_cells);
+        std::for_each(n_rows.begin(), n_rows.end(), number);
+    }
+}
+
+evicted evicted::read(const kvfold_plan & plan, const std::function<uint32_t()> & next) {
+    evicted found;
+    for (uint32_t n = next(); n > 0; --n) {
+        const uint32_t point = next();
+        if (point > INT32_MAX || (llama_pos) point <= found.n_compact()) {
+            throw std::runtime_error("it says that tokens were evicted at " + std::to_string(point) + " tokens");
+        }
+        found.points.push_back((llama_pos) point);
+    }
+    if (found.points.empty()) {
+        return found;
+    }
+    found.n_cells = next();
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        found.n_rows.push_back(next());
+    }
+    const uint32_t most = *std::max_element(found.n_rows.begin(), found.n_rows.end());
+    if (found.n_cells < 1 || found.n_cells > (uint32_t) found.n_compact() || found.n_cells != most) {
+        throw std::runtime_error("it says that " + std::to_string(found.n_cells) + " cells are left of " + std::to_string(found.n_compact()) + " tokens");
+    }
+    return found;
+}
+
+} // namespace kvfold

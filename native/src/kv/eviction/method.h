@@ -1,0 +1,46 @@
+// The methods of token eviction by the names of the literature, and what each can be told.
+#pragma once
+
+#include "hooks/kv-plan.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace kvfold {
+
+struct evict_parameter {
+    const char * name;
+    uint32_t     usual, least, most;
+};
+
+struct evict_method {
+    const char *                 name;
+    std::vector<evict_parameter> parameters;
+
+    // The place of a parameter among them; -1: the method has no such parameter.
+    int find(const std::string & parameter) const;
+};
+
+// Which one a plan evicts by.
+enum evict_by : uint8_t {
+    EVICT_NOTHING,
+    EVICT_KNORM,     // keys with the smallest norm stay (arXiv 2406.11430)
+    EVICT_KEYDIFF,   // those least like their mean (arXiv 2504.15364)
+    EVICT_LAGKV,     // those that stand out from the next tokens, keys and values (arXiv 2504.04704)
+    EVICT_STREAMING, // the first and the most recent ones (arXiv 2309.17453)
+};
+
+// By evict_by.
+const std::vector<evict_method> & evict_methods();
+
+// A parameter of the plan's method, which has it.
+uint32_t evict_parameter_of(const kvfold_plan & plan, const char * name);
+
+// Tokens that a layer keeps of a sequence of n_tokens.
+uint32_t evict_budget_of(const kvfold_plan & plan, uint32_t il, uint32_t n_tokens);
+
+// The most that it keeps of them in any layer.
+uint32_t evict_largest_budget_of(const kvfold_plan & plan, uint32_t n_tokens);
+
+} // namespace kvfold

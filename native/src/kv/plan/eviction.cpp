@@ -1,0 +1,143 @@
+#include "kv/plan/eviction.h"
+
+#include "kv/eviction/method.h"
+#include "kv/plan/grammar.h"
+
+#include <algorithm>
+#include <set>
+
+namespace kvfold::plans {
+
+static std::string known_methods() {
+    std::string names;
+    for (size_t i = 1; i < evict_methods().size(); ++i) {
+        names += (i == 1 ? "" : i + 1 == evict_methods().size() ? " and " : ", ") + std::string(evict_methods()[i].name);
+    }
+    return names;
+}
+
+static uint8_t find_method(const std::string & name) {
+    const auto & all = evict_methods();
+    const auto   at  = std::find_if(all.begin() + 1, all.end(), [&](const evict_method & each) { return each.name == name; });
+    if (at == all.end()) {
+        fail("'" + name + "' is no method of eviction; known are " + known_methods());
+    }
+    return (uint8_t) (at - all.begin());
+}
+
+static void parse_budget(kvfold_plan & plan, const std::string & text) {
+    if (text.find('.') == std::string::npos) {
+        plan.evict_budget = parse_number(text, "number of tokens to keep", 1, 999999999);
+        return;
+    }
+    plan.evict_share = parse_decimal(text, "share of tokens to keep");
+    if (plan.evict_share == 0) {
+        fail("the share of tokens to keep is " + text + ", allowed are numbers above 0");
+    }
+}
+
+bool is_about_eviction(const std::string & attribute) {
+    const auto & all = evict_methods();
+    return attribute == "evict" || attribute == "skip" ||
+           std::any_of(all.begin(), all.end(), [&](const evict_method & each) { return each.find(attribute) >= 0; });
+}
+
+std::string eviction_parameters() {
+    std::set<std::string> names;
+    for (const evict_method & method : evict_methods()) {
+        for (const evict_parameter & each : method.parameters) {
+            names.insert(each.name);
+        }
+    }
+    names.erase("sinks");
+    std::string list;
+    for (const std::string & name : names) {
+        list += (list.empty() ? "" : ", ") + name + "=N";
+    }
+    return list;
+}
+
+static bool has_windows(const kvfold_plan & plan) {
+    return plan.is_automatic() || std::any_of(plan.window.begin(), plan.window.end(), [](uint8_t window) { return window != 0; });
+}
+
+void parse_eviction(kvfold_plan & plan, const std::map<std::string, std::string> & attributes) {
+    const auto found = attributes.find("evict");
+    if (found == attributes.end()) {
+        for (const auto & [name, _] : attributes) {
+            if (is_about_eviction(name) && name != "sinks") { // which windows have as well
+                fail(name + " belongs to eviction: evict=METHOD:BUDGET");
+            }
+        }
+        return;
+    }
+    const size_t colon = found->second.find(':');
+    if (colon == std::string::npos) {
+        fail("evict=" + found->second + " needs a budget, in tokens or as a share of them, as in evict=knorm:1024 or evict=knorm:0.25");
+    }
+    plan.evict = find_method(found->second.substr(0, colon));
+    parse_budget(plan, found->second.substr(colon + 1));
+
+    const evict_method & method = evict_methods()[plan.evict];
+    for (size_t i = 0; i < method.parameters.size(); ++i) {
+        plan.evict_parameters[i] = method.parameters[i].usual;
+    }
+    for (const auto & [name, value] : attributes) {
+        const int i = method.find(name);
+        if (i >= 0) {
+            plan.evict_parameters[i] = parse_number(value, name, method.parameters[i].least, method.parameters[i].most);
+        } else if (name == "skip") {
+            for (const std::string & layer : split(value, '_')) {
+                plan.evict_skip[parse_number(layer, "layer to leave alone", 0, plan.n_layer - 1)] = 1;
+            }
+        } else if (name != "evict" && name != "sinks" && is_about_eviction(name)) {
+            fail(std::string(method.name) + " has no " + name);
+        }
+    }
+    const int i_sinks = method.find("sinks");
+    if (i_sinks >= 0 && has_windows(plan) && plan.n_sinks > 0) {
+        plan.evict_parameters[i_sinks] = plan.n_sinks;
+    } else if (i_sinks >= 0 && has_windows(plan) && plan.evict_parameters[i_sinks] != method.parameters[i_sinks].usual) {
+        fail("windows and eviction keep the same sinks, but only eviction has sinks=" + std::to_string(plan.evict_parameters[i_sinks]));
+    } else if (i_sinks >= 0 && !has_windows(plan)) {
+        plan.n_sinks = 0; // they are the method's alone
+    }
+}
+
+void parse_eviction(kvfold_plan & plan, const std::string & text) {
+    std::map<std::string, std::string> attributes;
+    for (const std::string & each : split(text, ';')) {
+        const size_t      eq   = each.find('=');
+        const std::string name = each.substr(0, eq);
+        if (eq == std::string::npos || !is_about_eviction(name) || !attributes.emplace(name, each.substr(eq + 1)).second) {
+            fail("'" + each + "' in '" + text + "' is no attribute of eviction, or is there twice");
+        }
+    }
+    parse_eviction(plan, attributes);
+}
+
+std::string eviction_text(const kvfold_plan & plan) {
+    if (!plan.evicts()) {
+        return "";
+    }
+    const evict_method & method = evict_methods()[plan.evict];
+    std::string text = std::string(";evict=") + method.name + ":";
+    text += plan.evict_budget > 0 ? std::to_string(plan.evict_budget) : decimal_text(plan.evict_share);
+    for (size_t i = 0; i < method.parameters.size(); ++i) {
+        const evict_parameter & each = method.parameters[i];
+        const bool is_said = each.name == std::string("sinks") && plan.n_sinks > 0;
+        if (plan.evict_parameters[i] != each.usual && !is_said) {
+            text += std::string(";") + each.name + "=" + std::to_string(plan.evict_parameters[i]);
+        }
+    }
+    const char * separator = ";skip=";
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        if (plan.evict_skip[il]) {
+            text += separator + std::to_string(il);
+            separator = "_";
+        }
+    }
+    return text;
+}
+
+} // namespace kvfold::plans

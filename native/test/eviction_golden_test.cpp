@@ -1,0 +1,52 @@
+// Logits after eviction, next to those of kvpress. Needs ../shared/golden-eviction and ../shared/models/stories260K.gguf, which are
+// not part of the project.
+
+#include "golden_eviction.h"
+#include "kvfold_test.h"
+
+#include <algorithm>
+#include <cmath>
+
+using namespace kvfold_test;
+
+// In the lowest layer equal tokens have keys of equal norm, so that rounding decides which of them stays.
+static bool is_decided_by_rounding(const std::string & name) {
+    return name.rfind("knorm", 0) == 0;
+}
+
+int main() {
+    const std::string     path = environment("KVFOLD_TRAINED_MODEL");
+    const golden_eviction golden(environment("KVFOLD_GOLDEN_EVICTION"));
+    if (!golden.is_there() || read_file(path).empty()) {
+        fprintf(stderr, "skipped: no golden results, or no model at '%s'\n", path.c_str());
+        return 77;
+    }
+    int  n_compared = 0;
+    auto tokens     = golden.tokens();
+    tokens.pop_back(); // the last row of logits is that of the token before it
+    for (const std::string & name : golden.cases) {
+        const std::string plan = "standard;" + golden_eviction::attributes_of(name);
+        for (const bool flash : { true, false }) {
+            const engine e({ { "model", path }, { "ctx-size", 512 }, { "parallel", 1 }, { "threads", 2 }, { "kv-plan", plan },
+                             { "cache-type-k", "f32" }, { "cache-type-v", "f32" }, { "flash-attn", flash ? "on" : "off" } });
+            if (e.opened.status == KVFOLD_ERROR_PLAN_INVALID) {
+                printf("%s: %s\n", plan.c_str(), e.opened.message().c_str());
+                break;
+            }
+            n_compared++;
+            CHECK(e.ok());
+            std::vector<float> logits;
+            CHECK_EQUAL(evaluate(e, tokens, logits, golden.n_prompt - 1).status, (int) KVFOLD_OK);
+            const auto expected = golden.tensor<float>("logits/" + name);
+            CHECK_EQUAL(logits.size(), expected.size());
+            float difference = 0;
+            for (size_t i = 0; i < std::min(logits.size(), expected.size()); i++) {
+                difference = std::max(difference, std::fabs(logits[i] - expected[i]));
+            }
+            printf("%s, flash attention %s: logits differ by %g\n", plan.c_str(), flash ? "on" : "off", difference);
+            CHECK(difference <= 1e-3f || is_decided_by_rounding(name));
+        }
+    }
+    CHECK(n_compared >= 16);
+    return report();
+}

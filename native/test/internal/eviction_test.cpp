@@ -1,0 +1,349 @@
+// Which tokens are evicted, and that what is left of a sequence is what was chosen, byte by byte, in fewer cells.
+//
+//     eviction_test [GOLDEN MODEL]    also compares with ../shared/golden-eviction, which is not part of the project
+
+#include "../golden_eviction.h"
+#include "kv_test_context.h"
+
+#include "kv/eviction/choice.h"
+#include "kv/eviction/evictor.h"
+#include "kv/eviction/rows.h"
+#include "kv/memory/folded_memory.h"
+
+#include "llama-model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+using rows_t = std::vector<uint32_t>;
+
+// Whether rows are those with the highest scores, as far as these can be told apart.
+static bool are_highest(const std::vector<float> & scores, const rows_t & rows) {
+    std::vector<bool> kept(scores.size());
+    for (const uint32_t row : rows) {
+        kept[row] = true;
+    }
+    const auto [least, most] = std::minmax_element(scores.begin(), scores.end());
+    float lowest = INFINITY, highest = -INFINITY;
+    for (size_t i = 0; i < scores.size(); ++i) {
+        (kept[i] ? lowest : highest) = kept[i] ? std::min(lowest, scores[i]) : std::max(highest, scores[i]);
+    }
+    return lowest >= highest - 1e-5f*(*most - *least);
+}
+
+static std::string text_of(const rows_t & rows) {
+    std::string text;
+    for (const uint32_t row : rows) {
+        text += (text.empty() ? "" : " ") + std::to_string(row);
+    }
+    return text;
+}
+
+static void check_kept(const std::string & attributes, const head_rows & rows, uint32_t n_kept, const rows_t & expected) {
+    const auto kept = keep_highest(evict_scores(kvfold_plan_parse("standard;" + attributes, 1), rows), n_kept);
+    check(kept == expected, attributes + " keeps " + text_of(kept) + ", not " + text_of(expected));
+}
+
+// ---- the methods, on what can be computed by hand
+
+static void methods_choose_what_their_papers_say() {
+    // norms 5, 1, 2, 3, 0.5
+    const head_rows keys = { 5, { 3, 4, 1, 0, 0, 2, -3, 0, 0.3f, 0.4f }, {} };
+    check_kept("evict=knorm:2", keys, 2, { 1, 4 });
+    check_kept("evict=knorm:4", keys, 4, { 1, 2, 3, 4 });
+
+    // four keys point to the right whatever their length, one up and one to the left
+    const head_rows directions = { 6, { 1, 0, 9, 0, 0, 1, 2, 0, -5, 0, 1, 0 }, {} };
+    check_kept("evict=keydiff:2", directions, 2, { 2, 4 });
+
+    check_kept("evict=streaming:5", { 9, std::vector<float>(9, 1.0f), {} }, 5, { 0, 1, 2, 3, 8 });
+    check_kept("evict=streaming:5;sinks=1", { 9, std::vector<float>(9, 1.0f), {} }, 5, { 0, 5, 6, 7, 8 });
+
+    // lag 2 after one sink: tokens 1 and 2 are measured by the ranges of 3 and 4, those by 5 and 6, and 5 to 7 stay
+    const std::vector<float> k = { 0, 0, 1, 1, 5, 1, 0, 0, 2, 1, 1, 1, 3, 3, 0, 0 };
+    check_kept("evict=lagkv:6;sinks=1;lag=2", { 8, k, k }, 6, { 0, 2, 4, 5, 6, 7 });
+    // too short for two chunks: the sinks and the most recent ones
+    check_kept("evict=lagkv:3;sinks=1;lag=4", { 8, k, k }, 3, { 0, 6, 7 });
+    // a channel without a range says nothing, and what is no number is no reason to fail
+    const std::vector<float> flat(16, 7.0f);
+    check_kept("evict=lagkv:7;sinks=1;lag=2", { 8, flat, flat }, 7, { 0, 2, 3, 4, 5, 6, 7 });
+    const head_rows nan = { 4, { NAN, 1, 1, 1, NAN, NAN, 2, 2 }, {} };
+    check(keep_highest(evict_scores(kvfold_plan_parse("standard;evict=knorm:2", 1), nan), 2).size() == 2, "keys that are no numbers are rows as well");
+}
+
+static void budgets_are_tokens_or_shares() {
+    check(kvfold_plan_parse("standard;evict=knorm:64", 2).str() == "0_1;evict=knorm:64", "a plan says its budget");
+    check(kvfold_plan_parse("cla:2;evict=lagkv:0.250;lag=128;sinks=2;skip=0", 4).str() == "0_0_2_2;evict=lagkv:0.25;sinks=2;skip=0", "and what is not usual");
+    const auto windows = kvfold_plan_parse("yoco:8;evict=streaming:64;sinks=2", 4);
+    check(windows.str() == "0s_1s_2_2;window=8;sinks=2;evict=streaming:64", "windows and eviction have the same sinks: " + windows.str());
+    check(kvfold_plan_parse(windows.str(), 4).evict_parameters == windows.evict_parameters, "and a plan's text says them once");
+    for (const char * text : { "standard;evict=knorm", "standard;evict=knorm:0", "standard;evict=knorm:0.0", "standard;evict=knorm:1.5",
+                               "standard;evict=nothing:5", "standard;evict=:5", "standard;evict=knorm:5;lag=4", "standard;lag=4", "standard;skip=0",
+                               "standard;evict=lagkv:5;lag=1", "standard;evict=knorm:5;skip=0_1", "standard;evict=knorm:5;evict=knorm:5",
+                               "streaming:8;evict=knorm:5", "simlayerkv:0.9;evict=knorm:5", "0_0s;window=4;evict=knorm:5", "standard;evict" }) {
+        bool refused = false;
+        try {
+            kvfold_plan_parse(text, 2);
+        } catch (const std::invalid_argument &) {
+            refused = true;
+        }
+        check(refused, std::string("refuses ") + text);
+    }
+}
+
+// ---- what is left of a sequence
+
+// The rows of each KV head of a sequence, in the order of positions.
+struct held {
+    std::vector<std::vector<float>> k, v; // [layer*n_heads + head], [n][d]
+
+    held(const tested & t, llama_seq_id seq_id, uint32_t n_rotated = 0) {
+        const llama_hparams &  hparams = llama_get_model(t.context.get())->hparams;
+        const llama_kv_cache & cache   = *kv_caches_of(t.memory()).front();
+        const llama_kv_cells & cells   = cache.get_cells(seq_id);
+        std::vector<uint32_t>  own;
+        for (uint32_t i = 0; i < cells.size(); ++i) {
+            if (!cells.is_empty(i) && cells.seq_has(i, seq_id)) {
+                own.push_back(i);
+            }
+        }
+        std::sort(own.begin(), own.end(), [&](uint32_t a, uint32_t b) { return cells.pos_get(a) < cells.pos_get(b); });
+        const uint32_t stream = cache.get_n_stream() > 1 ? (uint32_t) seq_id : 0;
+        for (const kv_tensors & layer : kv_tensors_of(cache)) {
+            const uint32_t  n_heads = hparams.n_head_kv(layer.il);
+            const cell_rows keys  (layer.k, false,              stream, own, n_heads, hparams.n_embd_head_k(layer.il));
+            const cell_rows values(layer.v, layer.v_transposed, stream, own, n_heads, hparams.n_embd_head_v(layer.il));
+            for (uint32_t h = 0; h < n_heads; ++h) {
+                k.push_back(keys.head(h, n_rotated));
+                v.push_back(values.head(h, n_rotated));
+            }
+        }
+    }
+};
+
+static std::vector<float> picked(const std::vector<float> & from, const rows_t & rows, size_t n) {
+    const size_t       d = from.size()/n;
+    std::vector<float> values;
+    for (const uint32_t row : rows) {
+        values.insert(values.end(), from.begin() + (ptrdiff_t) (row*d), from.begin() + (ptrdiff_t) ((row + 1)*d));
+    }
+    return values;
+}
+
+struct variant {
+    const char *    name;
+    context_options options;
+};
+
+static std::vector<variant> variants() {
+    const context_options usual = { 2, true, true, nullptr, GGML_TYPE_F32, KVFOLD_CPU_ATTENTION_FUSED, 512, 64 };
+    std::vector<variant>  all   = { { "f32", usual }, { "f16", usual }, { "q8_0", usual }, { "q4_0", usual }, { "streams", usual }, { "transposed", usual } };
+    all[1].options.type       = GGML_TYPE_F16;
+    all[2].options.type       = GGML_TYPE_Q8_0;
+    all[3].options.type       = GGML_TYPE_Q4_0;
+    all[4].options.unified    = false;
+    all[5].options.flash_attn = false;
+    return all;
+}
+
+static constexpr uint32_t n_prompt = 300;
+static constexpr uint32_t budget   = 100;
+
+static kv_test_model two_heads() {
+    kv_test_model spec = wide_model();
+    spec.n_head_kv = 2;
+    return spec;
+}
+
+static tested context_of(const variant & how, const std::string & plan, const kv_test_model & model = two_heads()) {
+    context_options options = how.options;
+    options.kv_plan = plan.c_str();
+    return tested(model, options);
+}
+
+static bool alike(const std::vector<float> & a, const std::vector<float> & b, float tolerance = 1e-3f) {
+    return a.size() == b.size() && !a.empty() &&
+           std::equal(a.begin(), a.end(), b.begin(), [&](float x, float y) { return std::fabs(x - y) <= tolerance; });
+}
+
+// Each head has the rows that it chooses of what a context without eviction has, in the order of their tokens.
+static void what_is_left_is_what_was_chosen(const variant & how, const std::string & attributes) {
+    const std::string name  = std::string(how.name) + ", " + attributes;
+    const std::string plan  = "standard;" + attributes + ":" + std::to_string(budget);
+    tested            whole = context_of(how, "standard"), some = context_of(how, plan);
+    const auto        first = whole.prompt(n_prompt, 1, 5);
+    check(alike(some.prompt(n_prompt, 1, 5), first), name + ": a prompt is computed with all of its tokens");
+    check(cells_in_use(*kv_caches_of(some.memory()).front(), 1) == n_prompt, name + ": and has them until the next batch");
+    const held all(whole, 1, ggml_is_quantized(how.options.type) ? 64 : 0);
+    const held raw(whole, 1);
+
+    some.decode(1, n_prompt, 1, 5);
+    check(llama_memory_seq_pos_max(some.memory(), 1) == (llama_pos) n_prompt, name + ": the next token has the next position");
+    check(cells_in_use(*kv_caches_of(some.memory()).front(), 1) == budget + 1, name + ": has the cells of its budget and one more");
+    check(some.follows_use() || !how.options.flash_attn, name + ": and their memory"); // transposed values lie side by side
+    const held left(some, 1);
+    const auto parsed = kvfold_plan_parse(plan, 4);
+    for (size_t h = 0; h < all.k.size(); ++h) {
+        const auto chosen = keep_highest(evict_scores(parsed, { n_prompt, all.k[h], all.v[h] }), budget);
+        const auto front  = [&](const std::vector<float> & of) { return std::vector<float>(of.begin(), of.begin() + (ptrdiff_t) (of.size()/(budget + 1)*budget)); };
+        check(front(left.k[h]) == picked(raw.k[h], chosen, n_prompt), name + ": keys of head " + std::to_string(h));
+        check(front(left.v[h]) == picked(raw.v[h], chosen, n_prompt), name + ": values of head " + std::to_string(h));
+    }
+}
+
+// Where all heads keep the same tokens it is as if the others had been removed.
+static void goes_on_as_if_the_others_were_gone(const variant & how) {
+    const std::string name = std::string(how.name) + ", streaming";
+    tested            some = context_of(how, "standard;evict=streaming:100;sinks=4"), removed = context_of(how, "standard");
+    // keys that are computed in another order may be rounded to another quantum
+    const float       tolerance = how.options.type == GGML_TYPE_Q4_0 ? 0.1f : how.options.type == GGML_TYPE_Q8_0 ? 0.01f : 1e-3f;
+    uint32_t          n    = 0;
+    const auto        turn = [&](const std::string & what, uint32_t n_more) {
+        const auto expected = removed.decode(n_more, (llama_pos) n, 1, 7);
+        check(alike(some.decode(n_more, (llama_pos) n, 1, 7), expected, tolerance), name + ": " + what);
+        n += n_more;
+        llama_memory_seq_rm(removed.memory(), 1, 4, (llama_pos) n - 96);
+        for (int step = 0; step < 3; ++step, ++n) {
+            const auto next = removed.decode(1, (llama_pos) n, 1, 7);
+            check(alike(some.decode(1, (llama_pos) n, 1, 7), next, tolerance), name + ": " + what + ", and token " + std::to_string(step) + " after it");
+        }
+    };
+    turn("a prompt", 300);
+    turn("the next one of the conversation", 40);
+    turn("and one that has twice the budget", 200);
+    check(llama_memory_seq_rm(some.memory(), 1, (llama_pos) n - 2, -1) && llama_memory_seq_rm(removed.memory(), 1, (llama_pos) n - 2, -1), "two tokens go");
+    check(alike(some.decode(1, (llama_pos) n - 2, 1, 9), removed.decode(1, (llama_pos) n - 2, 1, 9), tolerance), name + ": as drafts that are refused go");
+    llama_memory_seq_rm(some.memory(), 1, -1, -1);
+    check(some.committed() == 0, name + ": and nothing is left of it");
+}
+
+// Others go on meanwhile, and get the cells that it has left.
+static void others_are_as_they_were(const variant & how) {
+    tested some = context_of(how, "standard;evict=knorm:100"), alone = context_of(how, "standard;evict=knorm:100");
+    some.prompt(64, 0, 1);
+    alone.prompt(64, 0, 1);
+    some.prompt(n_prompt, 1, 5);
+    for (uint32_t n = 64; n < 264; ++n) {
+        const auto expected = alone.decode(1, (llama_pos) n, 0, 1);
+        check(alike(some.decode(1, (llama_pos) n, 0, 1), expected), std::string(how.name) + ": somebody else's token " + std::to_string(n));
+    }
+}
+
+// A layer that is left alone sees everything, the others what they keep. The last one has no part in what the others hold, so a
+// window over it is the same for one token.
+static void layers_that_are_skipped_keep_everything(const variant & how) {
+    tested some = context_of(how, "standard;evict=streaming:100;sinks=4;skip=0_1_2"), windowed = context_of(how, "0_1_2_3s;window=97;sinks=4");
+    some.prompt(n_prompt, 1, 5);
+    windowed.prompt(n_prompt, 1, 5);
+    const auto expected = windowed.decode(1, n_prompt, 1, 5);
+    check(alike(some.decode(1, n_prompt, 1, 5), expected), std::string(how.name) + ": skipped layers see all, the last one does not");
+    if (ggml_is_quantized(how.options.type) || !how.options.flash_attn) {
+        return; // rows of which too many, or none, fill a page
+    }
+    const llama_kv_cache & cache = *kv_caches_of(some.memory()).front();
+    const auto             bytes = [&](const kv_tensors & layer) { return committed_bytes(layer.k) + committed_bytes(layer.v); };
+    const auto             layers = kv_tensors_of(cache);
+    check(2*bytes(layers[3]) < bytes(layers[0]), std::string(how.name) + ": and gives memory back");
+    some.decode(60, n_prompt + 1, 1, 5);
+    const auto again = some.decode(1, n_prompt + 61, 1, 5);
+    check(!again.empty() && 2*bytes(layers[3]) < bytes(layers[0]), std::string(how.name) + ": also of a longer conversation");
+}
+
+static void copies_share_what_is_left(const variant & how) {
+    if (!how.options.unified) {
+        return; // there they have cells of their own
+    }
+    tested some = context_of(how, "standard;evict=knorm:100");
+    some.prompt(n_prompt, 0, 5);
+    llama_memory_seq_cp(some.memory(), 0, 1, -1, -1);
+    const auto a = some.decode(1, n_prompt, 0, 5), b = some.decode(1, n_prompt, 1, 5);
+    check(alike(a, b), std::string(how.name) + ": a copy goes on as the first one");
+    check(kv_caches_of(some.memory()).front()->get_cells(0).get_used() == 102, std::string(how.name) + ": in the same cells");
+    // what is another one's as well stays, whatever the budget
+    some.decode(50, n_prompt + 1, 0, 5);
+    some.decode(1, n_prompt + 51, 0, 5);
+    check(cells_in_use(*kv_caches_of(some.memory()).front(), 0) == 152, std::string(how.name) + ": shared cells are left alone");
+    check(evictor_of(some.memory())->shares(0), std::string(how.name) + ": and said to be shared");
+}
+
+static void states_hold_what_is_left(const variant & how, const std::string & plan) {
+    tested some = context_of(how, plan), restored = context_of(how, plan);
+    some.prompt(n_prompt, 0, 5);
+    some.decode(1, n_prompt, 0, 5);
+    std::vector<uint8_t> state(llama_state_seq_get_size(some.context.get(), 0));
+    llama_state_seq_get_data(some.context.get(), state.data(), state.size(), 0);
+    check(llama_state_seq_set_data(restored.context.get(), state.data(), state.size(), 1) == state.size(), plan + ": a state is restored");
+    const auto expected = some.decode(1, n_prompt + 1, 0, 5);
+    check(alike(restored.decode(1, n_prompt + 1, 1, 5), expected), plan + ": and goes on");
+    some.decode(80, n_prompt + 2, 0, 5);
+    restored.decode(80, n_prompt + 2, 1, 5);
+    const auto next = some.decode(1, n_prompt + 82, 0, 5);
+    check(alike(restored.decode(1, n_prompt + 82, 1, 5), next), plan + ": and loses tokens again as the first one does");
+    check(evictor_of(restored.memory())->of(1).points == std::vector<llama_pos>({ n_prompt, n_prompt + 82 }), plan + ": and knows when it did");
+}
+
+// ---- golden results
+
+static void compare_with_golden(const golden_eviction & golden, const std::string & model_path) {
+    const auto tokens = golden.tokens();
+    for (const std::string & name : golden.cases) {
+        const std::string plan = "standard;" + golden_eviction::attributes_of(name);
+        kvfold_plan       parsed;
+        try {
+            parsed = kvfold_plan_parse(plan, 5);
+        } catch (const std::invalid_argument &) {
+            printf("no method for %s\n", name.c_str());
+            continue;
+        }
+        llama_model_params of_model = llama_model_default_params();
+        of_model.kv_plan = "standard";
+        tested t(llama_model_ptr(llama_model_load_from_file(model_path.c_str(), of_model)), variants()[0].options);
+        t.decode_tokens({ tokens.begin(), tokens.begin() + golden.n_prompt }, 0, 0);
+        const held all(t, 0);
+        for (uint32_t il = 0; il < 5; ++il) {
+            const auto   kept   = golden.tensor<int32_t>("kept/" + name + "/" + std::to_string(il));
+            const size_t n_kept = kept.size()/4;
+            for (uint32_t h = 0; h < 4; ++h) {
+                const head_rows rows   = { (uint32_t) golden.n_prompt, all.k[il*4 + h], all.v[il*4 + h] };
+                const auto      scores = evict_scores(parsed, rows);
+                const auto      chosen = keep_highest(scores, (uint32_t) n_kept);
+                const rows_t    expected(kept.begin() + (ptrdiff_t) (h*n_kept), kept.begin() + (ptrdiff_t) ((h + 1)*n_kept));
+                check(chosen == expected || are_highest(scores, expected), name + ": layer " + std::to_string(il) + ", head " + std::to_string(h) + " keeps " + text_of(chosen) +
+                                          ", not " + text_of(expected));
+            }
+        }
+    }
+}
+
+int main(int argc, char ** argv) {
+    llama_backend_init();
+    llama_log_set([](ggml_log_level level, const char * text, void *) {
+        if (level == GGML_LOG_LEVEL_ERROR) {
+            fputs(text, stderr);
+        }
+    }, nullptr);
+    methods_choose_what_their_papers_say();
+    budgets_are_tokens_or_shares();
+    for (const variant & how : variants()) {
+        for (const char * method : { "evict=knorm", "evict=keydiff", "evict=streaming" }) {
+            what_is_left_is_what_was_chosen(how, method);
+        }
+        what_is_left_is_what_was_chosen(how, "lag=16;evict=lagkv");
+        goes_on_as_if_the_others_were_gone(how);
+        others_are_as_they_were(how);
+        layers_that_are_skipped_keep_everything(how);
+        copies_share_what_is_left(how);
+        states_hold_what_is_left(how, "standard;evict=knorm:100");
+        states_hold_what_is_left(how, "standard;evict=knorm:0.4;skip=1");
+        states_hold_what_is_left(how, "yoco:55;evict=keydiff:100");
+    }
+    const golden_eviction golden(argc > 2 ? argv[1] : "");
+    if (golden.is_there()) {
+        compare_with_golden(golden, argv[2]);
+    } else {
+        printf("not compared with golden results: they are not there\n");
+    }
+    printf("%d checks, %d failed\n", n_checks, n_failed);
+    return n_failed > 0;
+}

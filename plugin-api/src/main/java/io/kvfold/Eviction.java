@@ -1,0 +1,333 @@
+package io.kvfold;
+
+import java.math.BigDecimal;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.Objects;
+import java.util.OptionalDouble;
+import java.util.OptionalInt;
+import java.util.SortedMap;
+import java.util.SortedSet;
+import java.util.TreeMap;
+import java.util.TreeSet;
+import java.util.regex.Pattern;
+import java.util.stream.Collectors;
+
+/**
+ * Which tokens the layers of a {@link KvPlan} keep of a sequence when its prompt has ended; the memory of the others is given
+ * back.
+ *
+ * <p>Each KV head of each layer chooses for itself, {@link #budget} tokens of those that the sequence has. The tokens of the
+ * answer are added to them. The next prompt of the conversation is added too, and at its end tokens are chosen again from all
+ * that is left. A prompt that departs from what the sequence has before that point is computed anew.
+ *
+ * <p>The prompt itself is computed with all of its tokens, so that it needs their memory once.
+ *
+ * <p>Immutable.
+ *
+ * @see KvPlan#withEviction
+ */
+public final class Eviction {
+    private static final int SHARE_DIGITS = 6;
+    private static final int MANY = 999_999_999;
+    private static final Pattern NUMBER = Pattern.compile("[0-9]{1,9}");
+    private static final Pattern DECIMAL = Pattern.compile("[0-9]{1,3}\\.[0-9]{1,6}");
+    private static final String SINKS = "sinks";
+
+    /** What decides how much a token is worth. All look at keys and values alone, none at the question that is asked of them. */
+    public enum Method {
+        /** Keys with the smallest norm stay (<a href="https://arxiv.org/abs/2406.11430">L2 norm</a>). */
+        KNORM(),
+        /** Keys that are least like the mean of all stay (<a href="https://arxiv.org/abs/2504.15364">KeyDiff</a>). */
+        KEYDIFF(),
+        /**
+         * Tokens whose keys and values stand out from the tokens after them stay (<a
+         * href="https://arxiv.org/abs/2504.04704">LagKV</a>): {@code sinks} first ones always (4), and chunks of {@code lag}
+         * tokens (128) are measured by the next one.
+         */
+        LAGKV(new Parameter(SINKS, 4, 1, MANY), new Parameter("lag", 128, 2, MANY)),
+        /**
+         * The {@code sinks} first tokens (4) and the most recent ones stay (<a
+         * href="https://arxiv.org/abs/2309.17453">StreamingLLM</a>). Unlike {@link KvPlan#streaming} once for each prompt.
+         */
+        STREAMING(new Parameter(SINKS, 4, 1, MANY));
+
+        private final List<Parameter> parameters;
+
+        Method(Parameter... parameters) {
+            this.parameters = List.of(parameters);
+        }
+
+        /** Its name in the text of a plan. */
+        public String label() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+
+        private Parameter parameter(String name) {
+            return parameters.stream()
+                    .filter(parameter -> parameter.name.equals(name))
+                    .findAny()
+                    .orElseThrow(() -> new InvalidPlanException(label() + " has no " + name));
+        }
+    }
+
+    private record Parameter(String name, int usual, int least, int most) {}
+
+    private final Method method;
+    private final int tokens; // 0: a share
+    private final double share;
+    private final SortedMap<String, Integer> parameters; // those of the method, all of them
+    private final SortedSet<Integer> skipped;
+
+    private Eviction(
+            Method method,
+            int tokens,
+            double share,
+            SortedMap<String, Integer> parameters,
+            SortedSet<Integer> skipped) {
+        this.method = method;
+        this.tokens = tokens;
+        this.share = share;
+        this.parameters = parameters;
+        this.skipped = skipped;
+    }
+
+    private static Eviction of(Method method, int tokens, double share) {
+        SortedMap<String, Integer> usual = new TreeMap<>();
+        method.parameters.forEach(parameter -> usual.put(parameter.name, parameter.usual));
+        return new Eviction(method, tokens, share, usual, Collections.emptySortedSet());
+    }
+
+    /**
+     * A budget that is the same for every sequence.
+     *
+     * @param tokens that each layer keeps, from 1 to 999,999,999
+     */
+    public static Eviction keeping(Method method, int tokens) {
+        if (tokens < 1 || tokens > MANY) {
+            throw new InvalidPlanException(
+                    "the number of tokens to keep is " + tokens + ", allowed are 1 to " + MANY, (long) tokens, 1L);
+        }
+        return of(method, tokens, 0);
+    }
+
+    /**
+     * A budget that grows with the sequence.
+     *
+     * @param share of its tokens that each layer keeps, above 0 and at most 1, with at most 6 digits after the point
+     */
+    public static Eviction keepingShare(Method method, double share) {
+        if (!(share > 0 && share <= 1)
+                || BigDecimal.valueOf(share).stripTrailingZeros().scale() > SHARE_DIGITS) {
+            throw new InvalidPlanException("the share of tokens to keep is " + share
+                    + ", allowed are numbers above 0 and up to 1 with at most " + SHARE_DIGITS
+                    + " digits after the point");
+        }
+        return of(method, 0, share);
+    }
+
+    /**
+     * These with another number for the method, such as {@code lag}.
+     *
+     * @throws InvalidPlanException if the method has no such number, or it is out of its range
+     */
+    public Eviction with(String parameter, int value) {
+        Parameter known = method.parameter(parameter);
+        if (value < known.least || value > known.most) {
+            throw new InvalidPlanException(
+                    parameter + " is " + value + ", allowed are " + known.least + " to " + known.most,
+                    (long) value,
+                    (long) (value < known.least ? known.least : known.most));
+        }
+        SortedMap<String, Integer> changed = new TreeMap<>(parameters);
+        changed.put(parameter, value);
+        return new Eviction(method, tokens, share, changed, skipped);
+    }
+
+    /** These with exactly the given layers keeping every token. */
+    public Eviction skipping(int... layers) {
+        SortedSet<Integer> those = Arrays.stream(layers).boxed().collect(Collectors.toCollection(TreeSet::new));
+        return new Eviction(method, tokens, share, parameters, Collections.unmodifiableSortedSet(those));
+    }
+
+    /** What decides how much a token is worth. */
+    public Method method() {
+        return method;
+    }
+
+    /** The tokens that a layer keeps; empty if it is a share. */
+    public OptionalInt tokens() {
+        return tokens == 0 ? OptionalInt.empty() : OptionalInt.of(tokens);
+    }
+
+    /** The share of tokens that a layer keeps; empty if it is a number. */
+    public OptionalDouble share() {
+        return tokens == 0 ? OptionalDouble.of(share) : OptionalDouble.empty();
+    }
+
+    /** The numbers of the method by name, in alphabetical order; unmodifiable. */
+    public SortedMap<String, Integer> parameters() {
+        return Collections.unmodifiableSortedMap(parameters);
+    }
+
+    /** The layers that keep every token, in order; unmodifiable. */
+    public SortedSet<Integer> skipped() {
+        return skipped;
+    }
+
+    private int value(String parameter) {
+        return Objects.requireNonNull(parameters.get(parameter));
+    }
+
+    /** How many of so many tokens a layer keeps. */
+    public long budget(int layer, long sequence) {
+        if (skipped.contains(layer)) {
+            return sequence;
+        }
+        long most = tokens > 0
+                ? tokens
+                : BigDecimal.valueOf(share)
+                        .multiply(BigDecimal.valueOf(sequence))
+                        .longValue();
+        return Math.min(sequence, Math.max(1, most));
+    }
+
+    /** These as a plan with windows has them, which keep as many first tokens; the text says that number once. */
+    Eviction besideWindows(int sinks) {
+        if (!parameters.containsKey(SINKS)) {
+            return this;
+        }
+        if (sinks == 0 && value(SINKS) != method.parameter(SINKS).usual) {
+            throw new InvalidPlanException(
+                    "windows and eviction keep the same sinks, but only eviction has sinks=" + value(SINKS));
+        }
+        return sinks == 0 ? this : with(SINKS, sinks);
+    }
+
+    @Override
+    public boolean equals(Object other) {
+        return other instanceof Eviction that && toString().equals(that.toString());
+    }
+
+    @Override
+    public int hashCode() {
+        return toString().hashCode();
+    }
+
+    /** The attributes of {@link KvPlan}'s text, without a leading {@code ;}. */
+    @Override
+    public String toString() {
+        return text(true);
+    }
+
+    /** As {@link #toString()}, perhaps without the sinks, which the plan says where it has some of its own. */
+    String text(boolean withSinks) {
+        StringBuilder text = new StringBuilder("evict=").append(method.label()).append(':');
+        text.append(
+                tokens > 0
+                        ? String.valueOf(tokens)
+                        : BigDecimal.valueOf(share)
+                                .setScale(SHARE_DIGITS)
+                                .stripTrailingZeros()
+                                .toPlainString());
+        for (Parameter parameter : method.parameters) {
+            int value = value(parameter.name);
+            if (value != parameter.usual && (withSinks || !parameter.name.equals(SINKS))) {
+                text.append(';').append(parameter.name).append('=').append(value);
+            }
+        }
+        if (!skipped.isEmpty()) {
+            text.append(";skip=").append(skipped.stream().map(String::valueOf).collect(Collectors.joining("_")));
+        }
+        return text.toString();
+    }
+
+    /** Whether a plan's attribute belongs here; {@code sinks} may belong to windows as well. */
+    static boolean hasAttribute(String name) {
+        return name.equals("evict") || name.equals("skip") || NAMES.contains(name);
+    }
+
+    private static final SortedSet<String> NAMES = Arrays.stream(Method.values())
+            .flatMap(method -> method.parameters.stream())
+            .map(Parameter::name)
+            .collect(Collectors.toCollection(TreeSet::new));
+
+    /** The names of all methods' numbers but the sinks, for messages. */
+    static String parameterNames() {
+        return NAMES.stream()
+                .filter(name -> !name.equals(SINKS))
+                .map(name -> name + "=N")
+                .collect(Collectors.joining(", "));
+    }
+
+    /**
+     * Reads what {@link #toString()} says.
+     *
+     * @throws InvalidPlanException if the text has other attributes than those of eviction, or they break the grammar of
+     *     {@link KvPlan}
+     */
+    public static Eviction parse(String text) {
+        Map<String, String> attributes = new LinkedHashMap<>();
+        for (String attribute : text.split(";", -1)) {
+            int equals = Math.max(0, attribute.indexOf('='));
+            String name = attribute.substring(0, equals);
+            if (!hasAttribute(name) || attributes.put(name, attribute.substring(equals + 1)) != null) {
+                throw new InvalidPlanException(
+                        "\"" + attribute + "\" in \"" + text + "\" is no attribute of eviction, or is there twice");
+            }
+        }
+        return parse(attributes);
+    }
+
+    /** Attributes for which {@link #hasAttribute} is true. */
+    static Eviction parse(Map<String, String> attributes) {
+        String evict = attributes.get("evict");
+        if (evict == null) {
+            throw new InvalidPlanException(
+                    attributes.keySet().iterator().next() + " belongs to eviction: evict=METHOD:BUDGET");
+        }
+        int colon = evict.indexOf(':');
+        if (colon < 0) {
+            throw new InvalidPlanException("evict=" + evict + " needs a budget, in tokens or as a share of them, as in"
+                    + " evict=knorm:1024 or evict=knorm:0.25");
+        }
+        Method method = Arrays.stream(Method.values())
+                .filter(each -> each.label().equals(evict.substring(0, colon)))
+                .findAny()
+                .orElseThrow(() -> new InvalidPlanException("\"" + evict.substring(0, colon)
+                        + "\" is no method of eviction; there are "
+                        + Arrays.stream(Method.values()).map(Method::label).collect(Collectors.joining(", "))));
+        String budget = evict.substring(colon + 1);
+        Eviction eviction;
+        if (DECIMAL.matcher(budget).matches()) {
+            eviction = keepingShare(method, Double.parseDouble(budget));
+        } else {
+            eviction = keeping(method, number("evict", budget));
+        }
+        for (Map.Entry<String, String> attribute : attributes.entrySet()) {
+            switch (attribute.getKey()) {
+                case "evict" -> {}
+                case "skip" ->
+                    eviction =
+                            eviction.skipping(Arrays.stream(attribute.getValue().split("_", -1))
+                                    .mapToInt(layer -> number("skip", layer))
+                                    .toArray());
+                default ->
+                    eviction = eviction.with(attribute.getKey(), number(attribute.getKey(), attribute.getValue()));
+            }
+        }
+        return eviction;
+    }
+
+    private static int number(String attribute, String digits) {
+        if (!NUMBER.matcher(digits).matches()) {
+            throw new InvalidPlanException(
+                    attribute + " in the KV plan needs a number of at most 9 digits, not \"" + digits + '"');
+        }
+        return Integer.parseInt(digits);
+    }
+}

@@ -1,0 +1,281 @@
+package io.kvfold.reference;
+
+import static io.kvfold.reference.AnswersTogether.GAP;
+import static io.kvfold.reference.AnswersTogether.assertSame;
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.Engine;
+import io.kvfold.FlashAttention;
+import io.kvfold.Generation;
+import io.kvfold.InvalidPlanException;
+import io.kvfold.KvPlan;
+import io.kvfold.KvType;
+import io.kvfold.RealLibrary;
+import io.kvfold.reference.Shape.Architecture;
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Objects;
+import java.util.concurrent.TimeUnit;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** Tokens that are evicted at the end of a prompt, beside the other things that a server does with a KV cache. */
+@Timeout(value = 5, unit = TimeUnit.MINUTES)
+final class EvictionTest {
+    private static final int LAYERS = 4;
+    private static final int ANSWER = 24;
+    private static final Shape SHAPE = new Shape(Architecture.LLAMA, 96, 48, 80, 8, 4, 64, 1e-5, 10000);
+    private static final ComparedModel MODEL = ComparedModel.forAnyPlan(SHAPE, LAYERS, 1);
+
+    @TempDir
+    private static Path folder;
+
+    @SuppressWarnings("NullAway.Init")
+    private static Path file;
+
+    @BeforeAll
+    static void writeModel() throws IOException {
+        RealLibrary.require();
+        file = MODEL.writeForText(folder.resolve("model.gguf"), KvPlan.standard(LAYERS));
+    }
+
+    /** Prompts that are evaluated end where the first logits are asked for. */
+    @Test
+    void aKeptTokenIsSeenAndAnEvictedOneIsNot() {
+        int[] tokens = MODEL.tokens(200, 1);
+        try (Engine engine = builder("standard;evict=streaming:64", 1).open();
+                Engine whole = builder("standard", 1).open()) {
+            assertThat(largestDifference(row(engine, tokens, 150), row(whole, tokens, 150)))
+                    .as("the last token of the prompt sees all of it")
+                    .isLessThan(1e-3);
+            assertThat(largestDifference(row(engine, tokens, 151), row(whole, tokens, 151)))
+                    .as("the next one does not")
+                    .isGreaterThan(1e-2);
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "standard;evict=knorm:40",
+                "standard;evict=keydiff:0.3",
+                "standard;evict=lagkv:40;lag=8;skip=0",
+                "cla:2;evict=streaming:40",
+                "lckv:2;evict=knorm:40",
+                "yoco:32;evict=keydiff:40"
+            })
+    void aConversationGoesOnWithWhatIsLeft(String plan) {
+        try (Engine engine = builder(plan, 2).open();
+                Engine fresh = builder(plan, 1).open()) {
+            Turn first = Turn.of(engine, MODEL.tokens(120, 1));
+            Turn second = first.then(engine, MODEL.tokens(30, 2));
+            if (!plan.startsWith("yoco")) { // llama.cpp wants a checkpoint to go on with a window
+                assertThat(second.cached()).isGreaterThanOrEqualTo(120 + ANSWER - 1);
+            }
+            assertThat(second.then(engine, MODEL.tokens(25, 3)).answer.path("tokens"))
+                    .hasSize(ANSWER);
+
+            // the same prompt again, and one that departs where tokens are evicted, are computed anew
+            Turn again = Turn.of(engine, MODEL.tokens(120, 1));
+            assertSame(plan + ", again", first.answer, again.answer, GAP);
+            assertSame(
+                    plan + ", again in the same slot", first.answer, Turn.of(engine, MODEL.tokens(120, 1)).answer, GAP);
+            int[] departing = MODEL.tokens(120, 1);
+            departing[60]++;
+            assertSame(plan + ", departing", Turn.of(fresh, departing).answer, Turn.of(engine, departing).answer, GAP);
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"standard;evict=knorm:40", "cla:2;evict=lagkv:40;lag=8"})
+    void severalAnswersToAPromptShareWhatIsLeft(String plan) {
+        try (Engine engine = builder(plan, 3).open()) {
+            int[] prompt = MODEL.tokens(100, 1);
+            Turn alone = Turn.of(engine, prompt);
+            try (Generation three = engine.complete(request(prompt).put("n_cmpl", 3))) {
+                for (JsonNode each : Objects.requireNonNull(three.next())) {
+                    assertSame(plan, alone.answer, each, GAP);
+                }
+            }
+            // what they share cannot be evicted from, so the next turn is computed from its beginning
+            Turn next = alone.then(engine, MODEL.tokens(30, 2));
+            try (Engine fresh = builder(plan, 1).open()) {
+                assertSame(plan + ", next turn", alone.then(fresh, MODEL.tokens(30, 2)).answer, next.answer, GAP);
+            }
+            assertThat(next.cached()).isZero();
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"standard;evict=knorm:40", "cla:2;evict=keydiff:0.4", "standard;evict=streaming:40;skip=1"})
+    void draftsDoNotChangeAnAnswer(String plan) {
+        try (Engine plain = builder(plan, 1).open();
+                Engine drafting = builder(plan, 1)
+                        .option("spec-type", "draft-simple")
+                        .option("spec-draft-model", file.toString())
+                        .option("spec-draft-n-max", 7)
+                        .option("spec-draft-p-min", 0)
+                        .open()) {
+            Turn first = Turn.of(plain, MODEL.tokens(100, 1));
+            Turn drafted = Turn.of(drafting, MODEL.tokens(100, 1));
+            assertSame(plan, first.answer, drafted.answer, GAP);
+            assertSame(
+                    plan + ", next turn",
+                    first.then(plain, MODEL.tokens(30, 2)).answer,
+                    first.then(drafting, MODEL.tokens(30, 2)).answer,
+                    GAP);
+        }
+    }
+
+    /** The youngest gives its cells up in the middle of its second answer, and gets the same ones back. */
+    @ParameterizedTest
+    @ValueSource(strings = {"standard;evict=knorm:40", "cla:2;evict=lagkv:0.4;lag=8"})
+    void aSuspendedConversationLosesTheSameTokensAgain(String plan) {
+        Engine.Builder builder = builder(plan, 4).contextSize(512).option("kv-unified-per-slot", 512);
+        JsonNode expected;
+        try (Engine engine = builder.open()) {
+            Turn first = Turn.of(engine, MODEL.tokens(150, 1));
+            expected = first.then(engine, MODEL.tokens(60, 2), 150).answer;
+        }
+        try (Engine engine = builder.open()) {
+            Turn first = Turn.of(engine, MODEL.tokens(150, 1));
+            List<Generation> older = new ArrayList<>();
+            for (int i = 0; i < 3; i++) {
+                ObjectNode body =
+                        request(MODEL.tokens(20, 10 + i)).put("n_predict", 300).put("stream", true);
+                older.add(engine.complete(body));
+                assertThat(older.get(i).next()).isNotNull();
+            }
+            Turn second = first.then(engine, MODEL.tokens(60, 2), 150);
+            assertSame(plan, expected, second.answer, GAP);
+            assertThat(second.cached()).isPositive();
+            assertThat(engine.kvCacheStats().preemptions()).isPositive();
+            older.forEach(Generation::close);
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"knorm, F16, 1", "streaming, Q8_0, 1", "keydiff, Q4_0, 2"})
+    void memoryIsThatOfTheBudget(String method, KvType type, int cla) throws IOException {
+        Shape wide = new Shape(Architecture.LLAMA, 96, 48, 80, 8, 8, 128, 1e-5, 10000);
+        Path model = ComparedModel.forAnyPlan(wide, LAYERS, 1)
+                .writeForText(folder.resolve("wide.gguf"), KvPlan.standard(LAYERS));
+        try (Engine engine = Engine.builder()
+                .model(model)
+                .contextSize(4096)
+                .slots(1)
+                .threads(2)
+                .kvCacheTypes(type, type)
+                .flashAttention(FlashAttention.ON)
+                .kvPlan(KvPlan.parse("cla:" + cla + ";evict=" + method + ":512", LAYERS))
+                .open()) {
+            engine.call("/completion", request(MODEL.tokens(4000, 1)).put("n_predict", 2));
+            long row = engine.kvCacheStats().bytesPerToken();
+            assertThat(engine.kvCacheStats().bytesCommitted()).isBetween(512 * row, (long) (1.05 * 512 * row));
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            value = {
+                "standard;evict=knorm | budget",
+                "standard;evict=knorm:0 | 0",
+                "standard;evict=knorm:1.5 | 1.5",
+                "standard;evict=knorm:0.0 | above 0",
+                "standard;evict=knorm:-1 | -1",
+                "standard;evict=oracle:64 | oracle",
+                "standard;evict=knorm:64;lag=8 | lag",
+                "standard;evict=lagkv:64;lag=1 | 2 to",
+                "standard;evict=knorm:64;skip=4 | 4",
+                "standard;evict=knorm:64;skip=0_1_2_3 | no layer",
+                "standard;lag=8 | evict=METHOD:BUDGET",
+                "standard;evict=knorm:64;evict=knorm:64 | twice",
+                "simlayerkv:0.9;evict=knorm:64 | lazy layers",
+                "streaming:64;evict=knorm:64 | no layer",
+                "0_1_1s_3;window=8;evict=knorm:64 | layer 2",
+            })
+    void aPlanThatCannotBeKeptIsRefusedByBothParsersNamingWhy(String text, String why) {
+        assertThatExceptionOfType(InvalidPlanException.class)
+                .isThrownBy(() -> KvPlan.parse(text, LAYERS))
+                .withMessageContaining(why);
+        assertThatExceptionOfType(InvalidPlanException.class)
+                .isThrownBy(() -> Engine.builder()
+                        .model(file)
+                        .slots(1)
+                        .threads(1)
+                        .option("kv-plan", text)
+                        .open()
+                        .close())
+                .withMessageContaining(why);
+    }
+
+    /** A prompt of a conversation, and what was answered. */
+    private record Turn(int[] prompt, JsonNode answer) {
+        static Turn of(Engine engine, int[] prompt) {
+            return new Turn(prompt, engine.call("/completion", request(prompt)));
+        }
+
+        Turn then(Engine engine, int[] more) {
+            return then(engine, more, ANSWER);
+        }
+
+        Turn then(Engine engine, int[] more, int length) {
+            List<Integer> all = new ArrayList<>(Arrays.stream(prompt).boxed().toList());
+            answer.path("tokens").forEach(token -> all.add(token.asInt()));
+            Arrays.stream(more).forEach(all::add);
+            int[] next = all.stream().mapToInt(Integer::intValue).toArray();
+            return new Turn(next, engine.call("/completion", request(next).put("n_predict", length)));
+        }
+
+        int cached() {
+            return answer.at("/timings/cache_n").asInt();
+        }
+    }
+
+    private static ObjectNode request(int[] prompt) {
+        return AnswersTogether.request(prompt, ANSWER, 1).put("cache_prompt", true);
+    }
+
+    private static float[] row(Engine engine, int[] tokens, int position) {
+        List<float[]> rows = new ArrayList<>();
+        engine.evaluate(tokens, 150, (from, logits) -> {
+            for (int i = 0; i < logits.tokens(); i++) {
+                rows.add(new float[logits.vocabularySize()]);
+                logits.copyRow(i, rows.get(rows.size() - 1));
+            }
+        });
+        return rows.get(position - 150);
+    }
+
+    private static double largestDifference(float[] a, float[] b) {
+        double largest = 0;
+        for (int i = 0; i < a.length; i++) {
+            largest = Math.max(largest, Math.abs(a[i] - b[i]));
+        }
+        return largest;
+    }
+
+    private static Engine.Builder builder(String plan, int slots) {
+        return Engine.builder()
+                .model(file)
+                .kvPlan(KvPlan.parse(plan, LAYERS))
+                .slots(slots)
+                .contextSize(1024)
+                .threads(1)
+                .ubatchSize(64)
+                .kvCacheTypes(KvType.F32, KvType.F32)
+                .flashAttention(FlashAttention.OFF);
+    }
+}
