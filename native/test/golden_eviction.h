@@ -51,6 +51,10 @@ public:
 
     // "snapkv;queries=16:96" as attributes of a plan: "evict=snapkv:96;queries=16".
     static std::string attributes_of(const std::string & name) {
+        const size_t      scorer = name.find(";scorer=snapkv"); // the only one that ours has
+        if (scorer != std::string::npos) {
+            return attributes_of(std::string(name).erase(scorer, strlen(";scorer=snapkv")));
+        }
         const size_t      colon  = name.rfind(':');
         const size_t      method = name.find(';');
         const std::string first  = name.substr(0, std::min(method, colon));

@@ -67,13 +67,13 @@ static json strictly_loading() {
     return { { "load", path }, { "strict", true } };
 }
 
-static void refuses(const engine & e, const std::string & file, const char * why) {
+static void refuses(const engine & e, const std::string & file, const std::string & why) {
     write_sealed(file);
     const answer a = ask(e, strictly_loading());
     CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_STATE);
     if (!a.mentions(why)) {
         failures++;
-        fprintf(stderr, "expected \"%s\" in %s\n", why, a.text.c_str());
+        fprintf(stderr, "expected \"%s\" in %s\n", why.c_str(), a.text.c_str());
     }
 }
 
@@ -195,7 +195,7 @@ static void survives_cells_that_are_no_numbers(const engine & e, const std::stri
 
 // `decisive`: the whole prompt told which layers are lazy, so that the same prompt, of which one token is computed again,
 // begins anew.
-static void test_plan(const json & plan, bool windowed, bool automatic = false, bool decisive = false) {
+static void test_plan(const json & plan, bool windowed, bool automatic = false, bool decisive = false, size_t evicted_bytes = 0) {
     remove(path.c_str());
     const engine e({ { "model", tiny_model() }, { "ctx-size", 256 }, { "parallel", 1 }, { "threads", 1 }, { "kv-plan", plan } });
     CHECK(e.ok());
@@ -211,10 +211,46 @@ static void test_plan(const json & plan, bool windowed, bool automatic = false, 
     CHECK_EQUAL(again.object()["timings"].value("cache_n", 0) > 50, !decisive);
     CHECK_EQUAL(number_at(good, 20) > 0, windowed && !decisive); // checkpoints
 
-    refuses_what_does_not_add_up(e, good, !plan.is_null(), automatic ? retention_bytes : 0);
+    refuses_what_does_not_add_up(e, good, !plan.is_null(), automatic ? retention_bytes : evicted_bytes);
     if (automatic) {
         refuses_lazy_layers_that_cannot_be(e, good);
     }
+    survives_random_changes(e, good);
+    survives_cells_that_are_no_numbers(e, good);
+    CHECK_EQUAL(ask(e, json::object()).object().value("content", ""), fresh.object().value("content", "-"));
+}
+
+// Between the slot and the cells: hash of the plan, how often tokens were evicted, the tokens that there were each time, the cells that
+// are left of them and rows in each of the two layers.
+static void test_eviction() {
+    remove(path.c_str());
+    const engine e({ { "model", tiny_model() }, { "ctx-size", 256 }, { "parallel", 1 }, { "threads", 1 }, { "kv-plan", "standard;evict=knorm:20" } });
+    const answer fresh = ask(e, { { "load", path }, { "save", path }, { "strict", true } });
+    CHECK_EQUAL(fresh.status, (int) KVFOLD_OK);
+    const std::string good = read_file(path);
+    const size_t      at   = cells_at(good) + 8 + 8;
+    const auto        with = [&](size_t where, uint32_t number) {
+        std::string file = good;
+        set_number(file, where, number);
+        return file;
+    };
+    const uint32_t n_tokens = number_at(good, 16), n_prompt = number_at(good, at + 4);
+    CHECK_EQUAL(number_at(good, at), 1u);
+    CHECK(n_prompt > 50 && n_prompt <= n_tokens);
+    for (const size_t number : { 8, 12, 16 }) {
+        CHECK_EQUAL(number_at(good, at + number), 20u);
+    }
+    refuses(e, with(at, 0), "");
+    refuses(e, with(at, 2), "");
+    refuses(e, with(at, 0xffffffff), "");
+    refuses(e, with(at + 4, 0), "evicted at 0 tokens");
+    refuses(e, with(at + 4, 0xffffffff), "evicted at 4294967295 tokens");
+    refuses(e, with(at + 4, n_tokens + 1), "evicted at " + std::to_string(n_tokens + 1) + " of " + std::to_string(n_tokens));
+    refuses(e, with(at + 4, n_prompt - 1), "cells for");
+    refuses(e, with(at + 8, 0), "0 cells are left");
+    refuses(e, with(at + 8, 21), "21 cells are left");
+    refuses(e, with(at + 12, 21), "20 cells are left");
+    refuses(e, with(at + 12, 0xffffffff), "20 cells are left");
     survives_random_changes(e, good);
     survives_cells_that_are_no_numbers(e, good);
     CHECK_EQUAL(ask(e, json::object()).object().value("content", ""), fresh.object().value("content", "-"));
@@ -253,6 +289,8 @@ int main() {
         test_plan(std::string("standard;window=32;sinks=4;full=1;queries=8;decide=") + decide, true, true, decide[1] != 'a');
     }
     test_plan("0_0;window=32;sinks=4;lazy=0", true, true);
+    test_plan("standard;evict=knorm:200", false, false, false, 8 + 4); // more than there are
+    test_eviction();
     const engine e({ { "model", tiny_model() }, { "ctx-size", 256 }, { "parallel", 1 }, { "threads", 1 } });
     checks_its_arguments(e);
     says_what_cannot_be_written(e);

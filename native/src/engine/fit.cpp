@@ -1,5 +1,6 @@
 #include "engine/fit.h"
 
+#include "kv/eviction/method.h"
 #include "kv/memory/memory.h"
 
 #include "ggml-backend.h"
@@ -85,7 +86,7 @@ costs costs_of(const common_params & params, const model_facts & facts, const kv
     if (!flash) {
         sum.masked += 4*(double) facts.heads; // products of queries and keys
     }
-    if (plan.is_automatic()) {
+    if (plan.is_automatic() || evicts_by_queries(plan)) {
         sum.scored = 2*4.0*plan.n_queries*params.n_parallel + 4*8*(double) facts.heads; // kv/graph/scores.cpp, build_score
     }
     sum.computed = 4*((double) facts.vocabulary + 16*(double) facts.embedding);

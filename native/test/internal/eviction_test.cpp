@@ -7,6 +7,7 @@
 
 #include "kv/eviction/choice.h"
 #include "kv/eviction/evictor.h"
+#include "kv/eviction/method.h"
 #include "kv/eviction/rows.h"
 #include "kv/memory/folded_memory.h"
 
@@ -75,11 +76,13 @@ static void methods_choose_what_their_papers_say() {
 static void budgets_are_tokens_or_shares() {
     check(kvfold_plan_parse("standard;evict=knorm:64", 2).str() == "0_1;evict=knorm:64", "a plan says its budget");
     check(kvfold_plan_parse("cla:2;evict=lagkv:0.250;lag=128;sinks=2;skip=0", 4).str() == "0_0_2_2;evict=lagkv:0.25;sinks=2;skip=0", "and what is not usual");
+    check(kvfold_plan_parse("cla:2;evict=snapkv:1024;recent=32;kernel=5", 4).str() == "0_0_2_2;evict=snapkv:1024;queries=32", "a window of recent queries");
     const auto windows = kvfold_plan_parse("yoco:8;evict=streaming:64;sinks=2", 4);
     check(windows.str() == "0s_1s_2_2;window=8;sinks=2;evict=streaming:64", "windows and eviction have the same sinks: " + windows.str());
     check(kvfold_plan_parse(windows.str(), 4).evict_parameters == windows.evict_parameters, "and a plan's text says them once");
     for (const char * text : { "standard;evict=knorm", "standard;evict=knorm:0", "standard;evict=knorm:0.0", "standard;evict=knorm:1.5",
-                               "standard;evict=nothing:5", "standard;evict=:5", "standard;evict=knorm:5;lag=4", "standard;lag=4", "standard;skip=0",
+                               "standard;evict=nothing:5", "standard;evict=:5", "standard;evict=knorm:5;lag=4", "standard;lag=4", "standard;evict=knorm:5;queries=4", "standard;queries=4",
+                               "standard;evict=snapkv:64", "standard;evict=snapkv:100;kernel=4", "1_1;evict=snapkv:100", "standard;skip=0",
                                "standard;evict=lagkv:5;lag=1", "standard;evict=knorm:5;skip=0_1", "standard;evict=knorm:5;evict=knorm:5",
                                "streaming:8;evict=knorm:5", "simlayerkv:0.9;evict=knorm:5", "0_0s;window=4;evict=knorm:5", "standard;evict" }) {
         bool refused = false;
@@ -111,9 +114,13 @@ struct held {
         std::sort(own.begin(), own.end(), [&](uint32_t a, uint32_t b) { return cells.pos_get(a) < cells.pos_get(b); });
         const uint32_t stream = cache.get_n_stream() > 1 ? (uint32_t) seq_id : 0;
         for (const kv_tensors & layer : kv_tensors_of(cache)) {
+            std::vector<uint32_t> seen;
+            std::copy_if(own.begin(), own.end(), std::back_inserter(seen), [&](uint32_t i) {
+                return !evictor_of(t.memory()) || !evictor_of(t.memory())->hides(seq_id, (int) layer.il, cells.pos_get(i));
+            });
             const uint32_t  n_heads = hparams.n_head_kv(layer.il);
-            const cell_rows keys  (layer.k, false,              stream, own, n_heads, hparams.n_embd_head_k(layer.il));
-            const cell_rows values(layer.v, layer.v_transposed, stream, own, n_heads, hparams.n_embd_head_v(layer.il));
+            const cell_rows keys  (layer.k, false,              stream, seen, n_heads, hparams.n_embd_head_k(layer.il));
+            const cell_rows values(layer.v, layer.v_transposed, stream, seen, n_heads, hparams.n_embd_head_v(layer.il));
             for (uint32_t h = 0; h < n_heads; ++h) {
                 k.push_back(keys.head(h, n_rotated));
                 v.push_back(values.head(h, n_rotated));
@@ -283,6 +290,34 @@ static void states_hold_what_is_left(const variant & how, const std::string & pl
     check(evictor_of(restored.memory())->of(1).points == std::vector<llama_pos>({ n_prompt, n_prompt + 82 }), plan + ": and knows when it did");
 }
 
+// ---- the attention of queries
+
+// However the prompt is cut, and whoever else has one.
+static void the_last_queries_are_those_of_the_prompt(const char * attributes) {
+    const std::string plan = std::string("standard;") + attributes;
+    variant           whole = variants()[0], pieces = whole;
+    whole.options.n_ubatch  = 512;
+    pieces.options.n_ubatch = 64; // the last of them has 44 tokens
+    tested at_once = context_of(whole, plan), in_pieces = context_of(pieces, plan), beside_others = context_of(whole, plan);
+    at_once.prompt(n_prompt, 1, 5);
+    in_pieces.prompt(n_prompt, 1, 5);
+    const auto expected = at_once.decode(1, n_prompt, 1, 5);
+    check(alike(in_pieces.decode(1, n_prompt, 1, 5), expected), plan + ": in ubatches of 64 tokens");
+
+    beside_others.decode(256, 0, 1, 5, false);
+    beside_others.decode(150, 0, 0, 9, false);
+    beside_others.decode_together({ { 1, 256, 44, 5 }, { 0, 150, 20, 9 } });
+    check(alike(beside_others.decode(1, n_prompt, 1, 5), expected), plan + ": beside another prompt that ends");
+    check(cells_in_use(*kv_caches_of(beside_others.memory()).front(), 0) <= 170, plan + ": which loses tokens as well, if it has too many");
+
+    // the next prompt of the conversation
+    for (tested * each : { &at_once, &in_pieces }) {
+        each->decode(90, n_prompt + 1, 1, 5);
+    }
+    const auto next = at_once.decode(1, n_prompt + 91, 1, 5);
+    check(alike(in_pieces.decode(1, n_prompt + 91, 1, 5), next), plan + ": the next prompt in ubatches of 64 tokens");
+}
+
 // ---- golden results
 
 static void compare_with_golden(const golden_eviction & golden, const std::string & model_path) {
@@ -301,10 +336,22 @@ static void compare_with_golden(const golden_eviction & golden, const std::strin
         tested t(llama_model_ptr(llama_model_load_from_file(model_path.c_str(), of_model)), variants()[0].options);
         t.decode_tokens({ tokens.begin(), tokens.begin() + golden.n_prompt }, 0, 0);
         const held all(t, 0);
+        of_model.kv_plan = plan.c_str();
+        tested some(llama_model_ptr(llama_model_load_from_file(model_path.c_str(), of_model)), variants()[0].options);
+        some.decode_tokens({ tokens.begin(), tokens.begin() + golden.n_prompt }, 0, 0);
+        some.decode_tokens({ tokens[golden.n_prompt] }, golden.n_prompt, 0);
+        const held left(some, 0);
         for (uint32_t il = 0; il < 5; ++il) {
             const auto   kept   = golden.tensor<int32_t>("kept/" + name + "/" + std::to_string(il));
             const size_t n_kept = kept.size()/4;
-            for (uint32_t h = 0; h < 4; ++h) {
+            for (uint32_t h = 0; evicts_by_queries(parsed) && h < 4; ++h) {
+                const rows_t expected(kept.begin() + (ptrdiff_t) (h*n_kept), kept.begin() + (ptrdiff_t) ((h + 1)*n_kept));
+                const auto & of   = left.k[il*4 + h];
+                const size_t size = of.size()/(n_kept + 1)*n_kept;
+                check(std::vector<float>(of.begin(), of.begin() + (ptrdiff_t) size) == picked(all.k[il*4 + h], expected, golden.n_prompt),
+                      name + ": layer " + std::to_string(il) + ", head " + std::to_string(h) + " does not keep " + text_of(expected));
+            }
+            for (uint32_t h = 0; !evicts_by_queries(parsed) && h < 4; ++h) {
                 const head_rows rows   = { (uint32_t) golden.n_prompt, all.k[il*4 + h], all.v[il*4 + h] };
                 const auto      scores = evict_scores(parsed, rows);
                 const auto      chosen = keep_highest(scores, (uint32_t) n_kept);
@@ -337,6 +384,13 @@ int main(int argc, char ** argv) {
         states_hold_what_is_left(how, "standard;evict=knorm:100");
         states_hold_what_is_left(how, "standard;evict=knorm:0.4;skip=1");
         states_hold_what_is_left(how, "yoco:55;evict=keydiff:100");
+        if (how.options.unified) {
+            states_hold_what_is_left(how, "standard;evict=snapkv:100;queries=16");
+            states_hold_what_is_left(how, "cla:2;evict=pyramidkv:100;queries=16");
+        }
+    }
+    for (const char * attributes : { "evict=snapkv:100", "evict=tova:100", "evict=pyramidkv:100;queries=16", "evict=chunkkv:0.4;queries=32;skip=1" }) {
+        the_last_queries_are_those_of_the_prompt(attributes);
     }
     const golden_eviction golden(argc > 2 ? argv[1] : "");
     if (golden.is_there()) {

@@ -97,6 +97,32 @@ struct tested {
         return decode_tokens(tokens, pos, seq, output);
     }
 
+    // Some tokens of several sequences, each part ending with an output.
+    struct part {
+        llama_seq_id seq;
+        llama_pos    first;
+        uint32_t     n;
+        uint32_t     seed;
+    };
+
+    bool decode_together(const std::vector<part> & parts) {
+        llama_batch batch = llama_batch_init(512, 0, 1);
+        for (const part & each : parts) {
+            std::mt19937 rng(each.seed + (uint32_t) each.first);
+            for (uint32_t i = 0; i < each.n; ++i) {
+                const int32_t at    = batch.n_tokens++;
+                batch.token[at]     = (llama_token) (rng() % n_vocab);
+                batch.pos[at]       = each.first + (llama_pos) i;
+                batch.n_seq_id[at]  = 1;
+                batch.seq_id[at][0] = each.seq;
+                batch.logits[at]    = i + 1 == each.n;
+            }
+        }
+        const bool ok = llama_decode(context.get(), batch) == 0;
+        llama_batch_free(batch);
+        return ok;
+    }
+
     std::vector<float> decode_tokens(const std::vector<llama_token> & tokens, llama_pos pos, llama_seq_id seq, bool output = true) {
         const auto  n     = (uint32_t) tokens.size();
         llama_batch batch = llama_batch_init((int32_t) n, 0, 1);

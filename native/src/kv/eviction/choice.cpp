@@ -109,6 +109,47 @@ std::vector<float> lagkv(const matrix & k, const matrix & v, uint32_t n_sinks, u
     return scores;
 }
 
+// Of all but the last n_window tokens: the mean over `kernel` of them around each one, with nothing beyond the ends. The others stay.
+std::vector<float> pooled(const std::vector<float> & votes, uint32_t n_window, uint32_t kernel) {
+    const int64_t      n_pooled = std::max<int64_t>(0, (int64_t) votes.size() - n_window), half = kernel/2;
+    std::vector<float> scores(votes.size(), INFINITY);
+    for (int64_t i = 0; i < n_pooled; ++i) {
+        double sum = 0;
+        for (int64_t j = std::max<int64_t>(0, i - half); j < std::min(n_pooled, i + half + 1); ++j) {
+            sum += votes[j];
+        }
+        scores[i] = (float) (sum/kernel);
+    }
+    return scores;
+}
+
+std::vector<float> mean(const std::vector<std::vector<float>> & heads) {
+    std::vector<float> all(heads[0].size());
+    for (const auto & each : heads) {
+        for (size_t i = 0; i < all.size(); ++i) {
+            all[i] += each[i]/(float) heads.size();
+        }
+    }
+    return all;
+}
+
+// Whole chunks, the last of which may be shorter: as many as the share of the tokens that are to stay.
+std::vector<uint32_t> keep_chunks(const std::vector<float> & scores, uint32_t n_kept, uint32_t length) {
+    std::vector<float> of_chunks;
+    for (size_t first = 0; first < scores.size(); first += length) {
+        const size_t n = std::min<size_t>(length, scores.size() - first);
+        of_chunks.push_back(std::accumulate(&scores[first], &scores[first] + n, 0.0f)/(float) n);
+    }
+    const auto            n_chunks = std::max<uint64_t>(1, (uint64_t) of_chunks.size()*n_kept/scores.size());
+    std::vector<uint32_t> rows;
+    for (const uint32_t chunk : keep_highest(of_chunks, (uint32_t) n_chunks)) {
+        for (uint64_t i = (uint64_t) chunk*length; i < std::min<uint64_t>(((uint64_t) chunk + 1)*length, scores.size()); ++i) {
+            rows.push_back((uint32_t) i);
+        }
+    }
+    return rows;
+}
+
 } // namespace
 
 bool evict_reads_values(const kvfold_plan & plan) {
@@ -123,6 +164,26 @@ std::vector<float> evict_scores(const kvfold_plan & plan, const head_rows & rows
         case EVICT_LAGKV:   return lagkv(k, matrix(rows.v, rows.n), evict_parameter_of(plan, "sinks"), evict_parameter_of(plan, "lag"));
         default:            return streaming(rows.n, std::min(evict_parameter_of(plan, "sinks"), rows.n));
     }
+}
+
+std::vector<std::vector<uint32_t>> choose_by_votes(const kvfold_plan & plan, const std::vector<std::vector<float>> & votes, uint32_t n_kept) {
+    const uint32_t n_window = evict_queries_of(plan);
+    if (plan.evict == EVICT_TOVA) {
+        return { votes.size(), keep_highest(pooled(mean(votes), n_window, 1), n_kept) };
+    }
+    const uint32_t                  kernel = evict_parameter_of(plan, "kernel");
+    std::vector<std::vector<float>> scores;
+    for (const auto & each : votes) {
+        scores.push_back(pooled(each, n_window, kernel));
+    }
+    if (plan.evict == EVICT_CHUNKKV) {
+        return { votes.size(), keep_chunks(mean(scores), n_kept, evict_parameter_of(plan, "chunk")) };
+    }
+    std::vector<std::vector<uint32_t>> chosen;
+    for (const auto & each : scores) {
+        chosen.push_back(keep_highest(each, n_kept));
+    }
+    return chosen;
 }
 
 std::vector<uint32_t> keep_highest(const std::vector<float> & scores, uint32_t n_kept) {

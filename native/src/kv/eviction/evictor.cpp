@@ -13,6 +13,7 @@
 #include "llama-kv-cache.h"
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -35,6 +36,9 @@ static void check_heads(const llama_hparams & hparams, const llama_kv_cache & ca
 evictor::evictor(const llama_hparams & hparams, llama_kv_cache & cache) :
     hparams(hparams), plan(hparams.kv_plan), cache(cache), sequences(LLAMA_MAX_SEQ) {
     check_heads(hparams, cache);
+    if (evicts_by_queries(plan) && cache.get_n_stream() > 1) {
+        throw std::runtime_error("eviction by the attention of queries needs cells that sequences have in common (kv-unified)");
+    }
     const ggml_context_ptr ctx { ggml_init({ 2*ggml_tensor_overhead(), nullptr, true }) };
     if (const ggml_tensor * rot = cache.build_input_k_rot(ctx.get())) {
         k_rotated = (uint32_t) rot->ne[0];
@@ -47,13 +51,62 @@ evictor::evictor(const llama_hparams & hparams, llama_kv_cache & cache) :
 }
 
 // A text that is evaluated says itself where its prompt ends: where the first output is.
-void evictor::advance(const kv_ubatch_part & part, int32_t prefill) {
+stage evictor::stage_of_part(const kv_ubatch_part & part, int32_t prefill) const {
+    return stage_of(part, sequences[part.seq_id].in_prompt, prefill == KVFOLD_PREFILL_EVALUATION ? KVFOLD_PREFILL_FIXED : prefill);
+}
+
+bool evictor::judges(llama_seq_id, int il) const {
+    const int il_kv = plan.kv[il];
+    return evicts_by_queries(plan) && !plan.in_swa[il_kv] && !plan.evict_skip[il_kv];
+}
+
+std::vector<kv_query> evictor::scored_queries(const kv_ubatch_part & part, int32_t prefill) const {
+    if (!evicts_by_queries(plan) || stage_of_part(part, prefill) != stage::END_OF_PROMPT || !has_too_many(part.seq_id, (uint32_t) part.n_tokens())) {
+        return {};
+    }
+    const sequence & seq = sequences[part.seq_id];
+    return last_queries(part, seq.in_prompt ? seq.kept.pos : std::vector<llama_pos>(), plan.n_queries);
+}
+
+std::vector<int32_t> evictor::kept_rows(const kv_ubatch_part & part, int32_t prefill) const {
+    if (!evicts_by_queries(plan) || plan.n_queries == 1 || stage_of_part(part, prefill) != stage::PROMPT) {
+        return {};
+    }
+    return { part.rows.end() - (ptrdiff_t) std::min<size_t>(plan.n_queries, part.rows.size()), part.rows.end() };
+}
+
+void evictor::vote(const kv_ubatch_part & part, int il, const float * votes, int64_t n_kv) {
+    const int             il_kv = plan.kv[il];
+    sequence &            seq   = sequences[part.seq_id];
+    const auto            cells = rows_of(part.seq_id, il_kv);
+    seq.votes.resize(plan.n_layer);
+    auto & sums = seq.votes[il_kv];
+    sums.resize(hparams.n_head_kv(il_kv), std::vector<float>(cells.size()));
+    for (size_t h = 0; h < sums.size(); ++h) {
+        for (size_t i = 0; i < cells.size(); ++i) {
+            sums[h][i] += votes[h*n_kv + cells[i]];
+        }
+    }
+}
+
+void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kept_queries & kept) {
     sequence & seq = sequences[part.seq_id];
-    switch (stage_of(part, seq.in_prompt, prefill == KVFOLD_PREFILL_EVALUATION ? KVFOLD_PREFILL_FIXED : prefill)) {
+    switch (stage_of_part(part, prefill)) {
         case stage::PROMPT:
+            if (!seq.in_prompt) {
+                seq.kept = {};
+            }
+            if (!kept.pos.empty()) {
+                std::vector<bool> judged(plan.n_layer);
+                for (uint32_t il = 0; il < plan.n_layer; ++il) {
+                    judged[il] = judges(part.seq_id, (int) il);
+                }
+                keep_last(seq.kept, kept, plan.n_queries, judged);
+            }
             seq.in_prompt = true;
             break;
         case stage::END_OF_PROMPT:
+            seq.kept      = {};
             seq.in_prompt = false;
             seq.ended     = true;
             break;
@@ -72,8 +125,9 @@ bool evictor::is_due() const {
 void evictor::settle() {
     for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
         if (sequences[seq_id].ended) {
-            sequences[seq_id].ended = false;
             evict(seq_id);
+            sequences[seq_id].ended = false;
+            sequences[seq_id].votes.clear();
         }
     }
 }
@@ -96,37 +150,90 @@ bool evictor::shares(llama_seq_id seq_id) const {
     return std::any_of(own.begin(), own.end(), [&](uint32_t i) { return cells.seq_count(i) > 1; });
 }
 
+std::vector<uint32_t> evictor::rows_of(llama_seq_id seq_id, uint32_t il) const {
+    const llama_kv_cells & cells = cache.get_cells(seq_id);
+    std::vector<uint32_t>  rows  = cells_of(seq_id);
+    rows.erase(std::remove_if(rows.begin(), rows.end(), [&](uint32_t i) { return hides(seq_id, (int) il, cells.pos_get(i)); }), rows.end());
+    return rows;
+}
+
+bool evictor::has_too_many(llama_seq_id seq_id, uint32_t n_tokens) const {
+    const sequence & seq = sequences[seq_id];
+    const auto       ids = cache.get_layer_ids();
+    return std::any_of(ids.begin(), ids.end(), [&](uint32_t il) {
+        const uint32_t n_rows = seq.points.empty() ? n_tokens : seq.n_rows[il] + n_tokens - (uint32_t) seq.n_compact();
+        return n_rows > evict_budget_of(plan, il, n_tokens);
+    });
+}
+
+uint32_t evictor::stream_of(llama_seq_id seq_id) const {
+    return cache.get_n_stream() > 1 ? (uint32_t) seq_id : 0;
+}
+
+cell_rows evictor::keys_of(llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells) const {
+    return { layer.k, false, stream_of(seq_id), cells, hparams.n_head_kv(layer.il), hparams.n_embd_head_k(layer.il) };
+}
+
+cell_rows evictor::values_of(llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells) const {
+    return { layer.v, layer.v_transposed, stream_of(seq_id), cells, hparams.n_head_kv(layer.il), hparams.n_embd_head_v(layer.il) };
+}
+
+std::vector<std::vector<uint32_t>> evictor::choose(
+        llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells, uint32_t n_kept) const {
+    const uint32_t n_heads = hparams.n_head_kv(layer.il);
+    if (n_kept >= cells.size()) {
+        std::vector<uint32_t> all(cells.size());
+        std::iota(all.begin(), all.end(), 0);
+        return { n_heads, all };
+    }
+    if (evicts_by_queries(plan)) {
+        return choose_by_votes(plan, sequences[seq_id].votes[layer.il], n_kept);
+    }
+    const cell_rows                    k = keys_of(seq_id, layer, cells);
+    std::vector<std::vector<float>>    values(n_heads);
+    std::vector<std::vector<uint32_t>> chosen;
+    if (evict_reads_values(plan)) {
+        const cell_rows v = values_of(seq_id, layer, cells);
+        for (uint32_t h = 0; h < n_heads; ++h) {
+            values[h] = v.head(h, v_rotated);
+        }
+    }
+    for (uint32_t h = 0; h < n_heads; ++h) {
+        chosen.push_back(keep_highest(evict_scores(plan, { k.n(), k.head(h, k_rotated), std::move(values[h]) }), n_kept));
+    }
+    return chosen;
+}
+
 void evictor::evict(llama_seq_id seq_id) {
     sequence &                  seq      = sequences[seq_id];
     llama_kv_cells &            cells    = cache.edit_cells(seq_id);
     const std::vector<uint32_t> own      = cells_of(seq_id);
     const auto                  n_tokens = (uint32_t) (cells.seq_pos_max(seq_id) + 1);
-
-    std::vector<uint32_t> n_kept(plan.n_layer);
-    uint32_t              n_cells = 0;
-    bool                  any     = false;
-    std::vector<std::vector<uint32_t>> rows(plan.n_layer);
-    for (const uint32_t il : cache.get_layer_ids()) {
-        std::copy_if(own.begin(), own.end(), std::back_inserter(rows[il]), [&](uint32_t i) { return !hides(seq_id, (int) il, cells.pos_get(i)); });
-        n_kept[il] = std::min((uint32_t) rows[il].size(), evict_budget_of(plan, il, n_tokens));
-        n_cells    = std::max(n_cells, n_kept[il]);
-        any        = any || n_kept[il] < rows[il].size();
-    }
-    if (!any) {
+    const auto                  layers   = kv_tensors_of(cache);
+    if (!has_too_many(seq_id, n_tokens)) {
         return;
     }
     if (shares(seq_id)) {
         LLAMA_LOG_WARN("%s: sequence %d shares cells with others and keeps all of its tokens\n", __func__, seq_id);
         return;
     }
+    std::vector<std::vector<uint32_t>>              rows;   // by layer, its cells
+    std::vector<std::vector<std::vector<uint32_t>>> chosen; // of these, by head
+    std::vector<uint32_t>                           n_rows(plan.n_layer);
+    for (const kv_tensors & layer : layers) {
+        rows.push_back(rows_of(seq_id, layer.il));
+        chosen.push_back(choose(seq_id, layer, rows.back(), evict_budget_of(plan, layer.il, n_tokens)));
+        n_rows[layer.il] = (uint32_t) chosen.back()[0].size();
+    }
+    const uint32_t n_cells = *std::max_element(n_rows.begin(), n_rows.end());
+
     // those in front, so that attention has less to look at
     std::vector<uint32_t> to = own;
     std::sort(to.begin(), to.end());
     to.resize(n_cells);
-
-    const uint32_t stream = cache.get_n_stream() > 1 ? (uint32_t) seq_id : 0;
-    for (const kv_tensors & layer : kv_tensors_of(cache)) {
-        move(layer, stream, rows[layer.il], n_kept[layer.il], to);
+    for (size_t i = 0; i < layers.size(); ++i) {
+        keys_of  (seq_id, layers[i], rows[i]).write(chosen[i], to);
+        values_of(seq_id, layers[i], rows[i]).write(chosen[i], to);
     }
     for (const uint32_t i : own) {
         cells.rm(i);
@@ -137,37 +244,19 @@ void evictor::evict(llama_seq_id seq_id) {
     }
     seq.points.push_back((llama_pos) n_tokens);
     seq.n_cells = n_cells;
-    seq.n_rows  = n_kept;
+    seq.n_rows  = n_rows;
     if (hides_any()) {
-        for (const uint32_t il : cache.get_layer_ids()) {
-            release_layer(cache, il, [&](const llama_kv_cells & all, uint32_t i) {
-                return all.seq_has(i, seq_id) && hides(seq_id, (int) il, all.pos_get(i));
+        for (const kv_tensors & layer : layers) {
+            release_layer(cache, layer.il, [&](const llama_kv_cells & all, uint32_t i) {
+                return all.seq_has(i, seq_id) && hides(seq_id, (int) layer.il, all.pos_get(i));
             }, false);
         }
     }
     LLAMA_LOG_INFO("%s: sequence %d keeps %u cells of %zu at %u tokens\n", __func__, seq_id, n_cells, own.size(), n_tokens);
 }
 
-void evictor::move(
-        const kv_tensors & layer, uint32_t stream, const std::vector<uint32_t> & cells, uint32_t n_kept, const std::vector<uint32_t> & to) {
-    const uint32_t  n_heads = hparams.n_head_kv(layer.il);
-    const cell_rows k(layer.k, false, stream, cells, n_heads, hparams.n_embd_head_k(layer.il));
-    const cell_rows v(layer.v, layer.v_transposed, stream, cells, n_heads, hparams.n_embd_head_v(layer.il));
-
-    std::vector<std::vector<uint32_t>> chosen;
-    for (uint32_t h = 0; h < n_heads; ++h) {
-        head_rows rows = { k.n(), k.head(h, k_rotated), {} };
-        if (evict_reads_values(plan)) {
-            rows.v = v.head(h, v_rotated);
-        }
-        chosen.push_back(keep_highest(evict_scores(plan, rows), n_kept));
-    }
-    k.write(chosen, to);
-    v.write(chosen, to);
-}
-
 bool evictor::keep_alike(int a, int b) const {
-    return plan.evict_skip[a] == plan.evict_skip[b];
+    return a == b || (plan.evict_skip[a] == plan.evict_skip[b] && (plan.evict_skip[a] || plan.evict != EVICT_PYRAMIDKV));
 }
 
 uint32_t evictor::n_hidden(llama_seq_id seq_id, int il) const {
@@ -183,6 +272,8 @@ void evictor::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
             sequences[id] = {};
         } else if (p0 <= pos_max) {
             sequences[id].in_prompt = sequences[id].ended = false;
+            sequences[id].kept      = {};
+            sequences[id].votes.clear();
         }
     }
 }

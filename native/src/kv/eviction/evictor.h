@@ -11,6 +11,7 @@
 
 #include "hooks/kv-plan.h"
 #include "kv/eviction/evicted.h"
+#include "kv/retention/retention.h"
 #include "kv/retention/ubatch_part.h"
 
 #include "llama.h"
@@ -25,16 +26,30 @@ class  llama_kv_cache;
 
 namespace kvfold {
 
+class  cell_rows;
 struct kv_tensors;
 
+// Where the attention of the last queries of a prompt decides, a graph computes it beside the attention of the ubatch that ends the
+// prompt (kv/graph/scores.h). What the readers of a layer say is added up.
+//
 // Owned by the memory of the cache, used by the thread that decodes.
-class evictor {
+class evictor : public kv_judge {
 public:
-    // Throws std::runtime_error if the heads of the cache are not stored in whole blocks.
+    // Throws std::runtime_error if the heads of the cache are not stored in whole blocks, or if queries decide and sequences have
+    // cells of their own.
     evictor(const llama_hparams & hparams, llama_kv_cache & cache);
 
-    // A ubatch was computed, and nothing computes with its sequences any more. `prefill` is of kvfold_prefill.
-    void advance(const kv_ubatch_part & part, int32_t prefill);
+    std::vector<kv_query>      scored_queries(const kv_ubatch_part & part, int32_t prefill) const override;
+    std::vector<int32_t>       kept_rows(const kv_ubatch_part & part, int32_t prefill) const override;
+    const std::vector<float> & kept_values(llama_seq_id seq_id, int il) const override { return sequences[seq_id].kept.values[il]; }
+    bool                       judges(llama_seq_id seq_id, int il) const override;
+
+    // How much the scored queries of layer il attend to each cell: votes[head][cell], with n_kv cells. Before advance().
+    void vote(const kv_ubatch_part & part, int il, const float * votes, int64_t n_kv);
+
+    // A ubatch was computed, and nothing computes with its sequences any more. `kept`: the queries of its kept rows. `prefill` is of
+    // kvfold_prefill.
+    void advance(const kv_ubatch_part & part, int32_t prefill, const kv_kept_queries & kept);
 
     // A prompt has ended since settle().
     bool is_due() const;
@@ -76,15 +91,28 @@ private:
     struct sequence : evicted {
         bool in_prompt = false; // the last ubatch ended in the middle of a prompt
         bool ended     = false; // a prompt has, since settle()
+
+        kv_kept_queries                              kept;  // the last ones of its prompt
+        std::vector<std::vector<std::vector<float>>> votes; // [producer][head][row], since its prompt has ended
     };
 
     void evict(llama_seq_id seq_id);
 
-    // The cells of a sequence in the order of their positions.
-    std::vector<uint32_t> cells_of(llama_seq_id seq_id) const;
+    stage stage_of_part(const kv_ubatch_part & part, int32_t prefill) const;
 
-    // Leaves producer il the rows that it keeps of `cells`, in the first of `to`.
-    void move(const kv_tensors & layer, uint32_t stream, const std::vector<uint32_t> & cells, uint32_t n_kept, const std::vector<uint32_t> & to);
+    // The cells of a sequence in the order of their positions: all, and those that producer il has rows in.
+    std::vector<uint32_t> cells_of(llama_seq_id seq_id) const;
+    std::vector<uint32_t> rows_of (llama_seq_id seq_id, uint32_t il) const;
+
+    // Some producer has more rows of a sequence of n_tokens than it is to keep.
+    bool has_too_many(llama_seq_id seq_id, uint32_t n_tokens) const;
+
+    // For each head of producer il which of its rows in `cells` it keeps.
+    std::vector<std::vector<uint32_t>> choose(llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells, uint32_t n_kept) const;
+
+    uint32_t stream_of(llama_seq_id seq_id) const;
+    cell_rows keys_of  (llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells) const;
+    cell_rows values_of(llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells) const;
 
     const llama_hparams & hparams;
     const kvfold_plan &   plan;

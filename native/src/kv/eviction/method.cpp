@@ -1,6 +1,7 @@
 #include "kv/eviction/method.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace kvfold {
 
@@ -8,12 +9,18 @@ static constexpr uint32_t many = 999999999; // as the text of a plan has it
 
 // As in kvpress, which is what the methods are compared with.
 const std::vector<evict_method> & evict_methods() {
+    static const evict_parameter           queries = { "queries", 64, 1, KVFOLD_MAX_QUERIES };
+    static const evict_parameter           kernel  = { "kernel", 5, 1, many };
     static const std::vector<evict_method> methods = {
         { "",          {} },
         { "knorm",     {} },
         { "keydiff",   {} },
         { "lagkv",     { { "sinks", 4, 1, many }, { "lag", 128, 2, many } } },
         { "streaming", { { "sinks", 4, 1, many } } },
+        { "snapkv",    { queries, kernel } },
+        { "tova",      {} },
+        { "pyramidkv", { queries, kernel, { "beta", 20, 1, many } } },
+        { "chunkkv",   { queries, kernel, { "chunk", 20, 1, many } } },
     };
     return methods;
 }
@@ -27,12 +34,40 @@ uint32_t evict_parameter_of(const kvfold_plan & plan, const char * name) {
     return plan.evict_parameters[evict_methods()[plan.evict].find(name)];
 }
 
+bool evicts_by_queries(const kvfold_plan & plan) {
+    return plan.evict >= EVICT_SNAPKV;
+}
+
+uint32_t evict_queries_of(const kvfold_plan & plan) {
+    return plan.evict == EVICT_TOVA ? 1 : evict_parameter_of(plan, "queries");
+}
+
+// From the lowest layer to the highest in equal steps, where a layer has room for it. Halves are rounded to even numbers, as in Python.
+static double pyramid(const kvfold_plan & plan, uint32_t il, double n_tokens, double n_kept) {
+    const double window = evict_queries_of(plan);
+    double       least  = n_kept/evict_parameter_of(plan, "beta");
+    double       most   = 2*n_kept - least;
+    if (most >= n_tokens - window) {
+        most  = n_tokens - window;
+        least = 2*n_kept - most;
+    }
+    const bool has_room = n_tokens >= most && most >= least && least >= window;
+    return has_room && plan.n_layer > 1 ? std::nearbyint(most - il*(most - least)/(plan.n_layer - 1)) : n_kept;
+}
+
 uint32_t evict_budget_of(const kvfold_plan & plan, uint32_t il, uint32_t n_tokens) {
-    if (plan.evict_skip[il]) {
+    const uint64_t share  = (uint64_t) n_tokens*plan.evict_share/KVFOLD_THRESHOLD_ONE;
+    uint64_t       n_kept = plan.evict_budget > 0 ? plan.evict_budget : share;
+    if (plan.evict_skip[il] || n_kept >= n_tokens) {
         return n_tokens;
     }
-    const uint64_t share = (uint64_t) n_tokens*plan.evict_share/KVFOLD_THRESHOLD_ONE;
-    return (uint32_t) std::min<uint64_t>(n_tokens, std::max<uint64_t>(plan.evict_budget > 0 ? plan.evict_budget : share, 1));
+    if (evicts_by_queries(plan)) {
+        n_kept = std::max<uint64_t>(n_kept, evict_queries_of(plan)); // which stay themselves
+    }
+    if (plan.evict == EVICT_PYRAMIDKV) {
+        n_kept = (uint64_t) pyramid(plan, il, n_tokens, (double) n_kept);
+    }
+    return (uint32_t) std::min<uint64_t>(n_tokens, std::max<uint64_t>(n_kept, 1));
 }
 
 uint32_t evict_largest_budget_of(const kvfold_plan & plan, uint32_t n_tokens) {

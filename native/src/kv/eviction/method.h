@@ -29,15 +29,23 @@ enum evict_by : uint8_t {
     EVICT_KEYDIFF,   // those least like their mean (arXiv 2504.15364)
     EVICT_LAGKV,     // those that stand out from the next tokens, keys and values (arXiv 2504.04704)
     EVICT_STREAMING, // the first and the most recent ones (arXiv 2309.17453)
+    EVICT_SNAPKV,    // those that the last queries attend to, with what is around them (arXiv 2404.14469)
+    EVICT_TOVA,      // those that the last query attends to, the same for all heads (arXiv 2401.06104)
+    EVICT_PYRAMIDKV, // as SnapKV, more in lower layers than in higher ones (arXiv 2406.02069)
+    EVICT_CHUNKKV,   // chunks of what SnapKV would keep, the same for all heads (arXiv 2502.00299)
 };
 
 // By evict_by.
 const std::vector<evict_method> & evict_methods();
 
+// Whether the attention of the last queries of a prompt decides, and of how many.
+bool     evicts_by_queries(const kvfold_plan & plan);
+uint32_t evict_queries_of(const kvfold_plan & plan);
+
 // A parameter of the plan's method, which has it.
 uint32_t evict_parameter_of(const kvfold_plan & plan, const char * name);
 
-// Tokens that a layer keeps of a sequence of n_tokens.
+// Tokens that a layer keeps of a sequence of n_tokens; chunks of them may be fewer.
 uint32_t evict_budget_of(const kvfold_plan & plan, uint32_t il, uint32_t n_tokens);
 
 // The most that it keeps of them in any layer.

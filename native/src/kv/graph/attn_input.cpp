@@ -2,6 +2,7 @@
 
 #include "hooks/kv-plan-attention.h"
 #include "kv/eviction/evictor.h"
+#include "kv/eviction/method.h"
 #include "kv/graph/passes.h"
 #include "kv/memory/folded_memory.h"
 
@@ -28,6 +29,7 @@ kvfold_attn_input::kvfold_attn_input(const llm_graph_context & graph) :
     n_passes(kvfold_n_passes(graph.hparams.kv_plan, graph.cparams.kv_prefill, graph.ubatch.n_seq_tokens)),
     retention(folded(graph.mctx) ? folded(graph.mctx)->retention() : nullptr),
     evictor(folded(graph.mctx) ? folded(graph.mctx)->evictor() : nullptr),
+    judge(retention ? (const kv_judge *) retention : evicts_by_queries(graph.hparams.kv_plan) ? evictor : nullptr),
     who(reads_of(graph.ubatch)) {
     set_caches(graph.mctx);
     caches[1].is_window = true;
@@ -88,7 +90,7 @@ bool kvfold_attn_input::can_reuse(const llm_graph_params & params) {
         }
     }
     res &= !score.rows || score.mask->ne[0] == caches[0].mctx->get_n_kv();
-    return res && (!retention || who == reads_of(params.ubatch));
+    return res && (!judge || who == reads_of(params.ubatch));
 }
 
 std::vector<cache_inputs *> kvfold_attn_input::stored_in(int il) {
@@ -143,15 +145,20 @@ ubatch_reads kvfold_attn_input::reads_of(const llama_ubatch & ubatch) const {
         for (uint32_t il = 0; il < plan.n_layer; ++il) {
             who.reads[il]  = { kvfold_fixed_read(plan, (int) il) };
             who.stores[il] = plan.in_both[il] ? STORES_FULL | STORES_WINDOW : plan.in_swa[il] ? STORES_WINDOW : STORES_FULL;
-            who.scores[il] = retention && plan.candidate[il];
         }
-        if (retention) {
-            const uint32_t n_queries = plan.decide == KVFOLD_DECIDE_DECODE ? 1 : plan.n_queries;
-            who.n_scored  = std::min(n_queries, ubatch.n_seq_tokens)*ubatch.n_seqs;
-            who.n_carried = 0; // they come in place of others
-            who.n_kept    = plan.decide == KVFOLD_DECIDE_DECODE ? 0 : who.n_scored;
-            who.keeps     = who.n_kept > 0 ? who.scores : who.keeps;
+    }
+    if (!judge) {
+        return who;
+    }
+    if (is_reserve(ubatch)) {
+        for (uint32_t il = 0; il < plan.n_layer; ++il) {
+            who.scores[il] = judge->judges(0, (int) il);
         }
+        const uint32_t n_queries = plan.decide == KVFOLD_DECIDE_DECODE ? 1 : plan.n_queries;
+        who.n_scored  = std::min(n_queries, ubatch.n_seq_tokens)*ubatch.n_seqs;
+        who.n_carried = 0; // they come in place of others
+        who.n_kept    = plan.decide == KVFOLD_DECIDE_DECODE ? 0 : who.n_scored;
+        who.keeps     = who.n_kept > 0 ? who.scores : who.keeps;
         return who;
     }
     const auto parts = kvfold_ubatch_parts(ubatch);
@@ -161,15 +168,21 @@ ubatch_reads kvfold_attn_input::reads_of(const llama_ubatch & ubatch) const {
     }
     std::vector<llama_seq_id> scored, kept;
     for (const kv_ubatch_part & part : parts) {
-        if (!retention->scored_queries(part, cparams.kv_prefill).empty()) {
+        if (!judge->scored_queries(part, cparams.kv_prefill).empty()) {
             scored.push_back(part.seq_id);
         }
-        if (const size_t n = retention->kept_rows(part, cparams.kv_prefill).size()) {
+        if (const size_t n = judge->kept_rows(part, cparams.kv_prefill).size()) {
             kept.push_back(part.seq_id);
             who.n_kept += n;
         }
     }
     for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        const auto judges = [&](llama_seq_id id) { return judge->judges(id, (int) il); };
+        who.scores[il] = std::any_of(scored.begin(), scored.end(), judges);
+        who.keeps [il] = std::any_of(kept.begin(), kept.end(), judges);
+        if (!retention) {
+            continue;
+        }
         if (!plan.in_both[il]) {
             who.stores[il] = plan.in_swa[il] ? STORES_WINDOW : STORES_FULL;
         }
@@ -181,9 +194,6 @@ ubatch_reads kvfold_attn_input::reads_of(const llama_ubatch & ubatch) const {
                 who.stores[il] |= retention->needs_window(seq_id, (int) il) ? STORES_WINDOW : 0;
             }
         }
-        const auto is_undecided = [&](llama_seq_id id) { return retention->is_undecided(id, (int) il); };
-        who.scores[il] = std::any_of(scored.begin(), scored.end(), is_undecided);
-        who.keeps [il] = std::any_of(kept.begin(), kept.end(), is_undecided);
     }
     return who;
 }

@@ -97,6 +97,7 @@ struct kvfold_attn_input : public llm_graph_input_attn_kv {
 
     kvfold_retention * const retention; // null: the plan says it all
     kvfold::evictor *  const evictor;   // null: nothing is evicted
+    const kv_judge *   const judge;     // one of these; null: nothing depends on how queries attend
     const ubatch_reads       who;
 
     // state while the graph is built: which pass of which group
@@ -134,7 +135,8 @@ private:
     std::vector<kv_query> scored_queries(const std::vector<kv_ubatch_part> & parts) const;
 
     std::vector<int32_t> kept_rows(const llama_ubatch & ubatch) const;
-    void decide(const llama_ubatch & ubatch, ggml_backend_sched * sched);
+    void decide(const llama_ubatch & ubatch);
+    void evict (const llama_ubatch & ubatch);
 
     // Of `rows`, the first of which is kept row `first` of the graph.
     kv_kept_queries kept_queries(const llama_ubatch & ubatch, const std::vector<int32_t> & rows, size_t first) const;

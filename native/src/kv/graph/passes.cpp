@@ -2,6 +2,7 @@
 
 #include "kv/graph/passes.h"
 
+#include "kv/eviction/method.h"
 #include "kv/retention/retention.h"
 
 #include "llama-cparams.h"
@@ -53,7 +54,7 @@ float kvfold_iterated_share(const kvfold_plan & plan) {
 }
 
 uint32_t kvfold_graph_max_nodes(const llama_hparams & hparams, const llama_cparams & cparams, uint32_t n_tokens, uint32_t n_nodes) {
-    if (hparams.kv_plan.is_automatic()) {
+    if (hparams.kv_plan.is_automatic() || evicts_by_queries(hparams.kv_plan)) {
         // attention to two caches, and scores
         return 2*n_nodes + kvfold_score_max_nodes(hparams.kv_plan, cparams.kv_unified ? cparams.n_seq_max : 1);
     }

@@ -76,7 +76,7 @@ std::vector<kv_query> kvfold_attn_input::scored_queries(const std::vector<kv_uba
     std::vector<std::vector<kv_query>> by_part;
     size_t                             longest = 0;
     for (const kv_ubatch_part & part : parts) {
-        by_part.push_back(retention->scored_queries(part, cparams.kv_prefill));
+        by_part.push_back(judge->scored_queries(part, cparams.kv_prefill));
         longest = std::max(longest, by_part.back().size());
     }
     std::vector<kv_query> queries;
@@ -93,7 +93,7 @@ std::vector<kv_query> kvfold_attn_input::scored_queries(const std::vector<kv_uba
 std::vector<int32_t> kvfold_attn_input::kept_rows(const llama_ubatch & ubatch) const {
     std::vector<int32_t> rows;
     for (const kv_ubatch_part & part : kvfold_ubatch_parts(ubatch)) {
-        const auto own = retention->kept_rows(part, cparams.kv_prefill);
+        const auto own = judge->kept_rows(part, cparams.kv_prefill);
         rows.insert(rows.end(), own.begin(), own.end());
     }
     return rows;
@@ -135,9 +135,23 @@ void kvfold_attn_input::set_score_input(const llama_ubatch & ubatch) {
     }
     ggml_backend_tensor_set(score.rows,     rows.data(),     0, ggml_nbytes(score.rows));
     ggml_backend_tensor_set(score.mask,     mask.data(),     0, ggml_nbytes(score.mask));
-    ggml_backend_tensor_set(score.retained, retained.data(), 0, ggml_nbytes(score.retained));
+    if (in_use(score.retained)) {
+        ggml_backend_tensor_set(score.retained, retained.data(), 0, ggml_nbytes(score.retained));
+    }
     if (score.order) {
         ggml_backend_tensor_set(score.order, order.data(), 0, ggml_nbytes(score.order));
+    }
+    for (const auto & [il, tensor] : score.hidden) {
+        std::vector<float> hidden(n_kv);
+        for (const kv_query & query : queries) {
+            const llama_kv_cells & cells = kv.get_cells(query.seq_id);
+            for (int64_t j = 0; j < n_kv; ++j) {
+                if (!cells.is_empty(j) && cells.seq_has(j, query.seq_id) && evictor->hides(query.seq_id, plan.kv[il], cells.pos_get(j))) {
+                    hidden[j] = -INFINITY;
+                }
+            }
+        }
+        ggml_backend_tensor_set(tensor, hidden.data(), 0, ggml_nbytes(tensor));
     }
     for (const auto & [il, tensor] : score.carried) {
         const size_t       width = tensor->ne[0];
@@ -146,7 +160,7 @@ void kvfold_attn_input::set_score_input(const llama_ubatch & ubatch) {
             if (query.row >= 0) {
                 continue;
             }
-            const auto & kept = retention->kept_values(query.seq_id, il);
+            const auto & kept = judge->kept_values(query.seq_id, il);
             if (kept.empty()) { // this layer of this sequence is lazy already
                 values.resize(values.size() + width);
             } else {
@@ -158,25 +172,42 @@ void kvfold_attn_input::set_score_input(const llama_ubatch & ubatch) {
 }
 
 void kvfold_attn_input::read_scores(const llama_ubatch & ubatch, ggml_backend_sched * sched) {
+    if (!score.masses.empty() || !score.votes.empty() || !score.kept.empty()) {
+        ggml_backend_sched_synchronize(sched);
+    }
     if (evictor) {
-        for (const kv_ubatch_part & part : kvfold_ubatch_parts(ubatch)) {
-            evictor->advance(part, cparams.kv_prefill);
-        }
+        evict(ubatch);
         if (evictor->is_due()) {
             ggml_backend_sched_synchronize(sched);
         }
     }
-    if (!retention) {
-        return;
+    if (retention) {
+        decide(ubatch);
+        retention->release(true);
     }
-    decide(ubatch, sched);
-    retention->release(true);
 }
 
-void kvfold_attn_input::decide(const llama_ubatch & ubatch, ggml_backend_sched * sched) {
-    if (!score.masses.empty() || !score.kept.empty()) {
-        ggml_backend_sched_synchronize(sched);
+void kvfold_attn_input::evict(const llama_ubatch & ubatch) {
+    const auto         parts = kvfold_ubatch_parts(ubatch);
+    std::vector<float> votes;
+    for (const auto & [il, tensor] : score.votes) {
+        votes.resize(ggml_nelements(tensor));
+        ggml_backend_tensor_get(tensor, votes.data(), 0, ggml_nbytes(tensor));
+        for (const kv_ubatch_part & part : parts) {
+            if (!evictor->scored_queries(part, cparams.kv_prefill).empty()) {
+                evictor->vote(part, il, votes.data(), tensor->ne[1]);
+            }
+        }
     }
+    size_t next_row = 0;
+    for (const kv_ubatch_part & part : parts) {
+        const auto rows = evictor->kept_rows(part, cparams.kv_prefill);
+        evictor->advance(part, cparams.kv_prefill, kept_queries(ubatch, rows, next_row));
+        next_row += rows.size();
+    }
+}
+
+void kvfold_attn_input::decide(const llama_ubatch & ubatch) {
     const auto                      parts   = kvfold_ubatch_parts(ubatch);
     const std::vector<kv_query>     queries = scored_queries(parts);
     std::vector<std::vector<float>> masses(queries.size(), std::vector<float>(hparams.kv_plan.n_layer));
@@ -251,9 +282,18 @@ void kvfold::build_score(
     q = ggml_reshape_4d(ctx0, q, n_embd_head, n_head, n_scored/n_stream, n_stream);
 
     k = ggml_permute(ctx0, k, 0, 2, 1, 3);
+
+    ggml_tensor * hidden = nullptr;
+    if (inp.evictor && inp.evictor->hides_any()) {
+        hidden = ggml_new_tensor_1d(ctx0, GGML_TYPE_F32, score.mask->ne[0]);
+        ggml_set_input(hidden);
+        ggml_format_name(hidden, "kv_scored_hidden-%d", il);
+        score.hidden.push_back({ il, hidden });
+    }
+    ggml_tensor * votes = nullptr;
     for (const score_inputs::part & part : score.parts) {
-        ggml_tensor * some = ggml_view_4d(ctx0, q, n_embd_head, n_head, part.n, n_stream, q->nb[1], q->nb[2], q->nb[3], part.first*q->nb[2]);
-        ggml_tensor * kq   = ggml_mul_mat(ctx0, k, ggml_permute(ctx0, some, 0, 2, 1, 3));
+        ggml_tensor * those = ggml_view_4d(ctx0, q, n_embd_head, n_head, part.n, n_stream, q->nb[1], q->nb[2], q->nb[3], part.first*q->nb[2]);
+        ggml_tensor * kq   = ggml_mul_mat(ctx0, k, ggml_permute(ctx0, those, 0, 2, 1, 3));
         ggml_prec_set_acc(kq, GGML_PREC_F32);
         if (graph.arch == LLM_ARCH_GROK) {
             kq = ggml_tanh(ctx0, ggml_scale(ctx0, kq, graph.hparams.f_attn_out_scale / graph.hparams.f_attn_logit_softcapping));
@@ -263,8 +303,18 @@ void kvfold::build_score(
             kq = ggml_scale(ctx0, kq, 1.0f / graph.hparams.f_attn_logit_softcapping);
             kq = ggml_scale(ctx0, ggml_tanh(ctx0, kq), graph.hparams.f_attn_logit_softcapping);
         }
+        kq = hidden ? ggml_add(ctx0, kq, hidden) : kq;
         ggml_tensor * probabilities = ggml_soft_max_ext(ctx0, kq, part.mask, kq_scale, 0.0f);
         ggml_soft_max_add_sinks(probabilities, sinks);
+
+        if (inp.evictor) {
+            // [n_kv, n, n_head] -> [n*n_head/n_head_kv, n_kv, n_head_kv] -> [1, n_kv, n_head_kv]
+            const int64_t n_kv = k->ne[1], n_head_kv = k->ne[2];
+            ggml_tensor * of_head = ggml_reshape_3d(ctx0, probabilities, n_kv, part.n*n_head/n_head_kv, n_head_kv);
+            ggml_tensor * some    = ggml_sum_rows(ctx0, ggml_cont(ctx0, ggml_transpose(ctx0, of_head)));
+            votes = votes ? ggml_add(ctx0, votes, some) : some;
+            continue;
+        }
 
         // [n_kv, n, n_head, n_stream] -> [1, n_head, n, n_stream]
         ggml_tensor * mass = ggml_mul_mat(ctx0, part.retained, ggml_permute(ctx0, probabilities, 0, 2, 1, 3));
@@ -273,5 +323,11 @@ void kvfold::build_score(
         ggml_build_forward_expand(graph.gf, mass);
 
         score.masses.push_back({ il, part.first, mass });
+    }
+    if (votes) {
+        graph.cb(votes, "kv_votes", il);
+        ggml_set_output(votes);
+        ggml_build_forward_expand(graph.gf, votes);
+        score.votes.push_back({ il, votes });
     }
 }

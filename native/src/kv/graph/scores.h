@@ -1,4 +1,4 @@
-// What decides whether a layer is lazy, as a graph computes it: how the last queries of a prompt attend.
+// What decides whether a layer is lazy, and which tokens are evicted, as a graph computes it: how the last queries of a prompt attend.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,8 @@ struct llm_graph_context;
 
 namespace kvfold {
 
-// Inputs of the scores: the queries, the keys that they see, and those that a lazy layer would retain. Probabilities are as
+// Inputs of the scores: the queries, the keys that they see, and those that a lazy layer would retain; and the scores: of a query
+// how much falls on these, or of each key how much all queries attend to it. Probabilities are as
 // long as the cache for each query and head, so they are computed for a few queries of each stream at once.
 struct score_inputs {
     struct part {
@@ -34,6 +35,9 @@ struct score_inputs {
     ggml_tensor * retained = nullptr; // as the mask
     std::vector<part> parts;
 
+    std::vector<std::pair<int, ggml_tensor *>> hidden; // by layer; F32 [n_kv], -INFINITY where its cells hold nothing
+    std::vector<std::pair<int, ggml_tensor *>> votes;  // by layer; F32 [1, n_kv, n_head_kv], summed over queries and heads that share
+
     std::vector<std::pair<int, ggml_tensor *>> carried; // by layer; F32 [n_embd_head*n_head, n_carried]
     std::vector<mass> masses;
 
@@ -44,7 +48,7 @@ struct score_inputs {
 // [n_embd_head, n_head, n_tokens] -> [n_embd_head*n_head, n_tokens]
 ggml_tensor * rows_of(ggml_context * ctx, ggml_tensor * q);
 
-// The attention of the scored queries as a whole, and how much of it falls on what a lazy layer retains.
+// The attention of the scored queries as a whole, and what of it decides.
 void build_score(
         const llm_graph_context & graph, kvfold_attn_input & inp, ggml_tensor * q, ggml_tensor * k, ggml_tensor * sinks, float kq_scale, int il);
 

@@ -1,5 +1,6 @@
 // What follows from a plan: which layers keep keys and values, in which cache, and which plans contradict themselves.
 
+#include "kv/eviction/method.h"
 #include "kv/plan/fail.h"
 
 #include "hooks/kv-plan.h"
@@ -55,6 +56,9 @@ static void check_eviction(const kvfold_plan & plan) {
     }
     if (plan.is_automatic()) {
         fail("eviction cannot be combined with lazy layers that are told at run time");
+    }
+    if (plan.upward() && kvfold::evicts_by_queries(plan)) {
+        fail("eviction by the attention of queries needs layers that read downward, this plan has upward readers");
     }
     bool any = false;
     for (uint32_t il = 0; il < plan.n_layer; ++il) {

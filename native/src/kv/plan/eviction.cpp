@@ -36,6 +36,10 @@ static void parse_budget(kvfold_plan & plan, const std::string & text) {
     }
 }
 
+std::string eviction_name(const std::string & attribute) {
+    return attribute == "recent" ? "queries" : attribute;
+}
+
 bool is_about_eviction(const std::string & attribute) {
     const auto & all = evict_methods();
     return attribute == "evict" || attribute == "skip" ||
@@ -50,6 +54,7 @@ std::string eviction_parameters() {
         }
     }
     names.erase("sinks");
+    names.erase("queries");
     std::string list;
     for (const std::string & name : names) {
         list += (list.empty() ? "" : ", ") + name + "=N";
@@ -61,11 +66,22 @@ static bool has_windows(const kvfold_plan & plan) {
     return plan.is_automatic() || std::any_of(plan.window.begin(), plan.window.end(), [](uint8_t window) { return window != 0; });
 }
 
+static void check_queries(const kvfold_plan & plan) {
+    const uint32_t n_queries = evict_queries_of(plan);
+    if (plan.evict_budget > 0 && plan.evict_budget <= n_queries) {
+        fail("the number of tokens to keep is " + std::to_string(plan.evict_budget) + ", not more than the last " + std::to_string(n_queries) +
+             ", which always stay");
+    }
+    if (evict_methods()[plan.evict].find("kernel") >= 0 && evict_parameter_of(plan, "kernel") % 2 == 0) {
+        fail("kernel is " + std::to_string(evict_parameter_of(plan, "kernel")) + ", allowed are odd numbers");
+    }
+}
+
 void parse_eviction(kvfold_plan & plan, const std::map<std::string, std::string> & attributes) {
     const auto found = attributes.find("evict");
     if (found == attributes.end()) {
         for (const auto & [name, _] : attributes) {
-            if (is_about_eviction(name) && name != "sinks") { // which windows have as well
+            if (is_about_eviction(name) && name != "sinks" && name != "queries") { // which others have as well
                 fail(name + " belongs to eviction: evict=METHOD:BUDGET");
             }
         }
@@ -102,13 +118,17 @@ void parse_eviction(kvfold_plan & plan, const std::map<std::string, std::string>
     } else if (i_sinks >= 0 && !has_windows(plan)) {
         plan.n_sinks = 0; // they are the method's alone
     }
+    if (evicts_by_queries(plan)) {
+        check_queries(plan);
+        plan.n_queries = evict_queries_of(plan);
+    }
 }
 
 void parse_eviction(kvfold_plan & plan, const std::string & text) {
     std::map<std::string, std::string> attributes;
     for (const std::string & each : split(text, ';')) {
         const size_t      eq   = each.find('=');
-        const std::string name = each.substr(0, eq);
+        const std::string name = eviction_name(each.substr(0, eq));
         if (eq == std::string::npos || !is_about_eviction(name) || !attributes.emplace(name, each.substr(eq + 1)).second) {
             fail("'" + each + "' in '" + text + "' is no attribute of eviction, or is there twice");
         }

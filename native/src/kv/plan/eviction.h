@@ -14,6 +14,9 @@ void parse_eviction(kvfold_plan & plan, const std::map<std::string, std::string>
 // As metadata has it: such attributes only.
 void parse_eviction(kvfold_plan & plan, const std::string & text);
 
+// An attribute by the name that it has here: SnapKV's last queries, which stay themselves, are also called recent.
+std::string eviction_name(const std::string & attribute);
+
 // Whether "evict" or a number for one of the methods.
 bool is_about_eviction(const std::string & attribute);
 

@@ -121,7 +121,7 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
     for (size_t i = 1; i < parts.size(); ++i) {
         const std::string & attribute = parts[i];
         const size_t eq = attribute.find('=');
-        const std::string name  = attribute.substr(0, eq);
+        const std::string name  = eviction_name(attribute.substr(0, eq));
         const std::string value = eq == std::string::npos ? "" : attribute.substr(eq + 1);
 
         if (!seen.emplace(name, value).second) {
@@ -151,8 +151,7 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
             make_automatic(plan, KVFOLD_BY_NUMBER);
             plan.n_full = parse_number(value, "number of full layers", 0, n_layer);
         } else if (name == "queries" && eq != std::string::npos) {
-            plan.n_queries  = parse_number(value, "number of scored queries", 1, KVFOLD_MAX_QUERIES);
-            about_automatic = true;
+            plan.n_queries = parse_number(value, "number of scored queries", 1, KVFOLD_MAX_QUERIES);
         } else if (name == "decide" && eq != std::string::npos) {
             const auto found = std::find(std::begin(decide_names), std::end(decide_names), value);
             if (found == std::end(decide_names)) {
@@ -177,6 +176,8 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
         }
     }
 
+    parse_eviction(plan, seen);
+    about_automatic |= seen.count("queries") > 0 && !plan.evicts();
     if (about_automatic && !plan.is_automatic()) {
         fail("queries, decide and keep belong to automatic retention: lazy=THRESHOLD or full=N");
     }
@@ -188,7 +189,6 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
             plan.n_sinks = KVFOLD_DEFAULT_SINKS;
         }
     }
-    parse_eviction(plan, seen);
     kvfold_plan_derive(plan);
     return plan;
 }
@@ -210,7 +210,7 @@ std::string kvfold_plan::str() const {
     if (automatic == KVFOLD_BY_NUMBER) {
         text += ";full=" + std::to_string(n_full);
     }
-    if (n_queries != KVFOLD_DEFAULT_QUERIES) {
+    if (is_automatic() && n_queries != KVFOLD_DEFAULT_QUERIES) {
         text += ";queries=" + std::to_string(n_queries);
     }
     if (decide != KVFOLD_DECIDE_EARLY) {

@@ -46,7 +46,7 @@ void kvfold_retention::note_needs(llama_seq_id seq_id) {
     }
 }
 
-bool kvfold_retention::is_undecided(llama_seq_id seq_id, int il) const {
+bool kvfold_retention::judges(llama_seq_id seq_id, int il) const {
     const sequence & seq = sequences[seq_id];
     return plan.candidate[il] && !seq.final && !seq.lazy[il];
 }
@@ -98,7 +98,11 @@ void kvfold_retention::advance(
     seq.in_prompt    = !last;
     seq.awaits_first = last && !seq.final && plan.decide == KVFOLD_DECIDE_DECODE;
     if (!kept.pos.empty()) {
-        keep_queries(seq, kept);
+        std::vector<bool> judged(plan.n_layer);
+        for (uint32_t il = 0; il < plan.n_layer; ++il) {
+            judged[il] = plan.candidate[il] && !seq.lazy[il];
+        }
+        kvfold::keep_last(seq.kept, kept, plan.n_queries, judged);
     }
     if (!masses.empty()) {
         seq.n_next = 2*n_tokens;

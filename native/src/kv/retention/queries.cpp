@@ -45,24 +45,15 @@ std::vector<kv_query> kvfold_retention::scored_queries(const kv_ubatch_part & pa
     if ((now != stage::PROMPT && now != stage::END_OF_PROMPT) || !enough(n_tokens)) {
         return {};
     }
-    const size_t n_kept    = seq.in_prompt ? seq.kept.pos.size() : 0;
-    const size_t n_own     = std::min<size_t>(plan.n_queries, part.rows.size());
-    const size_t n_carried = std::min<size_t>(plan.n_queries - n_own, n_kept);
+    auto queries = kvfold::last_queries(part, seq.in_prompt ? seq.kept.pos : std::vector<llama_pos>(), plan.n_queries);
     if (now == stage::PROMPT) {
         // nobody cuts a text that is evaluated for it
         const bool is_time = prefill == KVFOLD_PREFILL_EVALUATION
                                  ? (uint64_t) n_tokens >= 2*((uint64_t) plan.n_sinks + plan.n_swa) && n_tokens >= seq.n_next
                                  : kvfold::is_judged_at(plan, n_tokens);
-        if (plan.decide == KVFOLD_DECIDE_END || !is_time || n_own + n_carried < plan.n_queries) {
+        if (plan.decide == KVFOLD_DECIDE_END || !is_time || queries.size() < plan.n_queries) {
             return {};
         }
-    }
-    std::vector<kv_query> queries;
-    for (size_t i = n_kept - n_carried; i < n_kept; ++i) {
-        queries.push_back({ part.seq_id, seq.kept.pos[i], -1, (int32_t) i });
-    }
-    for (size_t i = part.rows.size() - n_own; i < part.rows.size(); ++i) {
-        queries.push_back({ part.seq_id, part.pos[i], part.rows[i], -1 });
     }
     return queries;
 }
@@ -80,14 +71,27 @@ std::vector<int32_t> kvfold_retention::kept_rows(const kv_ubatch_part & part, in
     return { part.rows.end() - n, part.rows.end() };
 }
 
-void kvfold_retention::keep_queries(sequence & seq, const kv_kept_queries & more) {
-    kv_kept_queries & kept = seq.kept;
-    kept.values.resize(plan.n_layer);
+std::vector<kv_query> kvfold::last_queries(const kv_ubatch_part & part, const std::vector<llama_pos> & kept, size_t n_queries) {
+    const size_t          n_kept    = kept.size();
+    const size_t          n_own     = std::min(n_queries, part.rows.size());
+    const size_t          n_carried = std::min(n_queries - n_own, n_kept);
+    std::vector<kv_query> queries;
+    for (size_t i = n_kept - n_carried; i < n_kept; ++i) {
+        queries.push_back({ part.seq_id, kept[i], -1, (int32_t) i });
+    }
+    for (size_t i = part.rows.size() - n_own; i < part.rows.size(); ++i) {
+        queries.push_back({ part.seq_id, part.pos[i], part.rows[i], -1 });
+    }
+    return queries;
+}
+
+void kvfold::keep_last(kv_kept_queries & kept, const kv_kept_queries & more, size_t n_queries, const std::vector<bool> & judged) {
+    kept.values.resize(judged.size());
     const size_t n      = kept.pos.size() + more.pos.size();
-    const size_t n_gone = n - std::min<size_t>(n, plan.n_queries); // no more than there were: a ubatch keeps n_queries at most
-    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+    const size_t n_gone = n - std::min(n, n_queries); // no more than there were: a ubatch keeps n_queries at most
+    for (size_t il = 0; il < judged.size(); ++il) {
         auto & values = kept.values[il];
-        if (!plan.candidate[il] || seq.lazy[il]) {
+        if (!judged[il]) {
             values.clear();
             continue;
         }

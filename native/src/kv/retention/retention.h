@@ -40,8 +40,36 @@ struct kv_kept_queries {
 int64_t  kvfold_scored_at_once(int64_t n);
 uint32_t kvfold_score_max_nodes(const kvfold_plan & plan, uint32_t n_seqs); // of a graph that scores so many sequences of one cache
 
+// Who looks at how the last queries of a prompt attend.
+struct kv_judge {
+    // The queries of a sequence that are scored in a ubatch, by position; none if it is not time, or if nothing is left to
+    // decide. `prefill` is of kvfold_prefill.
+    virtual std::vector<kv_query> scored_queries(const kv_ubatch_part & part, int32_t prefill) const = 0;
+
+    // Rows whose queries are kept, since the prompt may end before a later ubatch has enough of its own.
+    virtual std::vector<int32_t> kept_rows(const kv_ubatch_part & part, int32_t prefill) const = 0;
+
+    // Of layer il; empty where nothing is left to decide.
+    virtual const std::vector<float> & kept_values(llama_seq_id seq_id, int il) const = 0;
+
+    virtual bool judges(llama_seq_id seq_id, int il) const = 0;
+
+protected:
+    ~kv_judge() = default;
+};
+
+namespace kvfold {
+
+// The last n_queries of a sequence with this part of a ubatch; of ubatches before, those at these positions are kept.
+std::vector<kv_query> last_queries(const kv_ubatch_part & part, const std::vector<llama_pos> & kept, size_t n_queries);
+
+// Adds `more` and leaves the last n_queries, of the layers that are judged.
+void keep_last(kv_kept_queries & kept, const kv_kept_queries & more, size_t n_queries, const std::vector<bool> & judged);
+
+} // namespace kvfold
+
 // Owned by the memory of the two caches, used by the thread that decodes.
-struct kvfold_retention {
+struct kvfold_retention : kv_judge {
     kvfold_retention(const kvfold_plan & plan, llama_kv_cache & full, llama_kv_cache & window);
 
     const kvfold_plan plan;
@@ -52,19 +80,15 @@ struct kvfold_retention {
     bool needs_full  (llama_seq_id seq_id, int il) const;
     bool needs_window(llama_seq_id seq_id, int il) const;
 
-    bool is_undecided(llama_seq_id seq_id, int il) const;
+    bool judges(llama_seq_id seq_id, int il) const override;
 
     // Whether a sequence of so many tokens has any that a lazy layer would forget, the scored queries aside.
     bool enough(llama_pos n_tokens) const;
 
-    // The queries of a sequence that are scored in a ubatch, by position; none if it is not time, or if it has decided.
-    // `prefill` is of kvfold_prefill.
-    std::vector<kv_query> scored_queries(const kv_ubatch_part & part, int32_t prefill) const;
+    std::vector<kv_query> scored_queries(const kv_ubatch_part & part, int32_t prefill) const override;
+    std::vector<int32_t>  kept_rows(const kv_ubatch_part & part, int32_t prefill) const override;
 
-    // Rows whose queries are kept, since the prompt may end before a later ubatch has enough of its own.
-    std::vector<int32_t> kept_rows(const kv_ubatch_part & part, int32_t prefill) const;
-
-    const std::vector<float> & kept_values(llama_seq_id seq_id, int il) const { return sequences[seq_id].kept.values[il]; }
+    const std::vector<float> & kept_values(llama_seq_id seq_id, int il) const override { return sequences[seq_id].kept.values[il]; }
 
     // After the ubatch: masses[query][layer] of its scored queries, each the mean over heads, and the queries of its kept
     // rows. Decides where it is time.
@@ -110,7 +134,6 @@ private:
 
     // Whether some layer turned out lazy, or none will from now on. masses[query][layer]
     bool decide(sequence & seq, const std::vector<std::vector<float>> & masses, llama_pos n_tokens, bool last);
-    void keep_queries(sequence & seq, const kv_kept_queries & more);
     void settle(llama_seq_id seq_id, const char * when);
     void reset(llama_seq_id seq_id);
 

@@ -37,8 +37,14 @@ public final class Eviction {
     private static final Pattern NUMBER = Pattern.compile("[0-9]{1,9}");
     private static final Pattern DECIMAL = Pattern.compile("[0-9]{1,3}\\.[0-9]{1,6}");
     private static final String SINKS = "sinks";
+    private static final String QUERIES = "queries";
+    private static final String KERNEL = "kernel";
 
-    /** What decides how much a token is worth. All look at keys and values alone, none at the question that is asked of them. */
+    /**
+     * What decides how much a token is worth. The first ones look at keys and values alone, those from {@link #SNAPKV} on at
+     * what the last queries of the prompt attend to, which may be a question about the rest of it. They need cells that
+     * sequences have in common ({@code kv-unified}, the default) and layers that read downward.
+     */
     public enum Method {
         /** Keys with the smallest norm stay (<a href="https://arxiv.org/abs/2406.11430">L2 norm</a>). */
         KNORM(),
@@ -54,7 +60,27 @@ public final class Eviction {
          * The {@code sinks} first tokens (4) and the most recent ones stay (<a
          * href="https://arxiv.org/abs/2309.17453">StreamingLLM</a>). Unlike {@link KvPlan#streaming} once for each prompt.
          */
-        STREAMING(new Parameter(SINKS, 4, 1, MANY));
+        STREAMING(new Parameter(SINKS, 4, 1, MANY)),
+        /**
+         * What the last {@code queries} tokens (64), which stay themselves, attend to, averaged over {@code kernel}
+         * neighbours (5) (<a href="https://arxiv.org/abs/2404.14469">SnapKV</a>).
+         */
+        SNAPKV(Parameter.queries(), Parameter.kernel()),
+        /**
+         * What the last token attends to, the same for all heads of a layer (<a
+         * href="https://arxiv.org/abs/2401.06104">TOVA</a>).
+         */
+        TOVA(),
+        /**
+         * As {@link #SNAPKV}, with budgets that fall from the lowest layer to the highest, which has about the mean divided by
+         * {@code beta} (20) (<a href="https://arxiv.org/abs/2406.02069">PyramidKV</a>).
+         */
+        PYRAMIDKV(Parameter.queries(), Parameter.kernel(), new Parameter("beta", 20, 1, MANY)),
+        /**
+         * Chunks of {@code chunk} tokens (20) by the mean of what {@link #SNAPKV} says of them, the same for all heads of a
+         * layer (<a href="https://arxiv.org/abs/2502.00299">ChunkKV</a>); as many as the budget holds.
+         */
+        CHUNKKV(Parameter.queries(), Parameter.kernel(), new Parameter("chunk", 20, 1, MANY));
 
         private final List<Parameter> parameters;
 
@@ -67,6 +93,10 @@ public final class Eviction {
             return name().toLowerCase(Locale.ROOT);
         }
 
+        boolean looksAtQueries() {
+            return compareTo(SNAPKV) >= 0;
+        }
+
         private Parameter parameter(String name) {
             return parameters.stream()
                     .filter(parameter -> parameter.name.equals(name))
@@ -75,7 +105,15 @@ public final class Eviction {
         }
     }
 
-    private record Parameter(String name, int usual, int least, int most) {}
+    private record Parameter(String name, int usual, int least, int most) {
+        static Parameter queries() {
+            return new Parameter(QUERIES, 64, 1, AutomaticRetention.MAX_QUERIES);
+        }
+
+        static Parameter kernel() {
+            return new Parameter(KERNEL, 5, 1, MANY);
+        }
+    }
 
     private final Method method;
     private final int tokens; // 0: a share
@@ -143,6 +181,9 @@ public final class Eviction {
                     (long) value,
                     (long) (value < known.least ? known.least : known.most));
         }
+        if (parameter.equals(KERNEL) && value % 2 == 0) {
+            throw new InvalidPlanException("kernel is " + value + ", allowed are odd numbers");
+        }
         SortedMap<String, Integer> changed = new TreeMap<>(parameters);
         changed.put(parameter, value);
         return new Eviction(method, tokens, share, changed, skipped);
@@ -183,17 +224,40 @@ public final class Eviction {
         return Objects.requireNonNull(parameters.get(parameter));
     }
 
-    /** How many of so many tokens a layer keeps. */
-    public long budget(int layer, long sequence) {
-        if (skipped.contains(layer)) {
-            return sequence;
-        }
-        long most = tokens > 0
+    /**
+     * How many tokens of a sequence a layer keeps; {@link Method#CHUNKKV} may keep fewer.
+     *
+     * @param layers of the model
+     * @param sequence tokens that it has
+     */
+    public long budget(int layer, int layers, long sequence) {
+        long kept = tokens > 0
                 ? tokens
                 : BigDecimal.valueOf(share)
                         .multiply(BigDecimal.valueOf(sequence))
                         .longValue();
-        return Math.min(sequence, Math.max(1, most));
+        if (skipped.contains(layer) || kept >= sequence) {
+            return sequence;
+        }
+        kept = method.looksAtQueries() ? Math.max(kept, queries()) : kept;
+        kept = method == Method.PYRAMIDKV ? pyramid(layer, layers, sequence, kept) : kept;
+        return Math.min(sequence, Math.max(1, kept));
+    }
+
+    private int queries() {
+        return method == Method.TOVA ? 1 : value(QUERIES);
+    }
+
+    /** From the lowest layer to the highest in equal steps, where a layer has room for it. */
+    private long pyramid(int layer, int layers, long sequence, long kept) {
+        double least = (double) kept / value("beta");
+        double most = 2.0 * kept - least;
+        if (most >= sequence - queries()) {
+            most = sequence - queries();
+            least = 2.0 * kept - most;
+        }
+        boolean room = layers > 1 && sequence >= most && most >= least && least >= queries();
+        return room ? (long) Math.rint(most - layer * (most - least) / (layers - 1)) : kept;
     }
 
     /** These as a plan with windows has them, which keep as many first tokens; the text says that number once. */
@@ -246,7 +310,7 @@ public final class Eviction {
         return text.toString();
     }
 
-    /** Whether a plan's attribute belongs here; {@code sinks} may belong to windows as well. */
+    /** Whether a plan's attribute belongs here; {@code sinks} and {@code queries} may belong to others as well. */
     static boolean hasAttribute(String name) {
         return name.equals("evict") || name.equals("skip") || NAMES.contains(name);
     }
@@ -259,7 +323,7 @@ public final class Eviction {
     /** The names of all methods' numbers but the sinks, for messages. */
     static String parameterNames() {
         return NAMES.stream()
-                .filter(name -> !name.equals(SINKS))
+                .filter(name -> !name.equals(SINKS) && !name.equals(QUERIES))
                 .map(name -> name + "=N")
                 .collect(Collectors.joining(", "));
     }
@@ -321,6 +385,17 @@ public final class Eviction {
             }
         }
         return eviction;
+    }
+
+    /** @throws InvalidPlanException if what always stays is more than the budget */
+    void checkBudget() {
+        if (method.looksAtQueries() && tokens > 0 && tokens <= queries()) {
+            throw new InvalidPlanException(
+                    "the number of tokens to keep is " + tokens + ", not more than the last " + queries()
+                            + ", which always stay",
+                    (long) tokens,
+                    (long) queries());
+        }
     }
 
     private static int number(String attribute, String digits) {

@@ -45,9 +45,9 @@ import java.util.stream.IntStream;
  *           | "decide=" , ( "early" | "end" | "decode" )
  *           | "keep=" , number , { "_" , number }       (* layers that are never lazy *)
  *           | "evict=" , method , ":" , budget          (* tokens that stay when a prompt has ended *)
- *           | name , "=" , number                       (* of the method: sinks or lag *)
+ *           | name , "=" , number                       (* of the method, see Eviction *)
  *           | "skip=" , number , { "_" , number } ;     (* layers that keep every token *)
- * method    = "knorm" | "keydiff" | "lagkv" | "streaming" ;
+ * method    = "knorm" | "keydiff" | "lagkv" | "streaming" | "snapkv" | "tova" | "pyramidkv" | "chunkkv" ;
  * budget    = number | digit , { digit } , "." , digit , { digit } ;
  * decimal   = digit , [ "." , digit , { digit } ] ;     (* at most 6 digits after the point *)
  * number    = digit , { digit } ;                       (* at most 9 digits *)
@@ -56,7 +56,7 @@ import java.util.stream.IntStream;
  * Each attribute appears at most once, in any order, except that {@code passes} and {@code exact} exclude each other.
  * {@code lazy} and {@code full} do, too; {@code queries}, {@code decide} and {@code keep} belong to one of them, with which
  * {@code window} and {@code sinks} may be left out: 1024, or 1020 with {@code full}, and 4. The numbers of a method and
- * {@code skip} belong to {@code evict}, see {@link Eviction}; {@code sinks} is for windows and method alike. There is no white space. {@link #parse} also takes {@code layer = number , ["s"] , "x" , number} for that many equal
+ * {@code skip} belong to {@code evict}, see {@link Eviction}; {@code sinks} is for windows and method alike, and {@code recent} another name of {@code queries}. There is no white space. {@link #parse} also takes {@code layer = number , ["s"] , "x" , number} for that many equal
  * layers ({@code 0_20x20_21}), and in place of the map the name of a factory below. {@link #toString()} never prints
  * either, drops leading zeros, and prints the attributes in the order above, so that two plans are equal exactly if
  * their texts are.
@@ -860,6 +860,12 @@ public final class KvPlan {
 
     private void checkEviction(Eviction which) {
         which.skipped().forEach(this::checkLayer);
+        which.checkBudget();
+        if (which.method().looksAtQueries() && isUpward()) {
+            throw new InvalidPlanException(
+                    "eviction by the attention of queries needs layers that read downward, but this"
+                            + " plan has upward readers");
+        }
         if (automatic.isPresent()) {
             throw new InvalidPlanException("eviction cannot be combined with lazy layers that are told at run time");
         }
@@ -1003,9 +1009,10 @@ public final class KvPlan {
                 } else if (attribute.startsWith("full=")) {
                     once("lazy or full", automatic.isEmpty());
                     automatic = Optional.of(AutomaticRetention.keepingFull(number(attribute, "full=".length(), 0)));
-                } else if (attribute.startsWith("queries=")) {
+                } else if (attribute.startsWith("queries=")
+                        || attribute.startsWith("recent=")) { // as SnapKV calls them
                     once("queries", queries.isEmpty());
-                    queries = OptionalInt.of(number(attribute, "queries=".length(), 1));
+                    queries = OptionalInt.of(number(attribute, attribute.indexOf('=') + 1, 1));
                 } else if (attribute.startsWith("decide=")) {
                     once("decide", decision.isEmpty());
                     decision = Optional.of(decision(attribute.substring("decide=".length())));
@@ -1026,6 +1033,10 @@ public final class KvPlan {
                             + Eviction.parameterNames() + ", strict, passes=N and exact");
                 }
             }
+            Optional<Eviction> eviction = eviction(evicting, sinks, queries);
+            if (eviction.isPresent()) {
+                queries = OptionalInt.empty();
+            }
             boolean isName = !parts[0].isEmpty() && parts[0].charAt(0) >= 'a' && parts[0].charAt(0) <= 'z';
             int givenWindow = window.orElse(automatic.map(Parser::defaultRecent).orElse(0));
             KvPlan plan = isName ? named(parts[0]) : map(parts[0], givenWindow);
@@ -1045,7 +1056,6 @@ public final class KvPlan {
             if (sinks.isPresent()) {
                 once("sinks", plan.sinks == 0 || namedAutomatic);
             }
-            Optional<Eviction> eviction = eviction(evicting, sinks);
             if (how == null) {
                 boolean ofMethod = plan.window == 0
                         && eviction.map(Eviction::parameters)
@@ -1077,10 +1087,12 @@ public final class KvPlan {
                     eviction);
         }
 
-        private static Optional<Eviction> eviction(Map<String, String> attributes, OptionalInt sinks) {
+        private static Optional<Eviction> eviction(
+                Map<String, String> attributes, OptionalInt sinks, OptionalInt queries) {
             if (attributes.isEmpty()) {
                 return Optional.empty();
             }
+            queries.ifPresent(number -> attributes.put("queries", String.valueOf(number)));
             Eviction eviction = Eviction.parse(attributes);
             return Optional.of(
                     sinks.isPresent() && eviction.parameters().containsKey("sinks")

@@ -110,10 +110,15 @@ final class KvPlanTest {
         Eviction eviction = plan.eviction().orElseThrow();
         assertThat(eviction.method()).isEqualTo(Eviction.Method.LAGKV);
         assertThat(eviction.parameters()).containsExactly(Map.entry("lag", 128), Map.entry("sinks", 2));
-        assertThat(eviction.budget(2, 1000)).isEqualTo(250);
-        assertThat(eviction.budget(0, 1000)).isEqualTo(1000);
+        assertThat(eviction.budget(2, 4, 1000)).isEqualTo(250);
+        assertThat(eviction.budget(0, 4, 1000)).isEqualTo(1000);
         assertThat(KvPlan.of(0, 0, 2, 2).withEviction(eviction)).isEqualTo(plan);
         assertThat(plan.isStandard()).isFalse();
+        assertThat(KvPlan.parse("cla:2;evict=snapkv:1024;recent=32;kernel=5", 4))
+                .hasToString("0_0_2_2;evict=snapkv:1024;queries=32");
+        Eviction pyramid = Eviction.keeping(Eviction.Method.PYRAMIDKV, 96).with("queries", 16);
+        assertThat(IntStream.range(0, 5).mapToLong(layer -> pyramid.budget(layer, 5, 192)))
+                .containsExactly(176L, 136L, 96L, 56L, 16L);
         assertThat(KvPlan.standard(2).withEviction(Eviction.keeping(Eviction.Method.KNORM, 64)))
                 .hasToString("0_1;evict=knorm:64")
                 .isEqualTo(KvPlan.parse("0_1;evict=knorm:64"));
@@ -456,8 +461,8 @@ final class KvPlanTest {
                 "yoco:4;window=8 | the KV plan \"yoco:4;window=8\" gives window twice",
                 "0_1_1_1;strict;strict | the KV plan \"0_1_1_1;strict;strict\" gives strict twice",
                 "0_1_1_1;exact;passes=2 | the KV plan \"0_1_1_1;exact;passes=2\" gives passes or exact twice",
-                "0_1_1_1;   | the KV plan \"0_1_1_1;\" has the attribute \"\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, skip=LAYERS, lag=N, strict, passes=N and exact",
-                "0_1_1_1;loose | the KV plan \"0_1_1_1;loose\" has the attribute \"loose\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, skip=LAYERS, lag=N, strict, passes=N and exact",
+                "0_1_1_1;   | the KV plan \"0_1_1_1;\" has the attribute \"\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, skip=LAYERS, beta=N, chunk=N, kernel=N, lag=N, strict, passes=N and exact",
+                "0_1_1_1;loose | the KV plan \"0_1_1_1;loose\" has the attribute \"loose\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, skip=LAYERS, beta=N, chunk=N, kernel=N, lag=N, strict, passes=N and exact",
                 "0_1_1_1;passes=x | \"passes=x\" in the KV plan needs a number of at most 9 digits, not \"x\"",
                 "lckv       | the KV plan \"lckv\" needs a number, as in lckv:2",
                 "lckv:      | \"lckv:\" in the KV plan needs a number of at most 9 digits, not \"\"",

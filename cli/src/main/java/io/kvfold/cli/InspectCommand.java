@@ -21,6 +21,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Comparator;
 import java.util.List;
+import java.util.LongSummaryStatistics;
 import java.util.Map;
 import java.util.Optional;
 import java.util.TreeMap;
@@ -239,7 +240,8 @@ final class InspectCommand implements Callable<Integer> {
     private static long leftOf(MemoryEstimate estimate, long tokens, Eviction eviction) {
         long window = Math.min(tokens, estimate.window());
         return estimate.storage().stream()
-                .mapToLong(layer -> row(layer) * (layer.windowed() ? window : eviction.budget(layer.layer(), tokens)))
+                .mapToLong(layer -> row(layer)
+                        * (layer.windowed() ? window : eviction.budget(layer.layer(), estimate.layers(), tokens)))
                 .sum();
     }
 
@@ -329,7 +331,7 @@ final class InspectCommand implements Callable<Integer> {
         }
         plan(file, facts.path("layers").asInt()).ifPresent(plan -> {
             line(out, "lazy layers", lazyLayers(plan));
-            plan.eviction().ifPresent(eviction -> line(out, "eviction", eviction(eviction, kv)));
+            plan.eviction().ifPresent(eviction -> line(out, "eviction", eviction(eviction, plan.layers(), kv)));
             if (plan.isStandard()) {
                 line(out, "KV plan", "standard: every layer keeps keys and values of its own");
             } else {
@@ -340,14 +342,21 @@ final class InspectCommand implements Callable<Integer> {
         });
     }
 
-    private static String eviction(Eviction eviction, ObjectNode kv) {
+    private static String eviction(Eviction eviction, int layers, ObjectNode kv) {
         int tokens = kv.path("context_size").asInt();
+        LongSummaryStatistics left = IntStream.range(0, layers)
+                .filter(layer -> !eviction.skipped().contains(layer))
+                .mapToLong(layer -> eviction.budget(layer, layers, tokens))
+                .summaryStatistics();
         String skipped = eviction.skipped().isEmpty()
                 ? ""
                 : ", all of them in layers " + Values.ranges(List.copyOf(eviction.skipped()));
         return Values.format(
-                "%s leaves %d of %d tokens when a prompt has ended%s",
-                eviction.method().label(), eviction.budget(-1, tokens), tokens, skipped);
+                "%s leaves %s of %d tokens when a prompt has ended%s",
+                eviction.method().label(),
+                left.getMin() == left.getMax() ? left.getMax() : left.getMin() + " to " + left.getMax(),
+                tokens,
+                skipped);
     }
 
     private static String used(ObjectNode kv) {

@@ -73,7 +73,11 @@ final class EvictionTest {
                 "standard;evict=lagkv:40;lag=8;skip=0",
                 "cla:2;evict=streaming:40",
                 "lckv:2;evict=knorm:40",
-                "yoco:32;evict=keydiff:40"
+                "yoco:32;evict=keydiff:40",
+                "standard;evict=snapkv:40;queries=16",
+                "cla:2;evict=tova:0.3",
+                "standard;evict=pyramidkv:40;queries=8",
+                "standard;evict=chunkkv:40;queries=16;chunk=5"
             })
     void aConversationGoesOnWithWhatIsLeft(String plan) {
         try (Engine engine = builder(plan, 2).open();
@@ -118,7 +122,13 @@ final class EvictionTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"standard;evict=knorm:40", "cla:2;evict=keydiff:0.4", "standard;evict=streaming:40;skip=1"})
+    @ValueSource(
+            strings = {
+                "standard;evict=knorm:40",
+                "cla:2;evict=keydiff:0.4",
+                "standard;evict=streaming:40;skip=1",
+                "cla:2;evict=snapkv:40;queries=16"
+            })
     void draftsDoNotChangeAnAnswer(String plan) {
         try (Engine plain = builder(plan, 1).open();
                 Engine drafting = builder(plan, 1)
@@ -140,7 +150,9 @@ final class EvictionTest {
 
     /** The youngest gives its cells up in the middle of its second answer, and gets the same ones back. */
     @ParameterizedTest
-    @ValueSource(strings = {"standard;evict=knorm:40", "cla:2;evict=lagkv:0.4;lag=8"})
+    @ValueSource(
+            strings = {"standard;evict=knorm:40", "cla:2;evict=lagkv:0.4;lag=8", "standard;evict=pyramidkv:40;queries=8"
+            })
     void aSuspendedConversationLosesTheSameTokensAgain(String plan) {
         Engine.Builder builder = builder(plan, 4).contextSize(512).option("kv-unified-per-slot", 512);
         JsonNode expected;
@@ -199,6 +211,10 @@ final class EvictionTest {
                 "standard;evict=knorm:64;lag=8 | lag",
                 "standard;evict=lagkv:64;lag=1 | 2 to",
                 "standard;evict=knorm:64;skip=4 | 4",
+                "standard;evict=knorm:64;queries=8 | queries",
+                "standard;evict=snapkv:64 | last 64",
+                "standard;evict=snapkv:100;kernel=4 | odd",
+                "lckv:2;evict=snapkv:100 | upward",
                 "standard;evict=knorm:64;skip=0_1_2_3 | no layer",
                 "standard;lag=8 | evict=METHOD:BUDGET",
                 "standard;evict=knorm:64;evict=knorm:64 | twice",

@@ -80,6 +80,9 @@ final class PreemptionTest {
         "cla:2;evict=keydiff:0.5;skip=0, Q8_0, ON",
         "lckv:2;evict=streaming:24, F32, OFF",
         "yoco:32;evict=lagkv:24;lag=4, F32, OFF",
+        "standard;evict=snapkv:24;queries=8, F16, ON",
+        "cla:2;evict=tova:24, F32, OFF",
+        "standard;evict=pyramidkv:24;queries=4, F32, OFF",
     })
     void everyAnswerIsThatOfTheRequestAlone(String plan, KvType type, FlashAttention attention) throws IOException {
         compare(
