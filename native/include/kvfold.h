@@ -245,7 +245,8 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  *    "by_layer": [{"layer": n, "bytes_per_token": n, "window": n or null, "may_be_lazy": bool,
  *                  "bytes_allocated": n, "bytes_committed": n, "bytes_in_use": n}],
  *    "by_slot": [{"slot": n, "busy": bool, "tokens": n, "bytes_in_use": n, "bytes_promised": n}],
- *    "lazy_layers": [[layers of slot 0], ...]}
+ *    "lazy_layers": [[layers of slot 0], ...],
+ *    "evictions": {"prompts": n, "seconds": s, "bytes": n, "by_layer": [{"layer": n, "kept": rows, "evicted": rows}]}}
  *
  * requests_suspended have begun and gave their cells up for others, which preemptions counts since the engine was opened;
  * their tokens are computed again when there is room, tokens_recomputed so far.
@@ -253,6 +254,9 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  * prefixes: of the prompts that could begin with cells of another request, hits did, since the engine was opened, with
  * tokens_shared tokens that were not computed again; kept counts beginnings that no slot holds, cells_shared the cells that would
  * be there once more now if sequences shared none, and bytes_saved what those would take.
+ *
+ * evictions: prompts that lost tokens when they had ended, since the engine was opened, the time that it took, the bytes of keys
+ * and values that are gone, and the rows that each layer kept and did not.
  *
  * by_layer tells of each layer with storage what one token takes and how many tokens of a sequence it keeps, null for all;
  * may_be_lazy: all or that many, by sequence, and of such layers lazy_at_least keep no more whatever the prompt.

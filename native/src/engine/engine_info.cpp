@@ -4,6 +4,7 @@
 #include "kv/memory/folded_memory.h"
 #include "kv/memory/layout.h"
 #include "kv/memory/memory.h"
+#include "kv/eviction/evictor.h"
 #include "kv/retention/retention.h"
 
 #include "ggml-backend.h"
@@ -153,6 +154,17 @@ static json lazy_layers(const llama_context * context, int32_t n_slots) {
     return slots;
 }
 
+static json evictions(const kv_layout & layout) {
+    const auto done     = layout.evicts ? layout.evicts->so_far() : evictor::account();
+    json       by_layer = json::array();
+    for (size_t il = 0; il < done.n_kept.size(); ++il) {
+        if (done.n_kept[il] > 0) {
+            by_layer.push_back(json({ { "layer", il }, { "kept", done.n_kept[il] }, { "evicted", done.n_evicted[il] } }));
+        }
+    }
+    return json({ { "prompts", done.n_prompts }, { "seconds", (double) done.n_microseconds/1e6 }, { "bytes", done.n_bytes }, { "by_layer", by_layer } });
+}
+
 json engine::kv_stats() {
     use        inside(*this);
     uint64_t   tokens = 0, busy = 0;
@@ -202,6 +214,7 @@ json engine::kv_stats() {
         { "by_layer",            describe_layers(layout)                                             },
         { "by_slot",             by_slot                                                             },
         { "lazy_layers",         lazy_layers(server->get_llama_context(), options.params.n_parallel) },
+        { "evictions",           evictions(layout)                                                   },
     });
 }
 
@@ -236,6 +249,11 @@ std::string engine::kv_metrics() {
     one("prefix_tokens_total", "counter", "Tokens that were not computed again because of it.", prefixes->n_adopted.load());
     one("prefixes_kept", "gauge", "Beginnings of prompts that are kept and no slot holds.", prefixes->n_kept.load());
     one("kv_cells_shared", "gauge", "Cells that sequences would take more if they shared none.", schedule->n_shared.load());
+    if (layout.evicts) {
+        const auto done = layout.evicts->so_far();
+        one("evictions_total", "counter", "Prompts that lost tokens when they had ended.", done.n_prompts);
+        one("evicted_bytes_total", "counter", "Keys and values of these tokens.", done.n_bytes);
+    }
     one("preemptions_total", "counter", "How often a request gave its cells up.", schedule->n_preemptions.load());
     one("tokens_recomputed_total", "counter", "Tokens of answers computed again because of it.", schedule->n_recomputed.load());
     return text;

@@ -384,7 +384,7 @@ int main(int argc, char ** argv) {
         states_hold_what_is_left(how, "standard;evict=knorm:100");
         states_hold_what_is_left(how, "standard;evict=knorm:0.4;skip=1");
         states_hold_what_is_left(how, "yoco:55;evict=keydiff:100");
-        if (how.options.unified) {
+        if (how.options.unified && how.options.type == GGML_TYPE_F32) { // rounded attention may choose other rows
             states_hold_what_is_left(how, "standard;evict=snapkv:100;queries=16");
             states_hold_what_is_left(how, "cla:2;evict=pyramidkv:100;queries=16");
         }

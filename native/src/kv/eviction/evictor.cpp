@@ -46,6 +46,8 @@ evictor::evictor(const llama_hparams & hparams, llama_kv_cache & cache) :
     if (const ggml_tensor * rot = cache.build_input_v_rot(ctx.get())) {
         v_rotated = (uint32_t) rot->ne[0];
     }
+    done.n_kept.resize(plan.n_layer);
+    done.n_evicted.resize(plan.n_layer);
     const auto ids = cache.get_layer_ids();
     unlike = std::any_of(ids.begin(), ids.end(), [&](uint32_t il) { return !keep_alike((int) ids.front(), (int) il); });
 }
@@ -217,6 +219,7 @@ void evictor::evict(llama_seq_id seq_id) {
         LLAMA_LOG_WARN("%s: sequence %d shares cells with others and keeps all of its tokens\n", __func__, seq_id);
         return;
     }
+    const int64_t                                   start = ggml_time_us();
     std::vector<std::vector<uint32_t>>              rows;   // by layer, its cells
     std::vector<std::vector<std::vector<uint32_t>>> chosen; // of these, by head
     std::vector<uint32_t>                           n_rows(plan.n_layer);
@@ -224,6 +227,7 @@ void evictor::evict(llama_seq_id seq_id) {
         rows.push_back(rows_of(seq_id, layer.il));
         chosen.push_back(choose(seq_id, layer, rows.back(), evict_budget_of(plan, layer.il, n_tokens)));
         n_rows[layer.il] = (uint32_t) chosen.back()[0].size();
+        count(layer, n_rows[layer.il], rows.back().size() - n_rows[layer.il]);
     }
     const uint32_t n_cells = *std::max_element(n_rows.begin(), n_rows.end());
 
@@ -252,7 +256,24 @@ void evictor::evict(llama_seq_id seq_id) {
             }, false);
         }
     }
+    {
+        const std::lock_guard<std::mutex> lock(mutex);
+        done.n_prompts++;
+        done.n_microseconds += (uint64_t) (ggml_time_us() - start);
+    }
     LLAMA_LOG_INFO("%s: sequence %d keeps %u cells of %zu at %u tokens\n", __func__, seq_id, n_cells, own.size(), n_tokens);
+}
+
+void evictor::count(const kv_tensors & layer, uint64_t n_kept, uint64_t n_evicted) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    done.n_kept   [layer.il] += n_kept;
+    done.n_evicted[layer.il] += n_evicted;
+    done.n_bytes             += n_evicted*(ggml_row_size(layer.k->type, layer.k->ne[0]) + ggml_row_size(layer.v->type, layer.v->ne[0]));
+}
+
+evictor::account evictor::so_far() const {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return done;
 }
 
 bool evictor::keep_alike(int a, int b) const {

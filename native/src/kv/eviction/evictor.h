@@ -17,6 +17,7 @@
 #include "llama.h"
 
 #include <cstdint>
+#include <mutex>
 #include <vector>
 
 struct llama_hparams;
@@ -69,6 +70,16 @@ public:
     // Not all producers do.
     bool hides_any() const { return unlike; }
 
+    // What it has done since the memory was made; for any thread.
+    struct account {
+        uint64_t              n_prompts      = 0; // that lost tokens
+        uint64_t              n_microseconds = 0;
+        uint64_t              n_bytes        = 0; // of rows that are gone
+        std::vector<uint64_t> n_kept;             // rows by layer
+        std::vector<uint64_t> n_evicted;
+    };
+    account so_far() const;
+
     const evicted & of(llama_seq_id seq_id) const { return sequences[seq_id]; }
 
     // Some cell of the sequence is another one's as well, so that nothing can be evicted from it.
@@ -98,6 +109,8 @@ private:
 
     void evict(llama_seq_id seq_id);
 
+    void count(const kv_tensors & layer, uint64_t n_kept, uint64_t n_evicted);
+
     stage stage_of_part(const kv_ubatch_part & part, int32_t prefill) const;
 
     // The cells of a sequence in the order of their positions: all, and those that producer il has rows in.
@@ -121,6 +134,9 @@ private:
     uint32_t              v_rotated = 0;
     bool                  unlike    = false;
     std::vector<sequence> sequences;
+
+    mutable std::mutex mutex; // for `done` and readers on other threads
+    account            done;
 };
 
 } // namespace kvfold

@@ -31,6 +31,7 @@ import org.jspecify.annotations.Nullable;
  * @param bySlot every slot, in their order
  * @param lazyLayers for each slot the layers that turned out lazy for what it holds, in order; no slot at all under a plan
  *     without {@linkplain KvPlan#automaticRetention() automatic retention}
+ * @param evictions what prompts lost when they had ended
  */
 public record KvCacheStats(
         long cells,
@@ -54,7 +55,8 @@ public record KvCacheStats(
         int lazyAtLeast,
         List<Layer> byLayer,
         List<Slot> bySlot,
-        List<List<Integer>> lazyLayers) {
+        List<List<Integer>> lazyLayers,
+        Evictions evictions) {
 
     /** Copies the lists. */
     public KvCacheStats {
@@ -95,6 +97,31 @@ public record KvCacheStats(
         public double hitRate() {
             return prompts == 0 ? 0 : (double) hits / prompts;
         }
+    }
+
+    /**
+     * Tokens that were evicted, since the engine was opened.
+     *
+     * @param prompts that lost some when they had ended
+     * @param seconds that it took
+     * @param bytes of their keys and values
+     * @param byLayer the layers with storage, in their order; none before the first eviction
+     */
+    public record Evictions(long prompts, double seconds, long bytes, List<LayerRows> byLayer) {
+
+        /** Copies the list. */
+        public Evictions {
+            byLayer = List.copyOf(byLayer);
+        }
+
+        /**
+         * Rows of keys and values of one layer.
+         *
+         * @param layer its number in the model, from 0
+         * @param kept of those that there were when prompts had ended
+         * @param evicted the others
+         */
+        public record LayerRows(int layer, long kept, long evicted) {}
     }
 
     /** What sequences take, whatever the cache holds now. */

@@ -87,7 +87,9 @@ class EngineTest {
                             0,
                             List.of(new KvCacheStats.Layer(1, 256, 20L, false, 131072, 8192, 3072)),
                             List.of(new KvCacheStats.Slot(2, true, 12, 3072, 4096)),
-                            List.of()));
+                            List.of(),
+                            new KvCacheStats.Evictions(
+                                    2, 0.5, 4096, List.of(new KvCacheStats.Evictions.LayerRows(1, 64, 16)))));
         }
     }
 

@@ -130,7 +130,9 @@ public final class ScriptedEngine {
              "by_layer": [{"layer": 1, "bytes_per_token": 256, "window": 20, "may_be_lazy": false,
                            "bytes_allocated": 131072, "bytes_committed": 8192, "bytes_in_use": 3072}],
              "by_slot": [{"slot": 2, "busy": true, "tokens": 12, "bytes_in_use": 3072, "bytes_promised": 4096}],
-             "lazy_layers": []}""";
+             "lazy_layers": [],
+             "evictions": {"prompts": 2, "seconds": 0.5, "bytes": 4096,
+                           "by_layer": [{"layer": 1, "kept": 64, "evicted": 16}]}}""";
 
     private static final String TOKENS = """
             {"prompt_tokens": 30, "prompt_tokens_cached": 10, "prompt_seconds": 0.5, "generated_tokens": 8,

@@ -331,7 +331,7 @@ final class InspectCommand implements Callable<Integer> {
         }
         plan(file, facts.path("layers").asInt()).ifPresent(plan -> {
             line(out, "lazy layers", lazyLayers(plan));
-            plan.eviction().ifPresent(eviction -> line(out, "eviction", eviction(eviction, plan.layers(), kv)));
+            plan.eviction().ifPresent(eviction -> line(out, "eviction", eviction(eviction, plan, kv)));
             if (plan.isStandard()) {
                 line(out, "KV plan", "standard: every layer keeps keys and values of its own");
             } else {
@@ -342,11 +342,11 @@ final class InspectCommand implements Callable<Integer> {
         });
     }
 
-    private static String eviction(Eviction eviction, int layers, ObjectNode kv) {
+    private static String eviction(Eviction eviction, KvPlan plan, ObjectNode kv) {
         int tokens = kv.path("context_size").asInt();
-        LongSummaryStatistics left = IntStream.range(0, layers)
+        LongSummaryStatistics left = layers(plan, plan::isProducer).stream()
                 .filter(layer -> !eviction.skipped().contains(layer))
-                .mapToLong(layer -> eviction.budget(layer, layers, tokens))
+                .mapToLong(layer -> eviction.budget(layer, plan.layers(), tokens))
                 .summaryStatistics();
         String skipped = eviction.skipped().isEmpty()
                 ? ""

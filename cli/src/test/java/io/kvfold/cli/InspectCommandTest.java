@@ -101,6 +101,18 @@ final class InspectCommandTest {
     }
 
     @Test
+    void tellsWhatEvictionLeaves() {
+        assertThat(inspect(model, "--kv-plan", "standard;evict=knorm:128;skip=0")
+                        .out())
+                .contains("at 512 tokens reserved, 224 KiB to 512 KiB in use when they are there")
+                .contains(
+                        "eviction      knorm leaves 128 of 512 tokens when a prompt has ended, all of them in layers 0");
+        assertThat(inspect(model, "--kv-plan", "cla:2;evict=pyramidkv:0.25;queries=16;beta=5")
+                        .out())
+                .contains("eviction      pyramidkv leaves 94 to 230 of 512 tokens when a prompt has ended");
+    }
+
+    @Test
     void showsThePlanOfTheFile() throws IOException, JsonProcessingException {
         GgufWriter writer = TinyFile.header("llama");
         GgufKvPlan.write(writer, "llama", KvPlan.of(0, 0, 2, 2));
