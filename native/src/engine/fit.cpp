@@ -87,7 +87,7 @@ costs costs_of(const common_params & params, const model_facts & facts, const kv
         sum.masked += 4*(double) facts.heads; // products of queries and keys
     }
     if (plan.is_automatic() || evicts_by_queries(plan)) {
-        sum.scored = 2*4.0*plan.n_queries*params.n_parallel + 4*8*(double) facts.heads; // kv/graph/scores.cpp, build_score
+        sum.scored = 2*4.0*(evicts_by_all_queries(plan) ? params.n_ubatch : plan.n_queries*params.n_parallel) + 4*8*(double) facts.heads; // kv/graph/scores.cpp, build_score
     }
     sum.computed = 4*((double) facts.vocabulary + 16*(double) facts.embedding);
     return sum;

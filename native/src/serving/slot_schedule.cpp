@@ -83,7 +83,7 @@ std::vector<slot_view> slot_schedule::view(const std::vector<kvfold_slot_view> &
         own.paused   = each.paused;
         own.n_prompt = each.n_prompt;
         if (const evictor * const evicts = evictor_of(llama_get_memory(ctx)); evicts && !own.suspended) {
-            own.evicted_at = evicts->of(each.slot).points;
+            own.gone = evicts->of(each.slot);
         }
         slot_view view;
         static_cast<kvfold_slot_view &>(view) = each;
@@ -137,6 +137,7 @@ std::vector<kvfold_slot_action> slot_schedule::share(std::vector<kvfold_prompt_v
 std::vector<kvfold_slot_action> slot_schedule::plan(
         llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & idle) {
     ++step;
+    settle_evictions(llama_get_memory(ctx));
     cell_room room;
     room.n_cells = room.n_free = UINT32_MAX;
     room.n_batch = rules.n_batch;
@@ -304,6 +305,10 @@ static bool needs_outputs(const llama_context * ctx, int id_slot) {
 
 int slot_schedule::replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt) {
     entry & own = entries[id_slot];
+    evictor * const evicts = evictor_of(llama_get_memory(ctx));
+    if (evicts && own.n_replayed == 0) {
+        evicts->replays(id_slot, own.gone, (llama_pos) n_prompt);
+    }
     if (own.n_replayed == 0) {
         own.n_replayed = prefixes.adopt(id_slot, tokens, std::min(n_prompt, own.n_listed) - 1); // the last one of a prompt may decide on layers
     }
@@ -312,10 +317,13 @@ int slot_schedule::replay(llama_context * ctx, common_speculative * spec, int id
     const auto &   plan      = llama_get_model(ctx)->hparams.kv_plan;
     uint32_t       n         = std::min({ own.n_listed - at, rules.n_batch, (uint32_t) own.n_most });
     bool           each_out  = false;
-    const auto     evicted   = std::upper_bound(own.evicted_at.begin(), own.evicted_at.end(), (int32_t) at);
-    const uint32_t n_evicted = evicted == own.evicted_at.end() ? UINT32_MAX : (uint32_t) *evicted; // then tokens go as they went before
+    const auto     after     = [&](const std::vector<llama_pos> & points) {
+        const auto next = std::upper_bound(points.begin(), points.end(), (llama_pos) at);
+        return next == points.end() ? UINT32_MAX : (uint32_t) *next;
+    };
+    const uint32_t n_evicted = after(own.gone.points); // then tokens go as they went before
     if (in_prompt) {
-        n = std::min({ n, n_prompt - at, tokens_to_cut(ctx, at), n_evicted - at });
+        n = std::min({ n, n_prompt - at, tokens_to_cut(ctx, at), n_evicted - at, after(own.gone.begins) - at });
     } else if (needs_outputs(ctx, id_slot)) {
         // as they were computed: one after the other, the first of them perhaps deciding which layers are lazy
         each_out = true;
@@ -342,6 +350,9 @@ int slot_schedule::replay(llama_context * ctx, common_speculative * spec, int id
     }
     own.n_replayed += n;
     n_recomputed   += n;
+    if (evicts && own.n_replayed == own.n_listed) {
+        evicts->replayed(id_slot);
+    }
     return 0;
 }
 

@@ -2,6 +2,7 @@
 // worker thread, but for the counts.
 #pragma once
 
+#include "kv/eviction/evicted.h"
 #include "serving/admission.h"
 #include "serving/prefix_cache.h"
 #include "serving/scheduler.h"
@@ -69,7 +70,7 @@ struct slot_schedule {
         uint32_t n_replayed = 0;
         uint32_t n_gathered = 0; // tokens that it had when it was suspended although it ran alone
         uint32_t n_prompt   = 0;
-        std::vector<int32_t> evicted_at; // tokens that it had each time it lost some
+        evicted  gone; // what it had lost when it gave its cells up
         int32_t  n_most     = INT32_MAX; // tokens of its prompt in the next batch
         uint64_t last_run   = 0;
         int64_t  since      = 0; // ggml_time_us() of its suspension

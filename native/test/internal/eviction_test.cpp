@@ -221,6 +221,7 @@ static void goes_on_as_if_the_others_were_gone(const variant & how) {
     turn("and one that has twice the budget", 200);
     check(llama_memory_seq_rm(some.memory(), 1, (llama_pos) n - 2, -1) && llama_memory_seq_rm(removed.memory(), 1, (llama_pos) n - 2, -1), "two tokens go");
     check(alike(some.decode(1, (llama_pos) n - 2, 1, 9), removed.decode(1, (llama_pos) n - 2, 1, 9), tolerance), name + ": as drafts that are refused go");
+    check(!llama_memory_seq_rm(some.memory(), 1, 50, -1), name + ": what has been evicted from is not cut");
     llama_memory_seq_rm(some.memory(), 1, -1, -1);
     check(some.committed() == 0, name + ": and nothing is left of it");
 }
@@ -389,7 +390,7 @@ int main(int argc, char ** argv) {
             states_hold_what_is_left(how, "cla:2;evict=pyramidkv:100;queries=16");
         }
     }
-    for (const char * attributes : { "evict=snapkv:100", "evict=tova:100", "evict=pyramidkv:100;queries=16", "evict=chunkkv:0.4;queries=32;skip=1" }) {
+    for (const char * attributes : { "evict=snapkv:100", "evict=tova:100", "evict=pyramidkv:100;queries=16", "evict=chunkkv:0.4;queries=32;skip=1", "evict=observed:100" }) {
         the_last_queries_are_those_of_the_prompt(attributes);
     }
     const golden_eviction golden(argc > 2 ? argv[1] : "");

@@ -166,7 +166,24 @@ std::vector<float> evict_scores(const kvfold_plan & plan, const head_rows & rows
     }
 }
 
-std::vector<std::vector<uint32_t>> choose_by_votes(const kvfold_plan & plan, const std::vector<std::vector<float>> & votes, uint32_t n_kept) {
+// A token is seen by the queries of its prompt from itself on, one of an earlier prompt by all of them.
+static std::vector<float> mean_of_seen(const std::vector<float> & votes, uint32_t n_prompt) {
+    std::vector<float> scores(votes.size());
+    for (size_t i = 0; i < votes.size(); ++i) {
+        scores[i] = votes[i]/(float) std::min<size_t>(n_prompt, votes.size() - i);
+    }
+    return scores;
+}
+
+std::vector<std::vector<uint32_t>> choose_by_votes(
+        const kvfold_plan & plan, const std::vector<std::vector<float>> & votes, uint32_t n_prompt, uint32_t n_kept) {
+    std::vector<std::vector<uint32_t>> chosen;
+    if (evicts_by_all_queries(plan)) {
+        for (const auto & each : votes) {
+            chosen.push_back(keep_highest(mean_of_seen(each, n_prompt), n_kept));
+        }
+        return chosen;
+    }
     const uint32_t n_window = evict_queries_of(plan);
     if (plan.evict == EVICT_TOVA) {
         return { votes.size(), keep_highest(pooled(mean(votes), n_window, 1), n_kept) };
@@ -179,7 +196,6 @@ std::vector<std::vector<uint32_t>> choose_by_votes(const kvfold_plan & plan, con
     if (plan.evict == EVICT_CHUNKKV) {
         return { votes.size(), keep_chunks(mean(scores), n_kept, evict_parameter_of(plan, "chunk")) };
     }
-    std::vector<std::vector<uint32_t>> chosen;
     for (const auto & each : scores) {
         chosen.push_back(keep_highest(each, n_kept));
     }

@@ -22,8 +22,10 @@ bool evict_reads_values(const kvfold_plan & plan);
 std::vector<float> evict_scores(const kvfold_plan & plan, const head_rows & rows);
 
 // By methods that look at queries: for each head of a layer the tokens that it keeps, in ascending order, n_kept of them or as many
-// whole chunks. votes[head][token] says how much the last queries of the prompt attend to the token, in any unit.
-std::vector<std::vector<uint32_t>> choose_by_votes(const kvfold_plan & plan, const std::vector<std::vector<float>> & votes, uint32_t n_kept);
+// whole chunks. votes[head][token] says how much the queries of the prompt that are scored attend to the token, in any unit; the
+// prompt has n_prompt of these tokens, the last ones.
+std::vector<std::vector<uint32_t>> choose_by_votes(
+        const kvfold_plan & plan, const std::vector<std::vector<float>> & votes, uint32_t n_prompt, uint32_t n_kept);
 
 // The n_kept highest, in ascending order. Equal ones fall as torch.topk() lets them fall.
 std::vector<uint32_t> keep_highest(const std::vector<float> & scores, uint32_t n_kept);

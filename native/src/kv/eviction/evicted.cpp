@@ -11,8 +11,9 @@ namespace kvfold {
 void evicted::write(llama_io_write_i & io) const {
     const auto number = [&](uint32_t value) { io.write(&value, sizeof(value)); };
     number((uint32_t) points.size());
-    for (const llama_pos point : points) {
-        number((uint32_t) point);
+    for (size_t i = 0; i < points.size(); ++i) {
+        number((uint32_t) points[i]);
+        number((uint32_t) begins[i]);
     }
     if (!points.empty()) {
         number(n_cells);
@@ -23,11 +24,13 @@ void evicted::write(llama_io_write_i & io) const {
 evicted evicted::read(const kvfold_plan & plan, const std::function<uint32_t()> & next) {
     evicted found;
     for (uint32_t n = next(); n > 0; --n) {
-        const uint32_t point = next();
-        if (point > INT32_MAX || (llama_pos) point <= found.n_compact()) {
-            throw std::runtime_error("it says that tokens were evicted at " + std::to_string(point) + " tokens");
+        const uint32_t point = next(), begin = next();
+        if (point > INT32_MAX || (llama_pos) point <= found.n_compact() || begin >= point || (llama_pos) begin < found.n_compact()) {
+            throw std::runtime_error("it says that tokens were evicted at " + std::to_string(point) + " tokens of a prompt from " +
+                                     std::to_string(begin) + " on");
         }
         found.points.push_back((llama_pos) point);
+        found.begins.push_back((llama_pos) begin);
     }
     if (found.points.empty()) {
         return found;

@@ -15,14 +15,15 @@ namespace kvfold {
 
 struct evicted {
     std::vector<llama_pos> points;      // tokens that the sequence had each time it lost some, ascending
+    std::vector<llama_pos> begins;      // those that it had when the prompt that ended there began
     uint32_t               n_cells = 0; // of the tokens up to the last point
     std::vector<uint32_t>  n_rows;      // by producer, in the first of these cells
 
     // The first tokens of the sequence, whose cells are no tokens any more; 0: none has gone.
     llama_pos n_compact() const { return points.empty() ? 0 : points.back(); }
 
-    // As a saved state has it: the number of points; these; and unless there are none n_cells, and n_rows of each layer. All of
-    // them uint32_t.
+    // As a saved state has it: the number of points; each with its beginning; and unless there are none n_cells, and n_rows of each
+    // layer. All of them uint32_t.
     void write(llama_io_write_i & io) const;
 
     // Throws std::runtime_error if no sequence under the plan can be so.

@@ -54,7 +54,24 @@ evictor::evictor(const llama_hparams & hparams, llama_kv_cache & cache) :
 
 // A text that is evaluated says itself where its prompt ends: where the first output is.
 stage evictor::stage_of_part(const kv_ubatch_part & part, int32_t prefill) const {
-    return stage_of(part, sequences[part.seq_id].in_prompt, prefill == KVFOLD_PREFILL_EVALUATION ? KVFOLD_PREFILL_FIXED : prefill);
+    const sequence & seq     = sequences[part.seq_id];
+    bool             answers = part.pos.front() >= seq.answer;
+    for (size_t i = 1; i < seq.before.points.size(); ++i) {
+        answers = answers || (part.pos.front() >= seq.before.points[i - 1] && part.pos.front() < seq.before.begins[i]);
+    }
+    if (answers) {
+        return stage::GENERATED;
+    }
+    return stage_of(part, seq.in_prompt, prefill == KVFOLD_PREFILL_EVALUATION ? KVFOLD_PREFILL_FIXED : prefill);
+}
+
+void evictor::replays(llama_seq_id seq_id, const evicted & before, llama_pos n_prompt) {
+    sequences[seq_id].before = before;
+    sequences[seq_id].answer = n_prompt;
+}
+
+void evictor::replayed(llama_seq_id seq_id) {
+    replays(seq_id, {}, INT32_MAX);
 }
 
 bool evictor::judges(llama_seq_id, int il) const {
@@ -63,15 +80,19 @@ bool evictor::judges(llama_seq_id, int il) const {
 }
 
 std::vector<kv_query> evictor::scored_queries(const kv_ubatch_part & part, int32_t prefill) const {
-    if (!evicts_by_queries(plan) || stage_of_part(part, prefill) != stage::END_OF_PROMPT || !has_too_many(part.seq_id, (uint32_t) part.n_tokens())) {
+    const sequence & seq = sequences[part.seq_id];
+    const stage      now = stage_of_part(part, prefill);
+    if (evicts_by_all_queries(plan)) {
+        return now == stage::PROMPT || now == stage::END_OF_PROMPT ? last_queries(part, {}, part.rows.size()) : std::vector<kv_query>();
+    }
+    if (!evicts_by_queries(plan) || now != stage::END_OF_PROMPT || !has_too_many(part.seq_id, (uint32_t) part.n_tokens())) {
         return {};
     }
-    const sequence & seq = sequences[part.seq_id];
     return last_queries(part, seq.in_prompt ? seq.kept.pos : std::vector<llama_pos>(), plan.n_queries);
 }
 
 std::vector<int32_t> evictor::kept_rows(const kv_ubatch_part & part, int32_t prefill) const {
-    if (!evicts_by_queries(plan) || plan.n_queries == 1 || stage_of_part(part, prefill) != stage::PROMPT) {
+    if (!evicts_by_queries(plan) || plan.n_queries <= 1 || stage_of_part(part, prefill) != stage::PROMPT) {
         return {};
     }
     return { part.rows.end() - (ptrdiff_t) std::min<size_t>(plan.n_queries, part.rows.size()), part.rows.end() };
@@ -83,8 +104,9 @@ void evictor::vote(const kv_ubatch_part & part, int il, const float * votes, int
     const auto            cells = rows_of(part.seq_id, il_kv);
     seq.votes.resize(plan.n_layer);
     auto & sums = seq.votes[il_kv];
-    sums.resize(hparams.n_head_kv(il_kv), std::vector<float>(cells.size()));
+    sums.resize(hparams.n_head_kv(il_kv));
     for (size_t h = 0; h < sums.size(); ++h) {
+        sums[h].resize(cells.size()); // of later ubatches as well
         for (size_t i = 0; i < cells.size(); ++i) {
             sums[h][i] += votes[h*n_kv + cells[i]];
         }
@@ -92,12 +114,15 @@ void evictor::vote(const kv_ubatch_part & part, int il, const float * votes, int
 }
 
 void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kept_queries & kept) {
-    sequence & seq = sequences[part.seq_id];
-    switch (stage_of_part(part, prefill)) {
+    sequence &  seq = sequences[part.seq_id];
+    const stage now = stage_of_part(part, prefill);
+    if (!seq.in_prompt && (now == stage::PROMPT || now == stage::END_OF_PROMPT)) {
+        seq.begin = part.pos.front();
+        seq.kept  = {};
+    }
+    switch (now) {
         case stage::PROMPT:
-            if (!seq.in_prompt) {
-                seq.kept = {};
-            }
+            seq.n_scored += (uint32_t) part.rows.size();
             if (!kept.pos.empty()) {
                 std::vector<bool> judged(plan.n_layer);
                 for (uint32_t il = 0; il < plan.n_layer; ++il) {
@@ -108,6 +133,7 @@ void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kep
             seq.in_prompt = true;
             break;
         case stage::END_OF_PROMPT:
+            seq.n_scored += (uint32_t) part.rows.size();
             seq.kept      = {};
             seq.in_prompt = false;
             seq.ended     = true;
@@ -130,6 +156,7 @@ void evictor::settle() {
             evict(seq_id);
             sequences[seq_id].ended = false;
             sequences[seq_id].votes.clear();
+            sequences[seq_id].n_scored = 0;
         }
     }
 }
@@ -189,7 +216,7 @@ std::vector<std::vector<uint32_t>> evictor::choose(
         return { n_heads, all };
     }
     if (evicts_by_queries(plan)) {
-        return choose_by_votes(plan, sequences[seq_id].votes[layer.il], n_kept);
+        return choose_by_votes(plan, sequences[seq_id].votes[layer.il], sequences[seq_id].n_scored, n_kept);
     }
     const cell_rows                    k = keys_of(seq_id, layer, cells);
     std::vector<std::vector<float>>    values(n_heads);
@@ -247,6 +274,7 @@ void evictor::evict(llama_seq_id seq_id) {
         cells.seq_add(to[i], seq_id);
     }
     seq.points.push_back((llama_pos) n_tokens);
+    seq.begins.push_back(seq.begin);
     seq.n_cells = n_cells;
     seq.n_rows  = n_rows;
     if (hides_any()) {
@@ -285,16 +313,33 @@ uint32_t evictor::n_hidden(llama_seq_id seq_id, int il) const {
     return seq.n_cells - (seq.n_rows.empty() ? 0 : seq.n_rows[il]);
 }
 
+llama_pos evictor::last_of(llama_seq_id seq_id) const {
+    const bool has_cells = cache.get_n_stream() == 1 || (uint32_t) seq_id < cache.get_n_stream();
+    return has_cells ? cache.get_cells(seq_id).seq_pos_max(seq_id) : -1;
+}
+
+bool evictor::is_whole(llama_seq_id seq_id, llama_pos p0, llama_pos p1) const {
+    return p0 <= 0 && (p1 < 0 || p1 > last_of(seq_id));
+}
+
+bool evictor::can_remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) const {
+    for (llama_seq_id id = seq_id < 0 ? 0 : seq_id; id <= (seq_id < 0 ? LLAMA_MAX_SEQ - 1 : seq_id); ++id) {
+        if (p0 < sequences[id].n_compact() && !is_whole(id, p0, p1)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void evictor::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     for (llama_seq_id id = seq_id < 0 ? 0 : seq_id; id <= (seq_id < 0 ? LLAMA_MAX_SEQ - 1 : seq_id); ++id) {
-        const bool has_cells = cache.get_n_stream() == 1 || (uint32_t) id < cache.get_n_stream();
-        const llama_pos pos_max = has_cells ? cache.get_cells(id).seq_pos_max(id) : -1;
-        if (p0 <= 0 && (p1 < 0 || p1 > pos_max)) {
-            sequences[id] = {};
-        } else if (p0 <= pos_max) {
-            sequences[id].in_prompt = sequences[id].ended = false;
-            sequences[id].kept      = {};
-            sequences[id].votes.clear();
+        sequence & seq = sequences[id];
+        if (is_whole(id, p0, p1)) {
+            seq = {};
+        } else if (p0 <= last_of(id)) {
+            const evicted left = seq;
+            seq = {};
+            static_cast<evicted &>(seq) = left;
         }
     }
 }

@@ -80,6 +80,11 @@ public:
     };
     account so_far() const;
 
+    // The tokens of a sequence that gave its cells up are computed again, in batches as those of a prompt: but what was an answer,
+    // between two prompts or behind the last one of n_prompt tokens, is none.
+    void replays (llama_seq_id seq_id, const evicted & before, llama_pos n_prompt);
+    void replayed(llama_seq_id seq_id);
+
     const evicted & of(llama_seq_id seq_id) const { return sequences[seq_id]; }
 
     // Some cell of the sequence is another one's as well, so that nothing can be evicted from it.
@@ -91,7 +96,10 @@ public:
     // Of the cells that it has, those that hold nothing of producer il.
     uint32_t n_hidden(llama_seq_id seq_id, int il) const;
 
-    void remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1); // -1: every sequence
+    // Whether these are whole sequences, or none of the tokens whose cells are no tokens any more. -1: every sequence.
+    bool can_remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) const;
+
+    void remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1);
     void copy  (llama_seq_id from, llama_seq_id to);
     void keep  (llama_seq_id seq_id);
 
@@ -103,8 +111,15 @@ private:
         bool in_prompt = false; // the last ubatch ended in the middle of a prompt
         bool ended     = false; // a prompt has, since settle()
 
-        kv_kept_queries                              kept;  // the last ones of its prompt
-        std::vector<std::vector<std::vector<float>>> votes; // [producer][head][row], since its prompt has ended
+        kv_kept_queries                              kept;         // the last ones of its prompt
+        std::vector<std::vector<std::vector<float>>> votes;        // [producer][head][row], since its prompt began
+        uint32_t                                     n_scored = 0; // tokens of its prompt
+
+        llama_pos begin = 0; // of its prompt
+
+        // while it is computed again: as it was before, and where its answer begins
+        evicted   before;
+        llama_pos answer = INT32_MAX;
     };
 
     void evict(llama_seq_id seq_id);
@@ -122,6 +137,10 @@ private:
 
     // For each head of producer il which of its rows in `cells` it keeps.
     std::vector<std::vector<uint32_t>> choose(llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells, uint32_t n_kept) const;
+
+    llama_pos last_of(llama_seq_id seq_id) const; // -1: it has no cells
+
+    bool is_whole(llama_seq_id seq_id, llama_pos p0, llama_pos p1) const;
 
     uint32_t stream_of(llama_seq_id seq_id) const;
     cell_rows keys_of  (llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells) const;

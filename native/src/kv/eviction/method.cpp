@@ -21,6 +21,7 @@ const std::vector<evict_method> & evict_methods() {
         { "tova",      {} },
         { "pyramidkv", { queries, kernel, { "beta", 20, 1, many } } },
         { "chunkkv",   { queries, kernel, { "chunk", 20, 1, many } } },
+        { "observed",  {} },
     };
     return methods;
 }
@@ -38,8 +39,12 @@ bool evicts_by_queries(const kvfold_plan & plan) {
     return plan.evict >= EVICT_SNAPKV;
 }
 
+bool evicts_by_all_queries(const kvfold_plan & plan) {
+    return plan.evict == EVICT_OBSERVED;
+}
+
 uint32_t evict_queries_of(const kvfold_plan & plan) {
-    return plan.evict == EVICT_TOVA ? 1 : evict_parameter_of(plan, "queries");
+    return evicts_by_all_queries(plan) ? 0 : plan.evict == EVICT_TOVA ? 1 : evict_parameter_of(plan, "queries");
 }
 
 // From the lowest layer to the highest in equal steps, where a layer has room for it. Halves are rounded to even numbers, as in Python.

@@ -33,14 +33,16 @@ enum evict_by : uint8_t {
     EVICT_TOVA,      // those that the last query attends to, the same for all heads (arXiv 2401.06104)
     EVICT_PYRAMIDKV, // as SnapKV, more in lower layers than in higher ones (arXiv 2406.02069)
     EVICT_CHUNKKV,   // chunks of what SnapKV would keep, the same for all heads (arXiv 2502.00299)
+    EVICT_OBSERVED,  // those that all queries of the prompt attend to that see them (H2O without its recent tokens, arXiv 2306.14048)
 };
 
 // By evict_by.
 const std::vector<evict_method> & evict_methods();
 
-// Whether the attention of the last queries of a prompt decides, and of how many.
+// Whether the attention of the last queries of a prompt decides, and of how many; or of all queries, none of which stays for that.
 bool     evicts_by_queries(const kvfold_plan & plan);
 uint32_t evict_queries_of(const kvfold_plan & plan);
+bool     evicts_by_all_queries(const kvfold_plan & plan);
 
 // A parameter of the plan's method, which has it.
 uint32_t evict_parameter_of(const kvfold_plan & plan, const char * name);

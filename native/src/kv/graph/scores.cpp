@@ -112,7 +112,7 @@ void kvfold_attn_input::set_score_input(const llama_ubatch & ubatch) {
     const int64_t          n_kv    = score.mask->ne[0];
 
     std::vector<float>   mask(n_kv*queries.size(), -INFINITY);
-    std::vector<float>   retained(n_kv*queries.size(), 0.0f);
+    std::vector<float>   retained(in_use(score.retained) ? mask.size() : 0); // where something may be lazy
     std::vector<int32_t> rows, order;
     int32_t              n_carried = 0;
     for (size_t q = 0; q < queries.size(); ++q) {
@@ -124,7 +124,9 @@ void kvfold_attn_input::set_score_input(const llama_ubatch & ubatch) {
                 continue;
             }
             mask[at + j]     = 0.0f;
-            retained[at + j] = plan.is_sink(cells.pos_get(j)) || query.pos - cells.pos_get(j) < (llama_pos) plan.n_swa;
+            if (!retained.empty()) {
+                retained[at + j] = plan.is_sink(cells.pos_get(j)) || query.pos - cells.pos_get(j) < (llama_pos) plan.n_swa;
+            }
         }
         if (query.row < 0) {
             order.push_back(n_carried++);

@@ -157,6 +157,9 @@ void folded_memory::clear(bool data) {
 }
 
 bool folded_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    if (evicts && !evicts->can_remove(seq_id, p0, p1)) {
+        return false;
+    }
     if (lazy) {
         lazy->remove(seq_id, p0, p1);
     }

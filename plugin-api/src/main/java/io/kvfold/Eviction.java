@@ -80,7 +80,13 @@ public final class Eviction {
          * Chunks of {@code chunk} tokens (20) by the mean of what {@link #SNAPKV} says of them, the same for all heads of a
          * layer (<a href="https://arxiv.org/abs/2502.00299">ChunkKV</a>); as many as the budget holds.
          */
-        CHUNKKV(Parameter.queries(), Parameter.kernel(), new Parameter("chunk", 20, 1, MANY));
+        CHUNKKV(Parameter.queries(), Parameter.kernel(), new Parameter("chunk", 20, 1, MANY)),
+        /**
+         * What all queries of the prompt attend to, on average of those that see it (H2O's accumulated attention, <a
+         * href="https://arxiv.org/abs/2306.14048">paper</a>, as kvpress' ObservedAttention has it). The attention of the whole
+         * prompt is computed twice for it.
+         */
+        OBSERVED();
 
         private final List<Parameter> parameters;
 
@@ -245,7 +251,11 @@ public final class Eviction {
     }
 
     private int queries() {
-        return method == Method.TOVA ? 1 : value(QUERIES);
+        return switch (method) {
+            case TOVA -> 1;
+            case OBSERVED -> 0;
+            default -> value(QUERIES);
+        };
     }
 
     /** From the lowest layer to the highest in equal steps, where a layer has room for it. */

@@ -47,7 +47,7 @@ import java.util.stream.IntStream;
  *           | "evict=" , method , ":" , budget          (* tokens that stay when a prompt has ended *)
  *           | name , "=" , number                       (* of the method, see Eviction *)
  *           | "skip=" , number , { "_" , number } ;     (* layers that keep every token *)
- * method    = "knorm" | "keydiff" | "lagkv" | "streaming" | "snapkv" | "tova" | "pyramidkv" | "chunkkv" ;
+ * method    = "knorm" | "keydiff" | "lagkv" | "streaming" | "snapkv" | "tova" | "pyramidkv" | "chunkkv" | "observed" ;
  * budget    = number | digit , { digit } , "." , digit , { digit } ;
  * decimal   = digit , [ "." , digit , { digit } ] ;     (* at most 6 digits after the point *)
  * number    = digit , { digit } ;                       (* at most 9 digits *)

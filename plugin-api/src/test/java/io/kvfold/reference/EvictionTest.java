@@ -78,7 +78,8 @@ final class EvictionTest {
                 "standard;evict=snapkv:40;queries=16",
                 "cla:2;evict=tova:0.3",
                 "standard;evict=pyramidkv:40;queries=8",
-                "standard;evict=chunkkv:40;queries=16;chunk=5"
+                "standard;evict=chunkkv:40;queries=16;chunk=5",
+                "cla:2;evict=observed:40"
             })
     void aConversationGoesOnWithWhatIsLeft(String plan) {
         try (Engine engine = builder(plan, 2).open();
@@ -152,7 +153,12 @@ final class EvictionTest {
     /** The youngest gives its cells up in the middle of its second answer, and gets the same ones back. */
     @ParameterizedTest
     @ValueSource(
-            strings = {"standard;evict=knorm:40", "cla:2;evict=lagkv:0.4;lag=8", "standard;evict=pyramidkv:40;queries=8"
+            strings = {
+                "standard;evict=knorm:40",
+                "cla:2;evict=lagkv:0.4;lag=8",
+                "standard;evict=pyramidkv:40;queries=8",
+                "standard;evict=snapkv:100;queries=80", // more than the second prompt has
+                "standard;evict=observed:40"
             })
     void aSuspendedConversationLosesTheSameTokensAgain(String plan) {
         Engine.Builder builder = builder(plan, 4).contextSize(512).option("kv-unified-per-slot", 512);

@@ -83,6 +83,7 @@ final class PreemptionTest {
         "standard;evict=snapkv:24;queries=8, F16, ON",
         "cla:2;evict=tova:24, F32, OFF",
         "standard;evict=pyramidkv:24;queries=4, F32, OFF",
+        "standard;evict=observed:24, F32, OFF",
     })
     void everyAnswerIsThatOfTheRequestAlone(String plan, KvType type, FlashAttention attention) throws IOException {
         compare(
