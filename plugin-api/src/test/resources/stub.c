@@ -121,7 +121,8 @@ int32_t kvfold_engine_info(kvfold_engine * engine, char ** out) {
                 "\"bytes_promised\": 0, \"slots\": 1, \"slots_busy\": 0, "
                 "\"requests_waiting\": 0, \"requests_suspended\": 0, \"preemptions\": 0, \"tokens_recomputed\": 0, "
                 "\"prefixes\": {\"prompts\": 0, \"hits\": 0, \"tokens_shared\": 0, \"kept\": 0, \"cells_shared\": 0, \"bytes_saved\": 0}, "
-                "\"lazy_at_least\": 0, \"by_layer\": [], \"by_slot\": [], \"lazy_layers\": []}}",
+                "\"lazy_at_least\": 0, \"by_layer\": [], \"by_slot\": [], \"lazy_layers\": [], "
+                "\"evictions\": {\"prompts\": 0, \"seconds\": 0, \"bytes\": 0, \"by_layer\": []}}}",
                 KVFOLD_OK);
 }
 
@@ -136,7 +137,8 @@ int32_t kvfold_kv_stats(kvfold_engine * engine, char ** out) {
              "\"preemptions\": 0, \"tokens_recomputed\": 0, "
              "\"prefixes\": {\"prompts\": 0, \"hits\": 0, \"tokens_shared\": 0, \"kept\": 0, \"cells_shared\": 0, \"bytes_saved\": 0}, "
              "\"lazy_at_least\": 0, \"by_layer\": [], "
-             "\"by_slot\": [], \"lazy_layers\": []}",
+             "\"by_slot\": [], \"lazy_layers\": [], "
+             "\"evictions\": {\"prompts\": 0, \"seconds\": 0, \"bytes\": 0, \"by_layer\": []}}",
              (int) n_strings);
     return give(out, text, KVFOLD_OK);
 }

@@ -238,6 +238,7 @@ final class LazyLayersTest {
                     .ubatchSize(64)
                     // which read rows that were given back; the system's page of zeros then counts as committed
                     .option("ctx-checkpoints", 0)
+                    .option("prefix-sharing", false) // keeps the first prompt for a third one
                     .open()) {
                 engine.call("/completion", body(prompt).put("n_predict", 2));
                 assertThat(engine.kvCacheStats().lazyLayers().get(0)).hasSize(LAYERS - full);
