@@ -3,14 +3,12 @@ package io.kvfold.reference;
 import static io.kvfold.reference.AnswersTogether.GAP;
 import static io.kvfold.reference.AnswersTogether.assertSame;
 import static org.assertj.core.api.Assertions.assertThat;
-import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.Engine;
 import io.kvfold.FlashAttention;
 import io.kvfold.Generation;
-import io.kvfold.InvalidPlanException;
 import io.kvfold.KvCacheStats;
 import io.kvfold.KvPlan;
 import io.kvfold.KvType;
@@ -242,18 +240,7 @@ final class EvictionTest {
                 "0_1_1s_3;window=8;evict=knorm:64 | layer 2",
             })
     void aPlanThatCannotBeKeptIsRefusedByBothParsersNamingWhy(String text, String why) {
-        assertThatExceptionOfType(InvalidPlanException.class)
-                .isThrownBy(() -> KvPlan.parse(text, LAYERS))
-                .withMessageContaining(why);
-        assertThatExceptionOfType(InvalidPlanException.class)
-                .isThrownBy(() -> Engine.builder()
-                        .model(file)
-                        .slots(1)
-                        .threads(1)
-                        .option("kv-plan", text)
-                        .open()
-                        .close())
-                .withMessageContaining(why);
+        RefusedPlan.check(file, LAYERS, text, why);
     }
 
     /** A prompt of a conversation, and what was answered. */

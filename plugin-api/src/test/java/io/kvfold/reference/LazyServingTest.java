@@ -1,7 +1,6 @@
 package io.kvfold.reference;
 
 import static org.assertj.core.api.Assertions.assertThat;
-import static org.assertj.core.api.Assertions.assertThatExceptionOfType;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -9,7 +8,6 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.AutomaticRetention.Decision;
 import io.kvfold.Engine;
 import io.kvfold.FlashAttention;
-import io.kvfold.InvalidPlanException;
 import io.kvfold.KvPlan;
 import io.kvfold.KvType;
 import io.kvfold.RealLibrary;
@@ -214,18 +212,7 @@ final class LazyServingTest {
             })
     void aPlanThatCannotBeKeptIsRefusedByBothParsersNamingWhy(String text, String why) throws IOException {
         Path file = model.writeForText(folder.resolve("bad.gguf"), KvPlan.standard(LAYERS));
-        assertThatExceptionOfType(InvalidPlanException.class)
-                .isThrownBy(() -> KvPlan.parse(text, LAYERS))
-                .withMessageContaining(why);
-        assertThatExceptionOfType(InvalidPlanException.class)
-                .isThrownBy(() -> Engine.builder()
-                        .model(file)
-                        .slots(1)
-                        .threads(1)
-                        .option("kv-plan", text)
-                        .open()
-                        .close())
-                .withMessageContaining(why);
+        RefusedPlan.check(file, LAYERS, text, why);
     }
 
     /** The reference after a prompt. */
