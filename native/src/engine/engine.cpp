@@ -358,6 +358,7 @@ void engine::set_up_serving() {
         // a slot that drafts with a model shares nothing
         [this, drafts](const server_task & task) { return drafts ? std::string() : prefixes->likeness_of_task(task); },
         [this](int id_task, size_t n_tokens) { return prefixes->lends(id_task, n_tokens); },
+        state_of,
     });
 }
 
@@ -558,13 +559,16 @@ const state_fit & engine::own_fit() {
     return *fit;
 }
 
-std::unique_ptr<kv_state> engine::load_state(const std::string & path) {
+std::optional<kv_state> engine::load_state(const std::string & path) {
     const ledger_scope charged(ledger);
     const uint32_t     slot_tokens = server->get_meta().slot_n_ctx;
-    return std::make_unique<kv_state>(read_state(path, own_fit(), server->get_llama_context(), slot_tokens, [this] { return drop_prefix(); }));
+    return read_state(path, own_fit(), server->get_llama_context(), slot_tokens, [this] { return drop_prefix(); });
 }
 
 bool engine::drop_prefix() {
+    if (schedule_of_worker()) {
+        return prefixes->drop_oldest();
+    }
     return prefixes->ask_to_drop([this] {
         server_task task(SERVER_TASK_TYPE_CANCEL); // of no task, and the worker looks who has asked
         task.id = server->get_response_reader().get_new_id();

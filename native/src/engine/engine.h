@@ -44,9 +44,9 @@ struct engine : request_host {
     void queue_task(server_task && task) override;
     void cancel_tasks(const std::unordered_set<int> & ids) override;
 
-    void                      require_states() override;
-    std::unique_ptr<kv_state> load_state(const std::string & path) override;
-    void                      save_state(const std::string & path, const kv_state & state) override;
+    void                    require_states() override;
+    std::optional<kv_state> load_state(const std::string & path) override;
+    void                    save_state(const std::string & path, const kv_state & state) override;
 
     common_params                          server_params(const std::string & options) override;
     const server_http_context::handler_t & handler_of(server_http_context::handler_t server_routes::* member) const override;

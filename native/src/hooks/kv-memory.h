@@ -68,10 +68,11 @@ bool kvfold_commit_cells(const llama_kv_cache & cache, const std::vector<int32_t
 // Cells have been assigned to a ubatch.
 void kvfold_cells_assigned(const llama_kv_cache & cache);
 
-// The tensors are written as a whole, whatever their cells hold. The first call is before that and throws
-// std::runtime_error if there is no memory for it, the second one after.
-void kvfold_commit_whole_cache(const llama_kv_cache & cache);
-void kvfold_cells_rewritten   (const llama_kv_cache & cache);
+// Copies the keys and values of the cells that one stream uses to another. False, and nothing is copied, if there is no memory for them.
+bool kvfold_copy_cells(const llama_kv_cache & cache, uint32_t from, uint32_t to);
+
+// Whether every cache of the context has cells of the sequence, which those lack whose copy was refused.
+bool kvfold_has_cells(const llama_context * context, int32_t seq_id);
 
 // How to wait until nothing computes with the caches of a memory any more; called as long as its context lives.
 void kvfold_synchronize_with(llama_memory_i * memory, const std::function<void()> & wait);

@@ -4,6 +4,7 @@
 #ifndef KVFOLD_KV_SCHEDULER_H
 #define KVFOLD_KV_SCHEDULER_H
 
+#include "kv-memory.h"
 #include "slot-hooks.h"
 
 #include <cstddef>
@@ -173,6 +174,15 @@ void kvfold_suspend(slot_t & slot) {
     if (!answers) {
         slot.prompt.tokens.clear();
         slot.stats.n_prompt_processed = 0;
+    }
+}
+
+// One of several answers was given copies of the cells of their prompt. If there was no memory for them it computes the prompt itself.
+template <typename slot_t>
+void kvfold_child_begins(slot_t & slot) {
+    if (!kvfold_has_cells(slot.ctx_tgt, slot.id) || (slot.ctx_dft && !kvfold_has_cells(slot.ctx_dft, slot.id))) {
+        kvfold_suspend(slot);
+        slot.state = decltype(slot_t::state)::SLOT_STATE_STARTED;
     }
 }
 

@@ -13,6 +13,9 @@ struct server_task;
 // has no room, for the task or for that state; to be called again when an idle slot has given its cells up.
 bool kvfold_slot_begins(llama_context * ctx, int id_slot, server_prompt & prompt, const server_task & task);
 
+// There is no more that could give way: it begins without the state.
+void kvfold_slot_begins_anew(const server_task & task);
+
 // The slot is done with the task and still holds all of its tokens.
 void kvfold_slot_ends(llama_context * ctx, int id_slot, const server_prompt & prompt, const server_task & task);
 
@@ -39,6 +42,16 @@ bool kvfold_clear_idle_slot(std::vector<server_slot> & slots, const server_slot 
         oldest->prompt_clear();
     }
     return oldest != nullptr;
+}
+
+template <typename server_slot>
+void kvfold_launch(std::vector<server_slot> & slots, server_slot & slot, const server_task & task) {
+    while (!kvfold_slot_begins(slot.ctx_tgt, slot.id, slot.prompt, task)) {
+        if (!kvfold_clear_idle_slot(slots, slot)) {
+            kvfold_slot_begins_anew(task);
+            return;
+        }
+    }
 }
 
 #endif

@@ -97,7 +97,8 @@ bool admission::can_begin(const server_task & task) const {
     if (reserves()) {
         // layers that forget make a request's bytes fewer, not its cells
         const promise own = promise_for(task);
-        return is_free(own.bytes*n_tasks) && cells_promised + own.tokens*n_tasks <= std::max<uint64_t>(layout.cells, own.tokens*n_tasks);
+        return is_free(own.bytes*n_tasks) && cells_promised + own.tokens*n_tasks <= std::max<uint64_t>(layout.cells, own.tokens*n_tasks) &&
+               server.state_of(task, promises.empty());
     }
     // one that takes more slots than there are is told so by the server core
     if (promises.size() + std::min(n_tasks, rules.slots) > rules.slots) {
@@ -107,7 +108,13 @@ bool admission::can_begin(const server_task & task) const {
     for (const auto & [id, each] : promises) {
         granted[id] = each.n_own;
     }
-    return server.has_room(task.tokens.size() - n_shared(task, server.likeness_of(task)), granted);
+    const size_t n_own    = task.tokens.size() - n_shared(task, server.likeness_of(task));
+    const auto   has_room = [&](size_t n_state) { return server.has_room(std::max(n_own, n_state), granted); };
+    if (!has_room(0)) {
+        return false;
+    }
+    const auto n_state = server.state_of(task, promises.empty());
+    return n_state && has_room(*n_state);
 }
 
 // What is set aside for several answers is set aside at once; otherwise each of them may run while the others are suspended.
@@ -139,9 +146,14 @@ bool admission::waits(server_task & task) {
     if (refuse_impossible(task)) {
         return true;
     }
-    if (waiting.empty() && can_begin(task)) {
-        grant(task);
-        return false;
+    try {
+        if (waiting.empty() && can_begin(task)) {
+            grant(task);
+            return false;
+        }
+    } catch (const error & why) {
+        server.refuse(task.id, why);
+        return true;
     }
     const void * const request = server.request_of(task.id);
     const auto         is_same = [&](int id_task) { return request && server.request_of(id_task) == request; };
@@ -177,9 +189,17 @@ void admission::gone(int id_task) {
 
 void admission::admit_waiting() {
     std::vector<server_task> ready;
-    while (!waiting.empty() && can_begin(waiting.front())) {
-        grant(waiting.front());
-        ready.push_back(std::move(waiting.front()));
+    while (!waiting.empty()) {
+        server_task & next = waiting.front();
+        try {
+            if (!can_begin(next)) {
+                break;
+            }
+            grant(next);
+            ready.push_back(std::move(next));
+        } catch (const error & why) {
+            server.refuse(next.id, why);
+        }
         waiting.pop_front();
     }
     count_waiting();

@@ -43,6 +43,9 @@ struct admission {
         std::function<std::string(const server_task &)>               likeness_of; // of what it may share; none: nothing
         // whether what the task has computed of its prompt, or will, can be so many tokens of another one
         std::function<bool(int id_task, size_t n_tokens)>             lends;
+        // tokens of the saved state that it begins with, 0 if there is none. Nothing: it waits for memory of that, not being alone;
+        // throws an error if it cannot begin without
+        std::function<std::optional<size_t>(const server_task &, bool alone)> state_of;
     };
 
     // Throws KVFOLD_ERROR_INVALID_ARGUMENT or KVFOLD_ERROR_UNSUPPORTED where no such budget can be kept.
@@ -90,7 +93,7 @@ struct admission {
 
     promise  promise_for(const server_task & task) const;
     bool     is_free(uint64_t bytes) const { return promised + bytes <= bytes_limit; }
-    bool     can_begin(const server_task & task) const;
+    bool     can_begin(const server_task & task) const; // throws an error if it never can
     bool     refuse_impossible(const server_task & task);
     void     grant(const server_task & task);
     void     grant(int id_task, promise && what);

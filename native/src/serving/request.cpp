@@ -250,9 +250,9 @@ void request::load_state() {
         }
         std::error_code code;
         if (!files.load.empty() && std::filesystem::exists(std::filesystem::u8path(files.load), code)) {
-            auto                        loaded = owner->load_state(files.load);
-            std::lock_guard<std::mutex> lock(exchange->mutex);
-            exchange->load = std::move(loaded);
+            exchange->read   = [host = owner.get(), path = files.load] { return host->load_state(path); };
+            exchange->strict = files.strict;
+            owner->exchanges.read_state(exchange);
         }
     });
 }

@@ -47,10 +47,11 @@ struct request_host {
     // Ends what waits for these tasks and frees their slots.
     virtual void cancel_tasks(const std::unordered_set<int> & ids) = 0;
 
-    // KV states of conversations, see kv/state. The first throws KVFOLD_ERROR_UNSUPPORTED if there are none here.
-    virtual void                      require_states()                                         = 0;
-    virtual std::unique_ptr<kv_state> load_state(const std::string & path)                         = 0;
-    virtual void                      save_state(const std::string & path, const kv_state & state) = 0;
+    // KV states of conversations, see kv/state. The first throws KVFOLD_ERROR_UNSUPPORTED if there are none here; the second gives
+    // nothing while there is no memory for the state.
+    virtual void                    require_states()                                         = 0;
+    virtual std::optional<kv_state> load_state(const std::string & path)                     = 0;
+    virtual void                    save_state(const std::string & path, const kv_state & state) = 0;
 
     // Options of a server in front of this engine; the handlers of its routes.
     virtual common_params                          server_params(const std::string & options)                                        = 0;

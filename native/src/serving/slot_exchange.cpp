@@ -11,6 +11,8 @@
 #include "llama-kv-cache.h"
 #include "server-task.h"
 
+#include <algorithm>
+
 namespace kvfold {
 
 // A reader that is a little slow must not stop a slot; one that has stopped must not cost memory.
@@ -47,6 +49,73 @@ std::shared_ptr<slot_exchange> slot_exchanges::find(int task_id) {
     return found == by_task.end() ? nullptr : found->second;
 }
 
+void slot_exchanges::read_state(const std::shared_ptr<slot_exchange> & exchange) {
+    exchange->reading = true; // nobody knows it yet
+    {
+        const std::lock_guard<std::mutex> lock(mutex);
+        with_state.remove_if([](const std::weak_ptr<slot_exchange> & each) { return each.expired(); });
+        with_state.push_front(exchange);
+    }
+    try {
+        auto                              state = exchange->read();
+        const std::lock_guard<std::mutex> own(exchange->mutex);
+        exchange->load    = std::move(state);
+        exchange->reading = false;
+    } catch (...) {
+        const std::lock_guard<std::mutex> own(exchange->mutex);
+        exchange->forget_state();
+        exchange->reading = false;
+        throw;
+    }
+}
+
+bool slot_exchanges::any_with_state(const slot_exchange * except, const std::function<bool(slot_exchange &)> & what) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return std::any_of(with_state.begin(), with_state.end(), [&](const std::weak_ptr<slot_exchange> & each) {
+        const auto exchange = each.lock();
+        if (!exchange || exchange.get() == except) {
+            return false;
+        }
+        const std::lock_guard<std::mutex> own(exchange->mutex);
+        return what(*exchange);
+    });
+}
+
+bool slot_exchanges::reads_state() {
+    return any_with_state(nullptr, [](const slot_exchange & each) { return each.reading; });
+}
+
+bool slot_exchanges::drop_state(const slot_exchange * except) {
+    return any_with_state(except, [](slot_exchange & each) {
+        const bool drops = each.load.has_value();
+        each.load.reset();
+        return drops;
+    });
+}
+
+bool waiting_state_gives_way() {
+    return of_worker && (of_worker->drop_state() || of_worker->reads_state());
+}
+
+// At the request's turn, if it was not before, or dropped. False if there is no memory for it; throws if there is no way without.
+static bool read_state_now(slot_exchange & exchange) {
+    try {
+        while (!exchange.load && exchange.read) {
+            exchange.load = exchange.read();
+            if (!exchange.load && !of_worker->drop_state(&exchange)) {
+                return false;
+            }
+        }
+    } catch (const error & e) {
+        if (exchange.strict) {
+            throw;
+        }
+        exchange.read = nullptr;
+        log_emit(KVFOLD_LOG_WARN, "a conversation goes on without its saved KV state: " + e.message);
+    }
+    return true;
+}
+
 static std::shared_ptr<slot_exchange> exchange_of(const server_task & task) {
     return of_worker ? of_worker->find(task.id) : nullptr;
 }
@@ -54,6 +123,18 @@ static std::shared_ptr<slot_exchange> exchange_of(const server_task & task) {
 std::optional<std::string> cache_salt_of(const server_task & task) {
     const auto exchange = exchange_of(task);
     return exchange ? std::optional(exchange->salt) : std::nullopt;
+}
+
+std::optional<size_t> state_of(const server_task & task, bool alone) {
+    const auto exchange = exchange_of(task);
+    if (!exchange) {
+        return 0;
+    }
+    const std::lock_guard<std::mutex> lock(exchange->mutex);
+    if (!read_state_now(*exchange) && exchange->strict && !alone) {
+        return std::nullopt;
+    }
+    return exchange->load ? exchange->load->tokens.size() : 0;
 }
 
 bool note_waiting(slot_exchange & exchange) {
@@ -100,6 +181,16 @@ static std::optional<bool> memory_for(int id_slot, const server_task & task, uin
     return may_begin;
 }
 
+// A file that has gone bad is told of when it is known that the request does not begin.
+static bool can_read_state(slot_exchange & exchange) {
+    try {
+        return read_state_now(exchange);
+    } catch (const error & e) {
+        log_emit(KVFOLD_LOG_WARN, e.message);
+        return false;
+    }
+}
+
 bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & prompt, const server_task & task) {
     const auto exchange = exchange_of(task);
     if (!exchange) {
@@ -109,32 +200,47 @@ bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & pr
     prefix_cache & prefixes = schedule_of_worker()->prefixes;
     const bool     shifts   = task.params.n_cache_reuse > 0;
     const size_t   n_held   = prefixes.is_of(id_slot, exchange->salt, shifts) ? prompt.tokens.get_common_prefix(task.tokens) : 0;
+    if (task.params.cache_prompt && !can_read_state(*exchange)) {
+        return false;
+    }
     if (!exchange->load || !task.params.cache_prompt || common_prefix(exchange->load->tokens, task.tokens) <= n_held) {
-        exchange->load.reset();
+        exchange->forget_state();
         return memory_for(id_slot, task, 0).value_or(true);
     }
     const auto has_memory = memory_for(id_slot, task, exchange->load->tokens.size());
     if (!has_memory) {
         log_emit(KVFOLD_LOG_WARN, "\"kv-budget\" has no room for the " + std::to_string(exchange->load->tokens.size()) +
                                       " tokens of a saved state, so the prompt is computed");
-        exchange->load.reset();
+        exchange->forget_state();
         return memory_for(id_slot, task, 0).value_or(true);
     }
     if (!*has_memory) {
         return false;
     }
     bool placed = put_state(context, id_slot, prompt, *exchange->load);
-    while (!placed && prefixes.drop_oldest()) {
+    while (!placed && (prefixes.drop_oldest() || of_worker->drop_state(exchange.get()))) {
         placed = put_state(context, id_slot, prompt, *exchange->load);
     }
     if (placed) {
-        exchange->load.reset();
+        exchange->forget_state();
         prefixes.restored(id_slot, exchange->salt, shifts);
     } else {
         log_emit(KVFOLD_LOG_WARN, "the KV cache has no room for the " + std::to_string(exchange->load->tokens.size()) +
                                       " tokens of a saved state besides those of other slots");
     }
     return placed;
+}
+
+void kvfold_slot_begins_anew(const server_task & task) {
+    const auto exchange = exchange_of(task);
+    if (!exchange) {
+        return;
+    }
+    const std::lock_guard<std::mutex> lock(exchange->mutex);
+    if (exchange->read) {
+        exchange->forget_state();
+        log_emit(KVFOLD_LOG_WARN, "there is no memory for the saved KV state of a conversation (kv-budget), so the prompt is computed");
+    }
 }
 
 void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt & prompt, const server_task & task) {

@@ -4,6 +4,8 @@
 #include "kv/state/state.h"
 
 #include <condition_variable>
+#include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -22,12 +24,20 @@ struct slot_exchange {
 
     std::string salt; // requests share cells of the KV cache with those that have the same one
 
-    std::unique_ptr<kv_state> load; // to begin with
+    std::optional<kv_state>                  load; // to begin with
+    std::function<std::optional<kv_state>()> read; // gives it, until the slot has begun; none if no state is saved
+    bool                                     reading = false; // before the task is posted, so that the worker does not wait for a disk
+    bool                                     strict  = false; // it waits for memory of it beside others
 
     bool                    save = false; // whether the worker is to fill the next two
     std::optional<kv_state> saved;
     std::string             save_failure;
     bool                    slot_ended = false;
+
+    void forget_state() {
+        load.reset();
+        read = nullptr;
+    }
 
     std::optional<error> refusal; // why the worker did not begin the request
 
@@ -44,9 +54,23 @@ struct slot_exchanges {
 
     std::shared_ptr<slot_exchange> find(int task_id);
 
+    // Reads the state that the request begins with, if there is memory for it.
+    void read_state(const std::shared_ptr<slot_exchange> & exchange);
+
+    // Whether one is being read.
+    bool reads_state();
+
+    // Gives the memory of a state back that no slot has taken yet: of the last one that was read, but not this one's. It is read again
+    // when it is the request's turn. False if there is none.
+    bool drop_state(const slot_exchange * except = nullptr);
+
   private:
+    // Whether it is true of any of them; the last one first, each locked.
+    bool any_with_state(const slot_exchange * except, const std::function<bool(slot_exchange &)> & what);
+
     std::mutex                                              mutex;
     std::unordered_map<int, std::shared_ptr<slot_exchange>> by_task;
+    std::list<std::weak_ptr<slot_exchange>>                 with_state; // the last one first
 };
 
 // While one lives, the hooks that run on this thread, a worker, look here.
@@ -56,6 +80,12 @@ struct worker_scope {
     worker_scope(const worker_scope &)             = delete;
     worker_scope & operator=(const worker_scope &) = delete;
 };
+
+// admission::actions::state_of, on a worker's thread.
+std::optional<size_t> state_of(const server_task & task, bool alone);
+
+// Whether states of requests that have not begun took memory, of which there is more now or in a moment. On a worker's thread.
+bool waiting_state_gives_way();
 
 // Of the request that the task belongs to; none if that has gone. On a worker's thread.
 std::optional<std::string> cache_salt_of(const server_task & task);

@@ -11,6 +11,7 @@
 #include "kv/retention/cuts.h"
 #include "kv/retention/retention.h"
 #include "process/kvfold_log.h"
+#include "serving/slot_exchange.h"
 
 #include "llama-context.h"
 #include "llama-kv-cache.h"
@@ -204,6 +205,10 @@ std::vector<kvfold_slot_action> slot_schedule::give_way(
     for (const slot_action & each : kvfold::give_way(views, view(idle, ctx))) {
         if (each.what == slot_action::EVICT) {
             evict(each.slot, actions);
+            continue;
+        }
+        // after what is idle, in whose place admission would have it read again
+        if (refusal_of(llama_get_memory(ctx)) && waiting_state_gives_way()) {
             continue;
         }
         const bool fails = each.what == slot_action::FAIL && !gathers(views, each.slot);

@@ -229,6 +229,55 @@ static void test_refused_commit() {
     check(t.committed() == 0 && driver.n_mistakes == 0, "nothing is left of the attempt");
 }
 
+// Of a sequence that is copied into a stream of its own, and of one that is shifted there, only the cells in use take memory.
+static void test_streams(bool flash_attn, ggml_type type) {
+    const std::string name = std::string("streams, ") + ggml_type_name(type) + (flash_attn ? "" : ", transposed");
+    watched_driver    driver;
+    context_options   o{ 3, false, flash_attn };
+    o.type = type;
+    set_page_driver(&driver);
+    tested t(wide_model(), o);
+    set_page_driver(nullptr);
+    const auto expect = [&](bool ok, const char * what) { check(ok, name + ": " + what + ", " + std::to_string(t.committed()) + " bytes committed"); };
+    const auto same   = [&](uint32_t pos, const char * what) {
+        const auto of_source = t.decode(1, (llama_pos) pos, 0, 2);
+        const auto of_copy   = t.decode(1, (llama_pos) pos, 1, 2);
+        expect(!of_source.empty() && of_source == of_copy, what);
+    };
+
+    t.decode(200, 0, 0, 1);
+    const uint64_t one = t.committed();
+    llama_memory_seq_cp(t.memory(), 0, 1, -1, -1);
+    expect(t.committed() == 2*one, "a copy takes what it copies");
+    same(200, "and reads the same, bit for bit");
+
+    const size_t left = driver.left;
+    driver.left = 0;
+    llama_memory_seq_cp(t.memory(), 0, 2, -1, -1);
+    driver.left = left;
+    expect(!kvfold_has_cells(t.context.get(), 2) && kvfold_has_cells(t.context.get(), 0), "a copy without memory has no cells");
+    same(201, "and the others go on");
+    expect(!t.decode(10, 0, 2, 4).empty(), "it can be computed");
+
+    const uint64_t before = t.committed();
+    for (const llama_seq_id seq : { 0, 1 }) {
+        llama_memory_seq_rm (t.memory(), seq, 10, 60);
+        llama_memory_seq_add(t.memory(), seq, 60, -1, -50);
+    }
+    same(152, "both are shifted alike");
+    expect(t.committed() <= before, "a shift takes no more");
+
+    llama_memory_seq_rm (t.memory(), 0, 0, 80);
+    llama_memory_seq_add(t.memory(), 0, 80, -1, -80);
+    driver.left = 0;
+    expect(t.decode(1, 10, 2, 5).empty(), "without memory for a shift nothing is computed");
+    llama_memory_seq_rm(t.memory(), 0, -1, -1);
+    expect(!t.decode(1, 10, 2, 5).empty(), "until who is to be shifted has gone");
+    driver.left = SIZE_MAX/2;
+    llama_memory_clear(t.memory(), true);
+    expect(t.committed() == 0 && driver.n_mistakes == 0, "the end gives everything back");
+}
+
 // What a request is promised is what it commits at most: no less, and no more than pages that are filled in part.
 static void test_peak(const char * plan, uint32_t n_prompt, uint32_t n_tokens, bool tight) {
     const std::string name = std::string(plan) + ", " + std::to_string(n_prompt) + " of " + std::to_string(n_tokens) + " tokens";
@@ -284,6 +333,9 @@ int main() {
     }
     test_peak("standard", 600, 700, true);
     test_refused_commit();
+    test_streams(true, GGML_TYPE_F32);
+    test_streams(true, GGML_TYPE_Q8_0);
+    test_streams(false, GGML_TYPE_F32);
     warnings.clear();
     test_refused_release("");
     test_refused_release("0_1s_2_3s;window=20;sinks=4");

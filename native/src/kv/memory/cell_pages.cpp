@@ -32,6 +32,49 @@ uint64_t cell_area::missing(uint32_t stream, uint32_t first, uint32_t last) cons
     return bytes;
 }
 
+// Bytes of a tensor as a tensor.
+static ggml_tensor bytes_of(const ggml_tensor * tensor, size_t offset, size_t size) {
+    ggml_tensor bytes = *tensor;
+    bytes.type = GGML_TYPE_I8;
+    bytes.data = (char *) tensor->data + offset;
+    for (int i = 0; i < GGML_MAX_DIMS; ++i) {
+        bytes.ne[i] = i == 0 ? (int64_t) size : 1;
+        bytes.nb[i] = i == 0 ? 1 : size;
+    }
+    return bytes;
+}
+
+void cell_area::copy(uint32_t from, uint32_t to, uint32_t first, uint32_t last) const {
+    for_each(from, first, last, [&](size_t at, size_t size) {
+        ggml_tensor source = bytes_of(tensor, at - offset, size);
+        ggml_tensor target = bytes_of(tensor, at - offset + to*n_stream() - from*n_stream(), size);
+        ggml_backend_tensor_copy(&source, &target);
+    });
+}
+
+static cell_area area_of(uint32_t il, const ggml_tensor * tensor, bool transposed, size_t n_cells) {
+    const size_t offset  = (char *) tensor->data - (char *) ggml_backend_buffer_get_base(tensor->buffer);
+    const size_t n_rows  = transposed ? tensor->ne[0] : 1;
+    const size_t n_bytes = transposed ? ggml_type_size(tensor->type) : tensor->nb[1];
+    const auto   buft    = ggml_backend_buffer_get_type(tensor->buffer);
+    const size_t taken   = GGML_PAD(ggml_backend_buft_get_alloc_size(buft, tensor), ggml_backend_buft_get_alignment(buft));
+    return { il, tensor, pages_of(tensor->buffer), offset, n_cells, n_rows, n_bytes, offset + taken };
+}
+
+std::vector<cell_area> areas_of(const llama_kv_cache & cache) {
+    std::vector<cell_area> areas;
+    const auto             add = [&](uint32_t il, const ggml_tensor * tensor, bool transposed) {
+        if (tensor && tensor->data) {
+            areas.push_back(area_of(il, tensor, transposed, cache.get_size()));
+        }
+    };
+    for (const kv_tensors & layer : kv_tensors_of(cache)) {
+        add(layer.il, layer.k, false);
+        add(layer.il, layer.v, layer.v_transposed);
+    }
+    return areas;
+}
+
 namespace {
 
 void tell_once_that_release_failed() {
@@ -83,26 +126,15 @@ private:
 using namespace kvfold;
 
 kvfold_kv_memory::kvfold_kv_memory(const llama_kv_cache & cache) : fresh(cache.get_n_stream()), n_used_by_seq(LLAMA_MAX_SEQ) {
-    for (const kv_tensors & layer : kv_tensors_of(cache)) {
-        add(layer.il, layer.k, false, cache.get_size());
-        add(layer.il, layer.v, layer.v_transposed, cache.get_size());
+    for (const cell_area & area : areas_of(cache)) {
+        if (!area.pages) {
+            continue;
+        }
+        areas.push_back(area);
+        shares_pages = shares_pages || area.offset % area.pages->page_size() != 0;
+        reach        = std::max(reach, (uint32_t) ((area.pages->page_size() + area.n_bytes - 1)/area.n_bytes));
     }
     places.emplace(cache.get_size(), reach);
-}
-
-void kvfold_kv_memory::add(uint32_t il, const ggml_tensor * tensor, bool transposed, size_t n_cells) {
-    page_map * const pages = tensor ? pages_of(tensor->buffer) : nullptr;
-    if (!pages || !tensor->data) {
-        return;
-    }
-    const size_t offset  = (char *) tensor->data - (char *) ggml_backend_buffer_get_base(tensor->buffer);
-    const size_t n_rows  = transposed ? tensor->ne[0] : 1;
-    const size_t n_bytes = transposed ? ggml_type_size(tensor->type) : tensor->nb[1];
-    const auto   buft    = ggml_backend_buffer_get_type(tensor->buffer);
-    const size_t taken   = GGML_PAD(ggml_backend_buft_get_alloc_size(buft, tensor), ggml_backend_buft_get_alignment(buft));
-    areas.push_back({ il, tensor, pages, offset, n_cells, n_rows, n_bytes, offset + taken });
-    shares_pages = shares_pages || offset % pages->page_size() != 0;
-    reach = std::max(reach, (uint32_t) ((pages->page_size() + n_bytes - 1)/n_bytes));
 }
 
 bool kvfold_kv_memory::commit(uint32_t stream, const std::vector<uint32_t> & cells) {
@@ -112,17 +144,7 @@ bool kvfold_kv_memory::commit(uint32_t stream, const std::vector<uint32_t> & cel
         fresh[stream].first = std::min(fresh[stream].first, *least);
         fresh[stream].last  = std::max(fresh[stream].last, *most + 1);
     }
-    for (size_t i = 0; i < cells.size();) {
-        size_t n = 1;
-        while (i + n < cells.size() && cells[i + n] == cells[i] + n) {
-            ++n;
-        }
-        if (!commit(stream, cells[i], cells[i] + (uint32_t) n)) {
-            return false;
-        }
-        i += n;
-    }
-    return true;
+    return for_each_run(cells, [&](uint32_t first, uint32_t last) { return commit(stream, first, last); });
 }
 
 bool kvfold_kv_memory::commit(uint32_t stream, uint32_t first, uint32_t last) {

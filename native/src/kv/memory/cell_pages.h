@@ -25,12 +25,12 @@ page_map * pages_of(const ggml_backend_buffer * buffer);
 struct cell_area {
     uint32_t            il;
     const ggml_tensor * tensor;
-    page_map *          pages;
-    size_t              offset;   // of the tensor, within its pages
+    page_map *          pages;    // or null
+    size_t              offset;   // of the tensor, within its buffer
     size_t              n_cells;  // of a stream
     size_t              n_rows;   // of which each cell has a piece: 1, or ne[0] if transposed
     size_t              n_bytes;  // of a cell in a row
-    size_t              end;      // of what was allocated for the tensor, within its pages
+    size_t              end;      // of what was allocated for the tensor, within its buffer
 
     size_t n_row()    const { return n_cells*n_bytes; }
     size_t n_stream() const { return n_rows*n_row(); }
@@ -49,7 +49,28 @@ struct cell_area {
 
     bool     commit (uint32_t stream, uint32_t first, uint32_t last) const;
     uint64_t missing(uint32_t stream, uint32_t first, uint32_t last) const;
+
+    // What they hold, to the same cells of another stream.
+    void copy(uint32_t from, uint32_t to, uint32_t first, uint32_t last) const;
 };
+
+// Of all tensors, also of those without pages.
+std::vector<cell_area> areas_of(const llama_kv_cache & cache);
+
+// Calls what(first, last) for each run of consecutive cells, as long as it returns true. Whether it always did.
+template <typename F> bool for_each_run(const std::vector<uint32_t> & cells, F && what) {
+    for (size_t i = 0; i < cells.size();) {
+        size_t n = 1;
+        while (i + n < cells.size() && cells[i + n] == cells[i] + n) {
+            ++n;
+        }
+        if (!what(cells[i], cells[i] + (uint32_t) n)) {
+            return false;
+        }
+        i += n;
+    }
+    return true;
+}
 
 } // namespace kvfold
 
@@ -59,6 +80,9 @@ struct kvfold_kv_memory {
     std::optional<kvfold::placement> places; // since it is known which cells share a page
 
     std::vector<kvfold_cell_range> fresh; // per stream, committed since settle_recent()
+
+    std::function<void()> await_computation = [] {}; // with these tensors
+    bool                  shift_refused     = false; // of cells whose keys are still to be rewritten
 
     // what other threads may ask
     std::atomic<uint64_t>              refused{ 0 }; // bytes that could not be had for the last batch, 0 if they could
@@ -91,8 +115,6 @@ struct kvfold_kv_memory {
 private:
     uint32_t reach        = 0;     // cells that can share a page with a cell, on each side of it
     bool     shares_pages = false; // some page holds cells of two tensors
-
-    void add(uint32_t il, const ggml_tensor * tensor, bool transposed, size_t n_cells);
 
     // The empty cells in a range and those around it that can share pages with them.
     std::vector<kvfold_cell_range> empty_runs(const llama_kv_cells & cells, kvfold_cell_range range) const;

@@ -15,7 +15,6 @@
 #include "llama-kv-cache.h"
 
 #include <algorithm>
-#include <stdexcept>
 
 using namespace kvfold;
 
@@ -31,6 +30,9 @@ std::shared_ptr<kvfold_kv_memory> kvfold_make_kv_memory(const llama_kv_cache & c
 bool kvfold_commit_cells(const llama_kv_cache & cache, const std::vector<int32_t> & strm, const std::vector<std::vector<uint32_t>> & idxs) {
     if (cache.kv_memory->refused > 0) {
         cache.kv_memory->release_erased(cache);
+    }
+    if (cache.kv_memory->shift_refused) {
+        return false;
     }
     for (size_t s = 0; s < strm.size(); ++s) {
         if (!cache.kv_memory->commit(strm[s], idxs[s])) {
@@ -51,17 +53,55 @@ void kvfold_cells_assigned(const llama_kv_cache & cache) {
     cache.kv_memory->count(cache);
 }
 
-uint32_t kvfold_shifted_cells(const llama_kv_cache & cache) {
-    return cache.get_n_stream() > 1 ? cache.get_size() : std::max<uint32_t>(1, cache.get_cells(0).used_max_p1());
-}
-
-void kvfold_commit_whole_cache(const llama_kv_cache & cache) {
-    const uint32_t n_cells = kvfold_shifted_cells(cache);
-    for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
-        if (!cache.kv_memory->commit(s, 0, n_cells)) {
-            throw std::runtime_error("there is no memory to rewrite all keys and values");
+bool kvfold_copy_cells(const llama_kv_cache & cache, uint32_t from, uint32_t to) {
+    const llama_kv_cells & cells = cache.get_cells((llama_seq_id) from);
+    std::vector<uint32_t>  used;
+    for (uint32_t i = 0; i < cells.used_max_p1(); ++i) {
+        if (!cells.is_empty(i)) {
+            used.push_back(i);
         }
     }
+    if (!kvfold_commit_cells(cache, { (int32_t) to }, { used })) {
+        return false;
+    }
+    cache.kv_memory->await_computation();
+    for (const cell_area & area : areas_of(cache)) {
+        for_each_run(used, [&](uint32_t first, uint32_t last) {
+            area.copy(from, to, first, last);
+            return true;
+        });
+    }
+    return true;
+}
+
+bool kvfold_has_cells(const llama_context * context, int32_t seq_id) {
+    const auto caches = kv_caches_of(llama_get_memory(context));
+    return std::all_of(caches.begin(), caches.end(), [&](const llama_kv_cache * cache) { return cache->seq_pos_max(seq_id) >= 0; });
+}
+
+static kvfold_shift shift_of(const llama_kv_cache & cache, uint32_t stream) {
+    return { stream, std::max<uint32_t>(1, cache.get_cells((llama_seq_id) stream).used_max_p1()) };
+}
+
+static bool has_shift(const llama_kv_cache & cache, uint32_t stream) {
+    return cache.get_cells((llama_seq_id) stream).get_has_shift();
+}
+
+kvfold_shift kvfold_shift_of(const llama_kv_cache & cache) {
+    uint32_t s = 0;
+    while (s + 1 < cache.get_n_stream() && !has_shift(cache, s)) {
+        ++s;
+    }
+    return shift_of(cache, s);
+}
+
+bool kvfold_commit_shifted_cells(const llama_kv_cache & cache) {
+    bool done = true;
+    for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
+        done = done && (!has_shift(cache, s) || cache.kv_memory->commit(s, 0, shift_of(cache, s).n_cells));
+    }
+    cache.kv_memory->shift_refused = !done;
+    return done;
 }
 
 void kvfold_cells_rewritten(const llama_kv_cache & cache) {
@@ -70,6 +110,7 @@ void kvfold_cells_rewritten(const llama_kv_cache & cache) {
 
 void kvfold_synchronize_with(llama_memory_i * memory, const std::function<void()> & wait) {
     for (const llama_kv_cache * cache : kv_caches_of(memory)) {
+        cache->kv_memory->await_computation = wait;
         for (const cell_area & area : cache->kv_memory->areas) {
             area.pages->synchronize_with(wait);
         }

@@ -162,7 +162,7 @@ struct file_reader {
     }
 };
 
-kv_state read_state(
+std::optional<kv_state> read_state(
         const std::string & path, const state_fit & fit, const llama_context * context, uint32_t max_tokens,
         const std::function<bool()> & make_room) {
     std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t *)> hash(XXH3_createState(), XXH3_freeState);
@@ -208,7 +208,7 @@ kv_state read_state(
     kv_state state;
     while (!(state.charged = charge_state(left))) {
         if (!make_room()) {
-            throw bad_state(path, no_memory_for_state(left));
+            return std::nullopt;
         }
     }
     state.tokens.resize(demand(head.n_tokens * sizeof(llama_token)) / sizeof(llama_token));

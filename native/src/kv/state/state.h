@@ -54,9 +54,9 @@ bool put_state(llama_context * context, int id_slot, server_prompt & prompt, con
 // A file appears under its name when it is complete; only its owner may read it. Throws KVFOLD_ERROR_STATE.
 void write_state(const std::string & path, const state_fit & fit, const kv_state & state);
 
-// Trusts nothing in the file; throws KVFOLD_ERROR_STATE, also if the thread's ledger refuses what is in it and `make_room`
-// returns false. `max_tokens` is what a slot holds.
-kv_state read_state(
+// Trusts nothing in the file; throws KVFOLD_ERROR_STATE. Nothing if the thread's ledger refuses what is in it and `make_room` returns
+// false. `max_tokens` is what a slot holds.
+std::optional<kv_state> read_state(
         const std::string & path, const state_fit & fit, const llama_context * context, uint32_t max_tokens,
         const std::function<bool()> & make_room);
 

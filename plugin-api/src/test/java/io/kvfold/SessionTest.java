@@ -93,19 +93,19 @@ class SessionTest {
 
     private static Answer ask(Engine engine, @Nullable Session session, ObjectNode body) {
         try (Generation generation = session == null ? engine.chat(body) : engine.chat(body, session)) {
-            JsonNode answer = generation.next();
-            assertThat(answer).isNotNull();
-            assertThat(generation.next()).isNull();
-            JsonNode usage = answer.path("usage");
-            return new Answer(
-                    answer.path("choices")
-                            .path(0)
-                            .path("message")
-                            .path("content")
-                            .asText(),
-                    usage.path("prompt_tokens").asInt(),
-                    usage.path("prompt_tokens_details").path("cached_tokens").asInt());
+            return read(generation);
         }
+    }
+
+    private static Answer read(Generation generation) {
+        JsonNode answer = generation.next();
+        assertThat(answer).isNotNull();
+        assertThat(generation.next()).isNull();
+        JsonNode usage = answer.path("usage");
+        return new Answer(
+                answer.path("choices").path(0).path("message").path("content").asText(),
+                usage.path("prompt_tokens").asInt(),
+                usage.path("prompt_tokens_details").path("cached_tokens").asInt());
     }
 
     /** About so many tokens: one for each letter and each space. */
@@ -406,6 +406,46 @@ class SessionTest {
                     .isGreaterThan(300);
             assertThat(engine.kvCacheStats().prefixes().kept())
                     .isLessThan(stats.prefixes().kept());
+        }
+    }
+
+    /** They go for cells of those that run, and are read when it is their turn. */
+    @ParameterizedTest
+    @ValueSource(booleans = {false, true})
+    void savedStatesOfRequestsThatWaitTakeNoMemoryFromThoseThatRun(boolean strict) {
+        List<ObjectNode> bodies = new ArrayList<>();
+        List<String> alone = new ArrayList<>();
+        List<Session> sessions = new ArrayList<>();
+        long one;
+        try (Engine engine = builder().flashAttention(FlashAttention.ON).open()) {
+            for (int i = 0; i < 8; i++) {
+                Session session = Session.of(store, "k" + i);
+                bodies.add(body(document(100, i)).put("max_tokens", 100).put("ignore_eos", true));
+                alone.add(ask(engine, session, bodies.get(i)).text());
+                sessions.add((strict ? session.strict() : session).readOnly());
+            }
+        }
+        try (Engine engine = builder().flashAttention(FlashAttention.ON).open()) {
+            ask(engine, null, bodies.get(0));
+            one = engine.kvCacheStats().bytesCommitted();
+        }
+        try (Engine engine = builder()
+                .flashAttention(FlashAttention.ON)
+                .slots(3)
+                .kvBudget(3 * one)
+                .open()) {
+            for (int round = 0; round < 3; round++) {
+                List<Generation> running = new ArrayList<>();
+                for (int i = 0; i < 8; i++) {
+                    running.add(engine.chat(bodies.get(i), sessions.get(i)));
+                }
+                for (int i = 0; i < 8; i++) {
+                    try (Generation generation = running.get(i)) {
+                        assertThat(read(generation).text()).isEqualTo(alone.get(i));
+                    }
+                }
+                assertThat(engine.kvCacheStats().ledger().states()).isZero();
+            }
         }
     }
 

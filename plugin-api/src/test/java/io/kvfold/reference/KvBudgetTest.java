@@ -276,6 +276,43 @@ final class KvBudgetTest {
         }
     }
 
+    /** Answers to one prompt, each in a stream of its own: one without memory for a copy computes the prompt again. */
+    @ParameterizedTest
+    @CsvSource({"preempt, 100", "preempt, 140", "preempt, 512", "reserve, 140", "reserve, 512"})
+    void severalAnswersTakeTheirOwnCellsOnly(String admission, int tokens) throws IOException {
+        try (Engine engine = builder("standard", 4)
+                .option("kv-unified", false)
+                .option("admission", admission)
+                .kvBudget(tokens * TOKEN)
+                .open()) {
+            ObjectNode request = request(40, 24, 1).put("temperature", 0);
+            String alone = complete(engine, request).path("content").asText();
+            try (Generation before = engine.complete(request(20, 30, 2));
+                    Generation several = engine.complete(request.deepCopy().put("n_cmpl", 2));
+                    Generation after = engine.complete(request(30, 20, 3))) {
+                assertThat(answer(before).path("tokens_predicted").asInt()).isEqualTo(30);
+                assertThat(answer(several))
+                        .hasSize(2)
+                        .allSatisfy(answer ->
+                                assertThat(answer.path("content").asText()).isEqualTo(alone));
+                assertThat(answer(after).path("tokens_predicted").asInt()).isEqualTo(20);
+            }
+            assertThat(engine.kvCacheStats().bytesCommitted()).isZero();
+        }
+    }
+
+    private static JsonNode complete(Engine engine, ObjectNode request) {
+        try (Generation generation = engine.complete(request)) {
+            return answer(generation);
+        }
+    }
+
+    private static JsonNode answer(Generation generation) {
+        JsonNode answer = generation.next();
+        assertThat(answer).isNotNull();
+        return answer;
+    }
+
     private static void awaitWaiting(Engine engine, int requests) throws InterruptedException {
         long end = System.nanoTime() + TimeUnit.MINUTES.toNanos(1);
         while (engine.kvCacheStats().requestsWaiting() < requests) {
