@@ -158,17 +158,19 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *   "kv-budget"     bytes that keys and values may take, from the size of one token on: pages of cells, checkpoints and
  *                   copies of states, in all contexts of the engine, those of a draft model, kvfold_evaluate() and
  *                   kvfold_observe() included. Default: 60% of what is free when the engine opens, less weights and compute
- *                   buffers; nothing waits for that. With a budget that is given, before a request gets a slot, the memory of its prompt and of the longest answer it asks for ("max_tokens",
- *                   "n_predict") is set aside for it, in whole pages, by the KV plan: a layer that keeps a window costs
- *                   the window; one that may turn out lazy costs both until the end of the prompt and, after it, what it
- *                   can cost at most. Until that much is free the request waits, in order of arrival. What runs is
- *                   never ended for what comes later; what idle slots keep of finished requests is cleared when it is in
- *                   the way. A
- *                   request that cannot fit even alone is KVFOLD_ERROR_BUDGET_EXCEEDED at once. An answer without a limit
- *                   has room for as many tokens as fit in the budget divided by "parallel", and for more as long as
- *                   nobody else was promised it; then it ends with finish reason "length". Where the cache is
+ *                   buffers. A request begins when there is room for its prompt; when memory runs short, what idle
+ *                   slots keep goes first, then the youngest request gives its cells up and computes them again later.
+ *                   A request that cannot fit even alone is KVFOLD_ERROR_BUDGET_EXCEEDED at once: its prompt and the
+ *                   longest answer it asks for ("max_tokens", "n_predict"), in whole pages, by the KV plan: a layer that
+ *                   keeps a window costs the window; one that may turn out lazy costs both until the end of the prompt
+ *                   and, after it, what it can cost at most. An answer without a limit may have as many tokens as the
+ *                   budget holds. Where the cache is
  *                   allocated as a whole (see kvfold_build_info(), kv_memory), a budget smaller than that is
  *                   KVFOLD_ERROR_UNSUPPORTED; so is "cache-ram" beside a budget
+ *   "admission"     "preempt", the default, as said under "kv-budget". "reserve": a request waits, in order of arrival, until
+ *                   the memory of its prompt and of its longest answer is set aside for it. An answer without a limit has
+ *                   room for as many tokens as fit in the budget divided by "parallel", and for more as long as nobody else
+ *                   was promised it; then it ends with finish reason "length"
  *   "prefix-sharing"  whether a prompt begins with the cells of another request that begins alike (default true): of one that
  *                   runs, of an idle slot, or of one of up to 64 beginnings that are kept when their slots begin something else
  *                   and go, the least recently used first, when cells or memory run short. Prompts that come together wait

@@ -566,15 +566,15 @@ public final class Engine implements AutoCloseable {
          * conversations, in all contexts of this engine. By default 60% of what is free when the engine opens, weights and
          * compute buffers aside; the log says how much that is. {@link KvCacheStats#ledger()} tells what counts.
          *
-         * <p>With a budget of one's own, what a request needs is set aside, too. Before it begins, what its prompt
-         * and the longest answer that it asks for may take is set aside for it, in whole pages and by the KV plan. Until
-         * that much is free it waits in the queue, in order of arrival; what runs is never ended for what comes later,
-         * and what idle slots keep of finished requests makes room. A request that cannot fit even alone fails with
-         * {@link KvBudgetExceededException}.
+         * <p>A request begins when there is room for its prompt. When memory runs short, what idle slots keep of finished
+         * requests goes first, then the youngest request gives its cells up, to be computed again later. A request that
+         * cannot fit even alone fails with {@link KvBudgetExceededException}; an answer without a limit ({@code
+         * max_tokens}) may have as many tokens as the budget holds.
          *
-         * <p>An answer without a limit ({@code max_tokens}) has room for as many tokens as fit the budget divided by the
-         * number of slots, and for more as long as that is promised to nobody else; then it ends with finish reason
-         * {@code length}.
+         * <p>With the option {@code admission=reserve} a request waits, in order of arrival, until what its prompt and the
+         * longest answer that it asks for may take is set aside for it, in whole pages and by the KV plan. An answer
+         * without a limit then has room for as many tokens as fit the budget divided by the number of slots, and for more
+         * as long as that is promised to nobody else; then it ends with finish reason {@code length}.
          *
          * <p>Where a device holds the cache as a whole ({@link DeviceInfo#kvMemory()}), the engine does not open with a
          * smaller budget ({@link UnsupportedOperationByModelException}).
