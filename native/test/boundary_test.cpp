@@ -113,6 +113,7 @@ static void rejects_values_out_of_range() {
         const answer a = engine(with(small(), name, value)).opened;
         CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
         CHECK_EQUAL(a.object().value("option", ""), std::string(name));
+        CHECK(a.object().value("message", "\n").find('\n') == std::string::npos);
     }
     CHECK(engine(with(small(), "cpu-attention", "fast")).opened.mentions("it takes fused or upstream"));
     const answer slots = engine(with(small(), "parallel", 100000)).opened;

@@ -149,6 +149,16 @@ static error bad_value(const std::string & name, const json & value, const std::
     return error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"" + name + "\" cannot be " + value.dump_safe() + ": " + why).about_option(name);
 }
 
+// llama.cpp ends some of its messages with lines of their own.
+static std::string in_one_line(const std::string & text) {
+    std::string line;
+    for (const std::string & each : string_split<std::string>(text, '\n')) {
+        const std::string part = string_strip(each);
+        line += line.empty() || part.empty() ? part : " " + part;
+    }
+    return line;
+}
+
 static int64_t to_int64(const std::string & name, const json & value) {
     int64_t number = 0;
     if (value.is_number_integer()) {
@@ -244,7 +254,7 @@ static void apply(const std::string & name, const option_name & target, const js
     } catch (const std::bad_alloc &) {
         throw;
     } catch (const std::exception & e) {
-        throw bad_value(name, value, e.what());
+        throw bad_value(name, value, in_one_line(e.what()));
     }
 }
 
