@@ -146,6 +146,23 @@ static void embeds() {
     CHECK_EQUAL(last.object().value("limit", 0), 32);
 }
 
+static void embeds_in_any_number_of_slots() {
+    json options          = small();
+    options["embeddings"] = true;
+    options["pooling"]    = "mean";
+    for (const int slots : { 3, 5, 6, 7 }) {
+        options["parallel"] = slots;
+        const engine e(options);
+        CHECK(e.ok());
+        CHECK_EQUAL(run(e, "/v1/embeddings", { { "input", { "bada bida", "kada" } } }).at("data").size(), (size_t) 2);
+    }
+    options["ubatch-size"] = 32;
+    const engine e(options);
+    CHECK_EQUAL(e.opened.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK(e.opened.mentions("a multiple of their number, as 35"));
+    CHECK_EQUAL(e.opened.object().value("limit", 0), 35);
+}
+
 static void rejects_bad_requests(const engine & e) {
     CHECK_EQUAL(request(e, "/nowhere", json::object()).opened.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
     CHECK_EQUAL(request(e, "/completion", json::array()).opened.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
@@ -357,6 +374,7 @@ int main() {
         refuses_to_fill_in_without_tokens_for_it(e);
     }
     embeds();
+    embeds_in_any_number_of_slots();
     embeds_token_by_token_without_pooling();
     counts_what_was_computed();
     refuses_more_requests_than_may_wait();

@@ -450,10 +450,36 @@ static void make_room_for_drafts(engine_options & options) {
     params.n_batch = (int32_t) needed;
 }
 
+static int pooling_of(const common_params & params, const model_facts & facts) {
+    return params.pooling_type != LLAMA_POOLING_TYPE_UNSPECIFIED ? (int) params.pooling_type : (int) facts.pooling_type.value_or(0);
+}
+
 // Embeddings that sum up all tokens need the whole text in one ubatch.
 static bool sums_up_texts(const common_params & params, const model_facts & facts) {
-    const int pooling = params.pooling_type != LLAMA_POOLING_TYPE_UNSPECIFIED ? (int) params.pooling_type : (int) facts.pooling_type.value_or(0);
+    const int pooling = pooling_of(params, facts);
     return params.embedding && (pooling == LLAMA_POOLING_TYPE_MEAN || pooling == LLAMA_POOLING_TYPE_CLS || pooling == LLAMA_POOLING_TYPE_RANK);
+}
+
+// Where embeddings are means, llama.cpp aborts as it reserves memory for a ubatch that has not as many tokens of each slot.
+static void divide_ubatch(engine_options & options, const model_facts & facts) {
+    common_params & params  = options.params;
+    const int       pooling = pooling_of(params, facts);
+    const bool      means   = pooling == LLAMA_POOLING_TYPE_MEAN || (pooling == LLAMA_POOLING_TYPE_RANK && facts.architecture == "modern-bert");
+    const int32_t   cells   = params.n_ctx > 0 ? params.n_ctx : std::numeric_limits<int32_t>::max();
+    const int32_t   n       = std::min(params.n_ubatch, cells);
+    const int32_t   over    = n % params.n_parallel;
+    if (!params.embedding || !means || over == 0) {
+        return;
+    }
+    const int32_t less = n - over, even = cells - less >= params.n_parallel ? less + params.n_parallel : less;
+    if (options.ubatch_size_given) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"ubatch-size\" is " + std::to_string(params.n_ubatch) +
+                                                       ", but for means of texts in " + std::to_string(params.n_parallel) +
+                                                       " slots it must be a multiple of their number, as " + std::to_string(even))
+            .compares(params.n_ubatch, even)
+            .about_option("ubatch-size");
+    }
+    params.n_ubatch = even;
 }
 
 // What a slot holds, as far as the model was trained; 0 where the file does not say.
@@ -511,6 +537,7 @@ void complete_options(engine_options & options, const model_facts & facts, const
     if (!options.ubatch_size_given && sums_up_texts(params, facts)) {
         params.n_ubatch = std::max(params.n_ubatch, longest_text(params, facts));
     }
+    divide_ubatch(options, facts);
     if (!options.batch_size_given) {
         params.n_batch = std::max(params.n_ubatch, min_batch_size);
     }
