@@ -30,16 +30,21 @@ admission::admission(const limits & limits, const kv_layout & layout, actions ac
         }
     }
     bytes_limit = std::min(bytes_limit, layout.bytes_paged); // more is no room
-    if (layout.bytes_for(1) > bytes_limit) {
+    if (layout.bytes_for(1, 1) > bytes_limit) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"kv-budget\" is " + std::to_string(limits.bytes) + " bytes, but one token takes " +
-                                                       std::to_string(layout.bytes_for(1)) + " bytes in whole pages")
-            .compares((int64_t) bytes_limit, (int64_t) layout.bytes_for(1))
+                                                       std::to_string(layout.bytes_for(1, 1)) + " bytes in whole pages")
+            .compares((int64_t) bytes_limit, (int64_t) layout.bytes_for(1, 1))
             .about_option("kv-budget");
     }
-    share = (int32_t) std::clamp<uint64_t>(layout.tokens_for(bytes_limit/limits.slots), 1, limits.n_slot);
+    share = (int32_t) std::clamp<uint64_t>(layout.tokens_for(bytes_limit/limits.slots, 0, layout.n_batch), 1, limits.n_slot);
 }
 
-admission::promise admission::promise_for(const server_task & task) const {
+// The fewest tokens that can be computed together. A text to embed may have to be computed as a whole.
+uint64_t admission::at_once(const server_task & task) const {
+    return task.need_sampling() ? layout.tokens_at_once : layout.n_batch;
+}
+
+admission::promise admission::promise_for(const server_task & task, size_t n_answers) const {
     const int64_t n_prompt = task.n_tokens();
     int64_t       n_answer = 0;
     promise       what;
@@ -48,11 +53,18 @@ admission::promise admission::promise_for(const server_task & task) const {
         const int32_t asked = task.params.n_predict != -1 ? task.params.n_predict : rules.n_predict;
         what.grows = asked < 0;
         // one that could be computed must have room for one token at least; a longer answer is cut to what there is
-        const int64_t most = !what.grows ? asked : bytes_limit == 0 ? rules.n_slot : (int64_t) layout.tokens_for(bytes_limit, what.n_prompt) - n_prompt;
+        const int64_t most = !what.grows ? asked : bytes_limit == 0 ? rules.n_slot
+                                                    : (int64_t) layout.tokens_for(bytes_limit, what.n_prompt, at_once(task)) - n_prompt;
         n_answer = !what.grows ? asked : rules.reserve ? std::clamp<int64_t>(most, 1, share) : std::max<int64_t>(most, 1);
     }
     what.tokens = (int32_t) std::min<int64_t>(n_prompt + n_answer, rules.n_slot);
-    what.bytes  = bytes_limit == 0 ? 0 : layout.peak_for(what.n_prompt, what.tokens);
+    if (bytes_limit > 0) {
+        what.bytes = layout.peak_for(what.n_prompt, what.tokens, at_once(task));
+        if (rules.reserve) { // what whole batches take, if that can be
+            const uint64_t most = layout.peak_for(what.n_prompt, what.tokens, layout.n_batch);
+            what.bytes = std::min(most, std::max(what.bytes, bytes_limit/n_answers));
+        }
+    }
     return what;
 }
 
@@ -66,9 +78,9 @@ void admission::grant(int id_task, promise && what) {
 
 void admission::grant(const server_task & task) {
     for (const server_task & child : task.child_tasks) {
-        grant(child.id, promise_for(child)); // its prompt is its parent's
+        grant(child.id, promise_for(child, 1 + task.child_tasks.size())); // its prompt is its parent's
     }
-    promise own  = promise_for(task);
+    promise own  = promise_for(task, 1 + task.child_tasks.size());
     own.likeness = server.likeness_of(task);
     own.n_own    = (uint32_t) (task.tokens.size() - n_shared(task, own.likeness));
     if (!own.likeness.empty()) {
@@ -96,7 +108,7 @@ bool admission::can_begin(const server_task & task) const {
     const size_t n_tasks = 1 + task.child_tasks.size();
     if (reserves()) {
         // layers that forget make a request's bytes fewer, not its cells
-        const promise own = promise_for(task);
+        const promise own = promise_for(task, n_tasks);
         return is_free(own.bytes*n_tasks) && cells_promised + own.tokens*n_tasks <= std::max<uint64_t>(layout.cells, own.tokens*n_tasks) &&
                server.state_of(task, promises.empty());
     }
@@ -122,7 +134,7 @@ bool admission::refuse_impossible(const server_task & task) {
     if (bytes_limit == 0) {
         return false;
     }
-    const promise  own     = promise_for(task);
+    const promise  own     = promise_for(task, 1 + task.child_tasks.size());
     const bool     several = rules.reserve && task.is_parent();
     const uint64_t bytes   = own.bytes*(several ? 1 + task.child_tasks.size() : 1);
     if (bytes <= bytes_limit) {
@@ -245,7 +257,7 @@ std::optional<bool> admission::begins(int id_slot, int id_task, uint64_t n_first
         return true;
     }
     promise &      own    = found->second;
-    const uint64_t needed = std::max(own.bytes, layout.bytes_for(n_first));
+    const uint64_t needed = std::max(own.bytes, layout.bytes_for(n_first, layout.tokens_at_once));
     if (promised - own.bytes + needed > bytes_limit) {
         return std::nullopt;
     }
@@ -272,13 +284,13 @@ int32_t admission::answer_limit(const server_task & task, int32_t limit, int64_t
     if (n_generated < allowed || !reserves()) {
         return allowed;
     }
-    const int64_t can_be = layout.tokens_for(bytes_limit - (promised - own.bytes), own.n_prompt);
+    const int64_t can_be = layout.tokens_for(bytes_limit - (promised - own.bytes), own.n_prompt, at_once(task));
     const int64_t n_cells = (int64_t) layout.cells - (int64_t) (cells_promised - own.tokens);
     const int64_t tokens = std::min<int64_t>({ (int64_t) own.tokens + share, can_be, n_cells, rules.n_slot });
     if (tokens <= own.tokens) {
         return allowed; // all of the budget is promised: the answer ends here, for its length
     }
-    const uint64_t bytes = layout.peak_for(own.n_prompt, tokens);
+    const uint64_t bytes = std::max(own.bytes, layout.peak_for(own.n_prompt, tokens, at_once(task)));
     while (bytes_held_by_idle(own.id_slot) + bytes_running(task.id) + bytes > bytes_limit && make_room()) {}
     promised += bytes - own.bytes;
     own.bytes  = bytes;

@@ -152,7 +152,7 @@ std::vector<kvfold_slot_action> slot_schedule::plan(
         n_shared += each.n_cells*(each.holders.size() - 1);
     }
     if (const uint64_t bytes = grantable(); bytes < UINT64_MAX) {
-        room.n_affordable = layout.tokens_for(bytes);
+        room.n_affordable = layout.tokens_for(bytes, 0, layout.n_batch);
     }
     replayed_slot = -1;
     std::vector<kvfold_slot_action> actions;
@@ -174,10 +174,10 @@ std::vector<kvfold_slot_action> slot_schedule::plan(
             case slot_action::RUN:
                 own.rests    = false;
                 own.last_run = step;
-                own.n_most   = (int32_t) std::min<uint32_t>(each.n_tokens, INT32_MAX);
+                own.n_most   = (int32_t) std::min<uint32_t>(each.n_tokens, own.n_at_once);
                 break;
             case slot_action::RESUME:
-                own.n_most = (int32_t) std::min<uint32_t>(each.n_tokens, INT32_MAX);
+                own.n_most = (int32_t) std::min<uint32_t>(each.n_tokens, own.n_at_once);
                 if (own.n_listed == 0) { // a prompt, which the server core computes again
                     own.rests = own.suspended = false;
                     if (const uint32_t n = prefixes.begin_again(each.slot); n > 0) {
@@ -211,6 +211,9 @@ std::vector<kvfold_slot_action> slot_schedule::give_way(
         if (refusal_of(llama_get_memory(ctx)) && waiting_state_gives_way()) {
             continue;
         }
+        if (each.what == slot_action::FAIL && shortens(views)) {
+            continue;
+        }
         const bool fails = each.what == slot_action::FAIL && !gathers(views, each.slot);
         actions.push_back({ fails ? kvfold_slot_action::FAIL : kvfold_slot_action::SUSPEND, each.slot });
     }
@@ -224,6 +227,23 @@ void slot_schedule::evict(int seq_id, std::vector<kvfold_slot_action> & actions)
     } else {
         prefixes.drop(seq_id);
     }
+}
+
+// Where nobody can give way, what computes several tokens at a time tries it with half as many. False if nothing does.
+bool slot_schedule::shortens(const std::vector<slot_view> & slots) {
+    bool any = false;
+    for (const slot_view & each : slots) {
+        entry &       own     = entries[each.slot];
+        const bool    replays = each.slot == replayed_slot;
+        const bool    prompts = each.stage == slot_view::PROMPT && !each.whole && !own.rests;
+        const int64_t left    = replays ? own.n_listed : (int64_t) each.n_prompt - each.n_tokens;
+        const auto    n       = (int32_t) std::min<int64_t>(own.n_most, left);
+        if ((replays || prompts) && n > 1) {
+            own.n_at_once = n/2;
+            any           = true;
+        }
+    }
+    return any;
 }
 
 // A lone request may have its cells on pages with cells that others have left. Computed again it has them one after the other;
@@ -246,7 +266,7 @@ bool slot_schedule::has_room(llama_context * ctx, uint64_t n_prompt, const std::
     cell_room room;
     room.n_batch = rules.n_batch;
     const auto coming = [&](uint64_t n_tokens, uint64_t bytes_held) {
-        const uint64_t bytes = layout.bytes_for(n_tokens + 1);
+        const uint64_t bytes = layout.bytes_for(n_tokens + 1, layout.n_batch);
         return bytes - std::min(bytes, bytes_held);
     };
     std::map<int, uint32_t> unseen = granted;

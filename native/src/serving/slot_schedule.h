@@ -72,6 +72,7 @@ struct slot_schedule {
         uint32_t n_prompt   = 0;
         evicted  gone; // what it had lost when it gave its cells up
         int32_t  n_most     = INT32_MAX; // tokens of its prompt in the next batch
+        int32_t  n_at_once  = INT32_MAX; // of its prompt in any batch, since there was no memory for more
         uint64_t last_run   = 0;
         int64_t  since      = 0; // ggml_time_us() of its suspension
     };
@@ -79,6 +80,7 @@ struct slot_schedule {
     std::vector<slot_view>   view(const std::vector<kvfold_slot_view> & slots, llama_context * ctx);
     std::vector<prefix_view> view(const std::vector<kvfold_prefix_view> & idle, llama_context * ctx) const;
     void                     evict(int seq_id, std::vector<kvfold_slot_action> & actions);
+    bool                     shortens(const std::vector<slot_view> & slots);
     bool                     gathers(const std::vector<slot_view> & slots, int id_slot);
     void                     count_suspended();
     uint64_t                 grantable() const;

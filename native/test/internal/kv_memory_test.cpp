@@ -288,7 +288,7 @@ static void test_peak(const char * plan, uint32_t n_prompt, uint32_t n_tokens, b
     tested t(wide_model(), o);
     set_page_driver(nullptr);
     const kv_layout layout   = read_kv_layout(t.context.get());
-    const uint64_t  promised = layout.peak_for(n_prompt, n_tokens);
+    const uint64_t  promised = layout.peak_for(n_prompt, n_tokens, layout.n_batch);
     t.prompt(n_prompt, 0, 1);
     for (uint32_t pos = n_prompt; pos < n_tokens; ++pos) {
         t.decode(1, (llama_pos) pos, 0, 2);
@@ -296,12 +296,42 @@ static void test_peak(const char * plan, uint32_t n_prompt, uint32_t n_tokens, b
     const uint64_t peak     = driver.most*driver.page_size();
     const uint64_t in_part  = 2*4*2*driver.page_size(); // of K and V of 4 layers in 2 caches
     const std::string sizes = ": " + std::to_string(peak) + " bytes at most, " + std::to_string(promised) + " promised, " +
-                              std::to_string(layout.bytes_for(n_tokens)) + " if all layers stayed in both caches";
+                              std::to_string(layout.bytes_for(n_tokens, layout.n_batch)) + " if all layers stayed in both caches";
     printf("%s%s\n", name.c_str(), sizes.c_str());
     check(peak <= promised, name + " commit no more than was promised" + sizes);
     check(!tight || peak + in_part >= promised, name + " are promised no more than they commit" + sizes);
     check(layout.bytes_held(0) + in_part >= t.committed() && layout.bytes_held(0) <= promised, name + ": what is held is what is there, " +
                                                                  std::to_string(layout.bytes_held(0)) + " of " + std::to_string(t.committed()));
+}
+
+// The same of layers that forget, whose cells come back to the sequence.
+static void test_window(const char * plan, ggml_type type, bool unified, uint32_t n_at_once) {
+    const std::string name = std::string(plan) + ", " + ggml_type_name(type) + (unified ? ", one pool, " : ", a stream each, ") +
+                             std::to_string(n_at_once) + " at once";
+    watched_driver driver;
+    set_page_driver(&driver);
+    context_options o;
+    o.kv_plan  = plan;
+    o.type     = type;
+    o.unified  = unified;
+    o.n_seq    = unified ? 1 : 2;
+    o.n_batch  = o.n_ubatch = 64;
+    o.swa_full = false;
+    tested t(wide_model(), o);
+    set_page_driver(nullptr);
+    const kv_layout layout   = read_kv_layout(t.context.get());
+    const uint64_t  promised = layout.peak_for(320, 900, n_at_once);
+    for (uint32_t pos = 0; pos < 320; pos += n_at_once) {
+        t.decode(n_at_once, (llama_pos) pos, 0, 1);
+    }
+    for (uint32_t pos = 320; pos < 900; ++pos) {
+        t.decode(1, (llama_pos) pos, 0, 2);
+    }
+    const uint64_t    peak  = driver.most*driver.page_size();
+    const std::string sizes = ": " + std::to_string(peak) + " bytes at most, " + std::to_string(promised) + " promised";
+    printf("%s%s\n", name.c_str(), sizes.c_str());
+    check(peak <= promised, name + " commit no more than was promised" + sizes);
+    check(!unified || peak + 2*4*driver.page_size() >= promised, name + " are promised no more than they commit" + sizes);
 }
 
 int main() {
@@ -332,6 +362,14 @@ int main() {
         test_peak(("0_1s_2_3;full=2" + at).c_str(), 300, 1900, true);
     }
     test_peak("standard", 600, 700, true);
+    for (const char * plan : { "streaming:40", "yoco:40", "0_1s_2_3s;window=100;sinks=4" }) {
+        for (const ggml_type type : { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0 }) {
+            for (const uint32_t n_at_once : { 64, 32, 1 }) {
+                test_window(plan, type, true, n_at_once);
+                test_window(plan, type, false, n_at_once);
+            }
+        }
+    }
     test_refused_commit();
     test_streams(true, GGML_TYPE_F32);
     test_streams(true, GGML_TYPE_Q8_0);

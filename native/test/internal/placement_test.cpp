@@ -41,16 +41,25 @@ struct pool {
             }
         }
         check(idxs.size() == seq_ids.size(), "there are free cells");
-        places.choose(cells, ubatch, idxs);
+        places.choose(cells, ubatch, 0, idxs);
         check(std::set<uint32_t>(idxs.begin(), idxs.end()).size() == idxs.size(), "no cell twice");
         for (size_t i = 0; i < idxs.size(); ++i) {
             check(idxs[i] < cells.size() && cells.is_empty(idxs[i]), "they are free");
             auto & own = held[seq_ids[i]];
-            cells.pos_set(idxs[i], (llama_pos) own.size());
+            cells.pos_set(idxs[i], own.empty() ? 0 : cells.pos_get(own.back()) + 1);
             cells.seq_add(idxs[i], seq_ids[i]);
             own.push_back(idxs[i]);
         }
         return idxs;
+    }
+
+    // As a window does.
+    void forget(llama_seq_id seq_id, size_t n_sinks, size_t n_recent) {
+        auto & own = held[seq_id];
+        while (own.size() > n_sinks + n_recent) {
+            cells.seq_rm(own[n_sinks], seq_id);
+            own.erase(own.begin() + (ptrdiff_t) n_sinks);
+        }
     }
 
     void keep(llama_seq_id seq_id, size_t n) {
@@ -60,13 +69,15 @@ struct pool {
         }
     }
 
-    size_t runs_of(llama_seq_id seq_id) {
-        std::set<uint32_t> runs;
+    size_t parts_of(llama_seq_id seq_id, uint32_t n_part) {
+        std::set<uint32_t> parts;
         for (const uint32_t at : held[seq_id]) {
-            runs.insert(at/run);
+            parts.insert(at/n_part);
         }
-        return runs.size();
+        return parts.size();
     }
+
+    size_t runs_of(llama_seq_id seq_id) { return parts_of(seq_id, run); }
 };
 
 static void test_runs() {
@@ -107,6 +118,48 @@ static void test_one() {
     }
 }
 
+// However long it is, a window takes the pages that its cells fill, of whatever size they are.
+static void test_windows() {
+    for (const uint32_t n_at_once : { 1, 7, 32 }) {
+        for (const uint32_t page : { 8, 32, 61 }) {
+            pool         p(16*run);
+            const size_t n_most = 4 + 65 + n_at_once;
+            for (int step = 0; step < 500; ++step) {
+                p.forget(0, 4, 65);
+                p.add(std::vector<llama_seq_id>(n_at_once, 0));
+                check(p.parts_of(0, page) <= (n_most + page - 1)/page, "alone a window has no more pages than it fills");
+            }
+            p.forget(0, 4, 65);
+            for (int step = 0; step < 500; ++step) {
+                p.add({ 0 });
+                p.forget(0, 4, 65);
+            }
+            check(p.runs_of(0) == 2, "and fewer when fewer tokens come at a time");
+        }
+    }
+    pool p(16*run);
+    for (int step = 0; step < 500; ++step) {
+        p.add({ 0, 1, 2 });
+        for (const llama_seq_id seq_id : { 0, 1, 2 }) {
+            p.forget(seq_id, 4, 65);
+            check(p.runs_of(seq_id) <= 2, "nor beside others");
+        }
+    }
+}
+
+// A sequence that begins with the cells of another has its own behind them, if nobody else has.
+static void test_shared() {
+    pool p(8*run);
+    p.add(std::vector<llama_seq_id>(10, 0));
+    for (uint32_t i = 0; i < 10; ++i) {
+        for (const llama_seq_id seq_id : { 1, 2 }) {
+            p.cells.seq_add(i, seq_id);
+            p.held[seq_id].push_back(i);
+        }
+    }
+    check(p.add({ 1, 2, 1, 2 }) == std::vector<uint32_t>({ 10, run, 11, run + 1 }), "the others have runs of their own");
+}
+
 static void test_full() {
     std::mt19937 random(1);
     pool         p(4*run); // fewer runs than sequences
@@ -134,6 +187,8 @@ int main() {
     test_runs();
     test_drafts();
     test_one();
+    test_windows();
+    test_shared();
     test_full();
     printf("%d checks, %d failed\n", n_checks, n_failed);
     return n_failed ? 1 : 0;

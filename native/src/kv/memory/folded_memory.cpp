@@ -34,8 +34,9 @@ folded_memory::folded_memory(const llama_model & model, const llama_memory_param
     const uint32_t      n_all = cparams.n_ctx_seq;
     add_class(model, params, cparams, false, n_all, n_all);
     if (plan.has_window_cells()) {
-        const auto n_cells = [&](uint32_t n_seqs) { return forgets ? window_cells(plan, n_all, n_seqs, cparams.n_batch) : n_all; };
-        add_class(model, params, cparams, true, GGML_PAD(n_cells(unified ? cparams.n_seq_max + n_more : 1), 256), n_cells(1));
+        const auto n_cells = [&](uint32_t n_seqs, uint32_t n_batch) { return forgets ? window_cells(plan, n_all, n_seqs, n_batch) : n_all; };
+        const uint32_t n_pool = n_cells(unified ? cparams.n_seq_max + n_more : 1, cparams.n_batch);
+        add_class(model, params, cparams, true, GGML_PAD(n_pool, 256), n_cells(1, 0));
     }
     if (plan.is_automatic()) {
         lazy = std::make_unique<kvfold_retention>(plan, *by_class[0].cells, *by_class[1].cells);

@@ -21,7 +21,7 @@ class evictor;
 struct layer_class {
     bool                            is_window;
     std::unique_ptr<llama_kv_cache> cells;
-    uint32_t                        n_of_sequence; // cells that one sequence takes at most
+    uint32_t                        n_of_sequence; // cells that one sequence has at most when a batch begins
 };
 
 class folded_memory : public llama_memory_i {

@@ -38,6 +38,7 @@ kv_layout read_kv_layout(const llama_context * context) {
     kv_layout            layout;
     std::set<uint32_t>   layers;
 
+    layout.n_batch   = llama_n_batch(context);
     layout.retention = retention_of(memory);
     layout.evicts    = evictor_of(memory);
     layout.plan      = &llama_get_model(context)->hparams.kv_plan;
@@ -96,8 +97,8 @@ static uint64_t layer_bytes_for(const kv_layout::cache & each, const kv_tensors 
     return tensor_bytes_for(layer.k, false, n_cells) + (layer.v ? tensor_bytes_for(layer.v, layer.v_transposed, n_cells) : 0);
 }
 
-static uint64_t layer_bytes_of(const kv_layout::cache & each, const kv_tensors & layer, uint64_t n_tokens) {
-    return layer_bytes_for(each, layer, std::min(n_tokens, each.cells_of_sequence));
+static uint64_t layer_bytes_of(const kv_layout::cache & each, const kv_tensors & layer, uint64_t n_tokens, uint64_t n_at_once) {
+    return layer_bytes_for(each, layer, std::min(n_tokens, each.cells_of_sequence + n_at_once));
 }
 
 uint64_t kv_layout::lazy_at_least() const {
@@ -109,11 +110,11 @@ uint64_t kv_layout::lazy_at_least() const {
     return n - std::min<uint64_t>(n, retention->plan.n_full);
 }
 
-uint64_t kv_layout::bytes_for(uint64_t n_tokens) const {
+uint64_t kv_layout::bytes_for(uint64_t n_tokens, uint64_t n_at_once) const {
     uint64_t bytes = 0;
     for (const cache & each : caches) {
         for (const kv_tensors & layer : each.layers) {
-            bytes += layer_bytes_of(each, layer, n_tokens);
+            bytes += layer_bytes_of(each, layer, n_tokens, n_at_once);
         }
     }
     return std::min(bytes, bytes_paged); // small tensors share pages
@@ -121,12 +122,12 @@ uint64_t kv_layout::bytes_for(uint64_t n_tokens) const {
 
 // Each layer in one cache, in the one that takes more if it has the choice; and its newest tokens in both, since they are
 // written before it is known which of the two gives them back.
-static uint64_t decided_bytes_for(const kv_layout & layout, const kvfold_plan & plan, uint64_t n_tokens) {
+static uint64_t decided_bytes_for(const kv_layout & layout, const kvfold_plan & plan, uint64_t n_tokens, uint64_t n_at_once) {
     std::map<uint32_t, uint64_t> in_full, in_window, newest; // of layers that are in both
     uint64_t                     bytes = 0;
     for (const auto & each : layout.caches) {
         for (const kv_tensors & layer : each.layers) {
-            const uint64_t own = layer_bytes_of(each, layer, n_tokens);
+            const uint64_t own = layer_bytes_of(each, layer, n_tokens, n_at_once);
             if (!plan.in_both[layer.il]) {
                 bytes += own;
                 continue;
@@ -149,26 +150,26 @@ static uint64_t decided_bytes_for(const kv_layout & layout, const kvfold_plan & 
     return std::min(bytes, layout.bytes_paged);
 }
 
-uint64_t kv_layout::peak_for(uint64_t n_prompt, uint64_t n_tokens) const {
+uint64_t kv_layout::peak_for(uint64_t n_prompt, uint64_t n_tokens, uint64_t n_at_once) const {
     if (evicts && n_prompt > 0 && n_prompt < n_tokens) {
         const uint64_t n_left = evict_largest_budget_of(*plan, (uint32_t) n_prompt);
-        return std::max(bytes_for(n_prompt), bytes_for(n_left + n_tokens - n_prompt));
+        return std::max(bytes_for(n_prompt, n_at_once), bytes_for(n_left + n_tokens - n_prompt, n_at_once));
     }
     if (!retention || n_prompt == 0) {
-        return bytes_for(n_tokens);
+        return bytes_for(n_tokens, n_at_once);
     }
     const uint64_t n_decided = n_prompt + (retention->plan.decide == KVFOLD_DECIDE_DECODE);
     if (!retention->enough((llama_pos) n_decided)) {
-        return bytes_for(n_tokens);
+        return bytes_for(n_tokens, n_at_once);
     }
-    return std::max(bytes_for(std::min(n_decided, n_tokens)), decided_bytes_for(*this, retention->plan, n_tokens));
+    return std::max(bytes_for(std::min(n_decided, n_tokens), n_at_once), decided_bytes_for(*this, retention->plan, n_tokens, n_at_once));
 }
 
-uint64_t kv_layout::tokens_for(uint64_t bytes, uint64_t n_prompt) const {
+uint64_t kv_layout::tokens_for(uint64_t bytes, uint64_t n_prompt, uint64_t n_at_once) const {
     uint64_t fits = 0, too_many = cells + 1;
     while (too_many - fits > 1) {
         const uint64_t middle = fits + (too_many - fits)/2;
-        (peak_for(n_prompt, middle) <= bytes ? fits : too_many) = middle;
+        (peak_for(n_prompt, middle, n_at_once) <= bytes ? fits : too_many) = middle;
     }
     return fits;
 }

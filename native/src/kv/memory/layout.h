@@ -23,7 +23,7 @@ struct kv_layout {
     struct cache {
         const llama_kv_cache *  cells;
         uint64_t                cells_per_stream;
-        uint64_t                cells_of_sequence; // at most
+        uint64_t                cells_of_sequence; // at most when a batch begins
         uint64_t                bytes_per_cell;
         std::vector<kv_tensors> layers;
     };
@@ -37,6 +37,7 @@ struct kv_layout {
 
     uint64_t window          = 0; // tokens of a sequence that the layers of the second cache keep, sinks included
 
+    uint64_t n_batch             = 1; // tokens of a batch
     uint64_t tokens_at_once      = 1; // of a sequence in a batch after its prompt: more than one where some are drafted
 
     const kvfold_retention * retention = nullptr; // where sequences decide which layers are lazy
@@ -49,9 +50,9 @@ struct kv_layout {
     // How many of the layers in both caches turn out lazy whatever the prompt.
     uint64_t lazy_at_least() const;
 
-    // What n_tokens of one sequence commit at most, in whole pages. Layers with cells for a window only count these; a layer
-    // that is in both caches, since it may turn out lazy, counts in both.
-    uint64_t bytes_for(uint64_t n_tokens) const;
+    // What n_tokens of one sequence commit at most, in whole pages, if they are computed n_at_once at a time. Layers with cells
+    // for a window only count these; a layer that is in both caches, since it may turn out lazy, counts in both.
+    uint64_t bytes_for(uint64_t n_tokens, uint64_t n_at_once) const;
 
     // What a sequence commits at most until it has n_tokens, the first n_prompt of which are a prompt; 0: none is known.
     //
@@ -60,10 +61,10 @@ struct kv_layout {
     // of them is in one cache: the full one where the layer is not lazy, which by threshold may be true of all and by number
     // is true of as many as the plan says. A prompt too short to decide on leaves them in both to the end. Where tokens are evicted
     // the two moments are the end of the prompt, when all of it is there, and the end of the answer.
-    uint64_t peak_for(uint64_t n_prompt, uint64_t n_tokens) const;
+    uint64_t peak_for(uint64_t n_prompt, uint64_t n_tokens, uint64_t n_at_once) const;
 
     // The most tokens of one sequence whose peak is no more than this.
-    uint64_t tokens_for(uint64_t bytes, uint64_t n_prompt = 0) const;
+    uint64_t tokens_for(uint64_t bytes, uint64_t n_prompt, uint64_t n_at_once) const;
 
     // What the cells of a sequence hold now, for the layers that it keeps in each cache.
     uint64_t bytes_held(int32_t seq_id) const;

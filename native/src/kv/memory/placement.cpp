@@ -8,7 +8,7 @@
 #include "llama-kv-cells.h"
 
 #include <algorithm>
-#include <unordered_set>
+#include <unordered_map>
 
 namespace kvfold {
 
@@ -40,14 +40,16 @@ public:
         return at < end ? at : none;
     }
 
-    uint32_t first_of_free_run() {
-        for (; run + n_run <= cells.size(); run += n_run) {
-            uint32_t n = 0;
-            while (n < n_run && is_free(run + n)) {
-                ++n;
-            }
-            if (n == n_run) {
-                return run;
+    // The first one in a run where no cell is another sequence's alone.
+    uint32_t first_of_own(llama_seq_id seq_id) {
+        uint32_t & at = own[seq_id];
+        while (at < cells.size()) {
+            if (at%n_run == 0 && !may_share(at, seq_id)) {
+                at += n_run;
+            } else if (is_free(at)) {
+                return at;
+            } else {
+                ++at;
             }
         }
         return none;
@@ -60,16 +62,26 @@ public:
         return cell < cells.size() ? cell : none;
     }
 
-    void take(uint32_t at) { taken.insert(at); }
+    void take(uint32_t at, llama_seq_id seq_id) { taken.emplace(at, seq_id); }
 
 private:
     bool is_free(uint32_t at) const { return cells.is_empty(at) && taken.count(at) == 0; }
 
-    const llama_kv_cells &       cells;
-    const uint32_t               n_run;
-    std::unordered_set<uint32_t> taken;
-    uint32_t                     run  = 0; // before it none is free
-    uint32_t                     cell = 0;
+    bool may_share(uint32_t run, llama_seq_id seq_id) const {
+        for (uint32_t at = run; at < std::min(run + n_run, cells.size()); ++at) {
+            const auto found = taken.find(at);
+            if (found != taken.end() ? found->second != seq_id : !cells.is_empty(at) && !cells.seq_has(at, seq_id)) {
+                return false;
+            }
+        }
+        return true;
+    }
+
+    const llama_kv_cells &                     cells;
+    const uint32_t                             n_run;
+    std::unordered_map<uint32_t, llama_seq_id> taken;
+    std::unordered_map<llama_seq_id, uint32_t> own; // before it there is none
+    uint32_t                                   cell = 0;
 };
 
 } // namespace
@@ -82,14 +94,15 @@ static uint32_t padded(uint32_t n) {
 placement::placement(uint32_t n_cells, uint32_t reach)
     : n_run(std::clamp(padded(reach), least_run, std::max(least_run, padded(n_cells/64)))), last(LLAMA_MAX_SEQ, none) {}
 
-void placement::choose(const llama_kv_cells & cells, const llama_ubatch & ubatch, std::vector<uint32_t> & idxs) {
+void placement::choose(const llama_kv_cells & cells, const llama_ubatch & ubatch, uint32_t first, std::vector<uint32_t> & idxs) {
     search free(cells, n_run);
-    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
-        const llama_seq_id seq_id = ubatch.seq_id[i][0];
-        uint32_t           at     = free.in_run_of(seq_id, last[seq_id]);
-        at = at == none ? free.first_of_free_run() : at;
+    for (uint32_t i = 0; i < idxs.size(); ++i) {
+        const llama_seq_id seq_id  = ubatch.seq_id[first + i][0];
+        const bool         forgets = cells.seq_pos_max(seq_id) >= (llama_pos) cells.seq_cells(seq_id);
+        uint32_t           at      = forgets ? none : free.in_run_of(seq_id, last[seq_id]);
+        at = at == none ? free.first_of_own(seq_id) : at;
         at = at == none ? free.any() : at;
-        free.take(at);
+        free.take(at, seq_id);
         idxs[i] = last[seq_id] = at;
     }
 }
@@ -97,7 +110,9 @@ void placement::choose(const llama_kv_cells & cells, const llama_ubatch & ubatch
 } // namespace kvfold
 
 void kvfold_place_cells(const llama_kv_cache & cache, const llama_ubatch & ubatch, bool fixed, std::vector<std::vector<uint32_t>> & idxs) {
-    if (!fixed && cache.get_n_stream() == 1) {
-        cache.kv_memory->places->choose(cache.get_cells(0), ubatch, idxs[0]);
+    uint32_t first = 0;
+    for (size_t s = 0; s < idxs.size() && !fixed; ++s) {
+        cache.kv_memory->places->choose(cache.get_cells(ubatch.seq_id[first][0]), ubatch, first, idxs[s]);
+        first += (uint32_t) idxs[s].size();
     }
 }

@@ -18,9 +18,10 @@ public:
     // `reach`: cells that may share a page; 0 where memory is not committed by pages.
     placement(uint32_t n_cells, uint32_t reach);
 
-    // Replaces free cells for the tokens of a ubatch with others. A sequence goes on in its run, then has one that is free, and
-    // shares what is left when there is none. For the same cells and ubatches before, the same again.
-    void choose(const llama_kv_cells & cells, const llama_ubatch & ubatch, std::vector<uint32_t> & idxs);
+    // Replaces free cells for the tokens of a ubatch from `first` on with others. A sequence goes on in its run, then has one
+    // that is free, and shares what is left when there is none. One that has forgotten earlier tokens has the first free cells of
+    // its runs, so that alone it has no more pages than its cells fill. For the same cells and ubatches before, the same again.
+    void choose(const llama_kv_cells & cells, const llama_ubatch & ubatch, uint32_t first, std::vector<uint32_t> & idxs);
 
     uint32_t run() const { return n_run; }
 

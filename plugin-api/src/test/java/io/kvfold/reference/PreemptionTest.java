@@ -6,6 +6,7 @@ import static io.kvfold.reference.AnswersTogether.assertSame;
 import static io.kvfold.reference.AnswersTogether.together;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.catchThrowableOfType;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -194,6 +195,43 @@ final class PreemptionTest {
                             .path("tokens_predicted")
                             .asInt())
                     .isEqualTo(10);
+        }
+    }
+
+    /**
+     * A window needs no more however long a request is, and a prompt that finds no memory for as many tokens as a batch
+     * holds is computed fewer at a time.
+     */
+    @ParameterizedTest
+    @CsvSource({
+        "streaming:24, F32, 512",
+        "streaming:24, F16, 512",
+        "streaming:24, F16, 32",
+        "streaming:24, Q8_0, 512",
+        "yoco:24, F32, 512",
+        "yoco:24, F16, 32",
+        "lighttransfer:2;window=16;sinks=2;queries=4, F16, 512",
+    })
+    void whatARefusalNamesIsEnough(String plan, KvType type, int ubatch) throws IOException {
+        Engine.Builder builder = builder(plan, 2).kvCacheTypes(type, type).ubatchSize(ubatch);
+        long needed;
+        try (Engine engine = builder.kvBudget(2L * LAYERS * 2 * 4096).open()) {
+            needed = catchThrowableOfType(
+                            KvBudgetExceededException.class, () -> engine.call("/completion", request(120, 100, 1)))
+                    .value()
+                    .orElseThrow();
+        }
+        try (Engine engine = builder.kvBudget(needed).open()) {
+            for (int seed = 1; seed <= 2; seed++) {
+                assertThat(engine.call("/completion", request(120, 100, seed))
+                                .path("tokens_predicted")
+                                .asInt())
+                        .isEqualTo(100);
+            }
+            assertThat(engine.call("/completion", request(120, -1, 3))
+                            .path("tokens_predicted")
+                            .asInt())
+                    .isGreaterThanOrEqualTo(100);
         }
     }
 
