@@ -182,6 +182,7 @@ template <typename slot_t>
 void kvfold_child_begins(slot_t & slot) {
     if (!kvfold_has_cells(slot.ctx_tgt, slot.id) || (slot.ctx_dft && !kvfold_has_cells(slot.ctx_dft, slot.id))) {
         kvfold_suspend(slot);
+        slot.stats = { }; // its parent's
         slot.state = decltype(slot_t::state)::SLOT_STATE_STARTED;
     }
 }
