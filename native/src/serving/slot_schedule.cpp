@@ -246,16 +246,22 @@ bool slot_schedule::shortens(const std::vector<slot_view> & slots) {
     return any;
 }
 
-// A lone request may have its cells on pages with cells that others have left. Computed again it has them one after the other;
-// if that does not bring it further, it fails.
+// A lone request may have its cells on pages with cells that others have left. Computed again it has them one after the other. A
+// window may also lie on more pages than it fills, after a batch: fewer tokens at a time leave it on fewer. If nothing brings the
+// request further, it fails.
 bool slot_schedule::gathers(const std::vector<slot_view> & slots, int id_slot) {
     const auto at  = std::find_if(slots.begin(), slots.end(), [&](const slot_view & each) { return each.slot == id_slot; });
     entry &    own = entries[id_slot];
-    if (at == slots.end() || !at->replayable || at->n_tokens <= own.n_gathered) {
+    if (at == slots.end() || !at->replayable) {
         return false;
     }
-    own.n_gathered = at->n_tokens;
-    return true;
+    if (at->n_tokens > own.n_gathered) {
+        own.n_gathered = at->n_tokens;
+        return true;
+    }
+    const int32_t n_at_once = std::min<int32_t>({ own.n_at_once, (int32_t) rules.n_batch, (int32_t) at->n_tokens });
+    own.n_at_once           = std::max(1, n_at_once/2);
+    return layout.window > 0 && n_at_once > 1;
 }
 
 bool slot_schedule::has_room(llama_context * ctx, uint64_t n_prompt, const std::map<int, uint32_t> & granted) const {

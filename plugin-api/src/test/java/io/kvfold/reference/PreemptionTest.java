@@ -207,7 +207,7 @@ final class PreemptionTest {
         "streaming:24, F32, 512",
         "streaming:24, F16, 512",
         "streaming:24, F16, 32",
-        "streaming:24, Q8_0, 512",
+        "streaming:100, Q8_0, 512",
         "yoco:24, F32, 512",
         "yoco:24, F16, 32",
         "lighttransfer:2;window=16;sinks=2;queries=4, F16, 512",
