@@ -229,6 +229,26 @@ static void test_refused_commit() {
     check(t.committed() == 0 && driver.n_mistakes == 0, "nothing is left of the attempt");
 }
 
+// Whichever class of layers has no memory for a batch, none keeps what it had committed for it.
+static void test_refused_class() {
+    watched_driver  driver;
+    context_options o;
+    o.kv_plan  = "yoco:40";
+    o.swa_full = false;
+    set_page_driver(&driver);
+    tested t(wide_model(), o);
+    set_page_driver(nullptr);
+    bool   nothing = true;
+    size_t n_refused = 0;
+    for (bool refused = true; refused; ++n_refused) {
+        driver.left = n_refused;
+        refused     = t.decode(64, 0, 0, 1).empty();
+        llama_memory_seq_rm(t.memory(), 0, -1, -1);
+        nothing = nothing && t.committed() == 0;
+    }
+    check(nothing && n_refused > 2 && driver.n_mistakes == 0, "nothing is left of " + std::to_string(n_refused) + " batches, refused by either class");
+}
+
 // Of a sequence that is copied into a stream of its own, and of one that is shifted there, only the cells in use take memory.
 static void test_streams(bool flash_attn, ggml_type type) {
     const std::string name = std::string("streams, ") + ggml_type_name(type) + (flash_attn ? "" : ", transposed");
@@ -371,6 +391,7 @@ int main() {
         }
     }
     test_refused_commit();
+    test_refused_class();
     test_streams(true, GGML_TYPE_F32);
     test_streams(true, GGML_TYPE_Q8_0);
     test_streams(false, GGML_TYPE_F32);

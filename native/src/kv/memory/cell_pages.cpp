@@ -238,14 +238,17 @@ void kvfold_kv_memory::release_erased(const llama_kv_cache & cache) {
     bool                           any = false;
     for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
         erased.push_back(cache.get_cells((llama_seq_id) s).take_erased());
-        if (refused > 0) { // of that batch other ubatches had theirs, and nothing says which cells these were
-            erased.back() = { 0, cache.get_size() };
-        }
         any = any || !erased.back().empty();
     }
-    if (any) {
+    if (refused > 0) { // of that batch other ubatches had theirs, and nothing says which cells these were
+        release_empty(cache);
+    } else if (any) {
         release(cache, erased);
     }
+}
+
+void kvfold_kv_memory::release_empty(const llama_kv_cache & cache) {
+    release(cache, std::vector<kvfold_cell_range>(cache.get_n_stream(), { 0, cache.get_size() }));
 }
 
 void kvfold_kv_memory::count(const llama_kv_cache & cache) {

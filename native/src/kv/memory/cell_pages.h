@@ -110,6 +110,9 @@ struct kvfold_kv_memory {
 
     void release_erased(const llama_kv_cache & cache);
 
+    // Of all cells that are empty, also of those that were committed for a batch which does not come.
+    void release_empty(const llama_kv_cache & cache);
+
     void count(const llama_kv_cache & cache);
 
 private:

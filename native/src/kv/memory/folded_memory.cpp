@@ -3,6 +3,7 @@
 #include "hooks/kv-memory.h"
 #include "hooks/kv-retention.h"
 #include "kv/eviction/evictor.h"
+#include "kv/memory/cell_pages.h"
 #include "kv/retention/retention.h"
 #include "kv/state/plan_hash.h"
 
@@ -115,6 +116,9 @@ llama_memory_context_ptr folded_memory::init_batch(llama_batch_allocr & balloc, 
         }
         if (parts.size() == by_class.size()) {
             return std::make_unique<folded_context>(*this, std::move(parts), std::move(ubatches));
+        }
+        for (size_t c = 0; c < parts.size(); ++c) { // these had memory, and the next one had none
+            by_class[c].cells->kv_memory->release_empty(*by_class[c].cells);
         }
     }
     return std::make_unique<folded_context>(LLAMA_MEMORY_STATUS_FAILED_PREPARE);
