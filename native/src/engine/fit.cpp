@@ -98,6 +98,19 @@ uint64_t padded(double tokens) {
     return ((uint64_t) std::min(tokens, most) + CELL_PADDING - 1)/CELL_PADDING*CELL_PADDING;
 }
 
+// The longest prompt, up to `longest`, of which no more tokens than that are there at once.
+double longest_prompt(const kvfold_plan & plan, double at_once, double longest) {
+    if (plan.evict_chunk == 0 || at_once >= longest) {
+        return std::min(at_once, longest);
+    }
+    uint32_t fits = 0, too_long = (uint32_t) longest + 1;
+    while (too_long - fits > 1) {
+        const uint32_t middle = fits + (too_long - fits)/2;
+        (evict_peak_of(plan, middle) <= at_once ? fits : too_long) = middle;
+    }
+    return fits;
+}
+
 error does_not_fit(const std::string & what, double needed, double there) {
     const double most = (double) std::numeric_limits<int64_t>::max()/2;
     return error(KVFOLD_ERROR_OUT_OF_MEMORY, what + " need " + std::to_string((int64_t) std::min(needed, most)) + " bytes but there are " +
@@ -136,7 +149,7 @@ void fit_to_memory(engine_options & options, const model_facts & facts, const kv
     // what one request may use
     if (params.kv_unified_per_slot == 0) {
         const double trained = (double) std::min<uint64_t>(facts.context_length, std::numeric_limits<int32_t>::max());
-        params.kv_unified_per_slot = params.n_ctx > 0 ? params.n_ctx : (int32_t) (options.kv_budget > 0 ? trained : std::min(trained, std::max(fits, (double) CELL_PADDING)));
+        params.kv_unified_per_slot = params.n_ctx > 0 ? params.n_ctx : (int32_t) (options.kv_budget > 0 ? trained : std::min(trained, std::max(longest_prompt(plan, fits, trained), (double) CELL_PADDING)));
         params.n_ctx               = 0;
     }
     if (params.kv_unified_per_slot == 0) {

@@ -240,7 +240,8 @@ static void test_peak(const char * plan, uint32_t n_prompt, uint32_t n_tokens, b
     set_page_driver(nullptr);
     const kv_layout layout   = read_kv_layout(t.context.get());
     const uint64_t  promised = layout.peak_for(n_prompt, n_tokens);
-    t.prompt(n_prompt, 0, 1);
+    const uint32_t chunk = kvfold_plan_parse(plan, 4).evict_chunk;
+    t.prompt(n_prompt, 0, 1, chunk > 0 ? chunk : 256);
     for (uint32_t pos = n_prompt; pos < n_tokens; ++pos) {
         t.decode(1, (llama_pos) pos, 0, 2);
     }
@@ -283,6 +284,16 @@ int main() {
         test_peak(("0_1s_2_3;full=2" + at).c_str(), 300, 1900, true);
     }
     test_peak("standard", 600, 700, true);
+    for (const char * when : { "", ";at=chunk:64", ";at=chunk:100" }) {
+        const std::string at = when;
+        test_peak(("standard;evict=knorm:200" + at).c_str(), 1500, 1510, true);          // as the prompt ends, or a chunk of it
+        test_peak(("standard;evict=streaming:200" + at).c_str(), 900, 1900, true);       // as the answer ends
+        test_peak(("cla:2;evict=keydiff:0.25" + at).c_str(), 1500, 1510, true);
+        test_peak(("standard;skip=0;evict=knorm:200" + at).c_str(), 1500, 1510, true);
+        test_peak(("standard;evict=pyramidkv:200;queries=16" + at).c_str(), 1500, 1510, at.empty()); // each layer at another time
+        test_peak(("yoco:100;evict=knorm:200" + at).c_str(), 1500, 1510, true);
+        test_peak(("standard;evict=knorm:200" + at).c_str(), 50, 300, true);              // too short to lose any
+    }
     test_refused_commit();
     warnings.clear();
     test_refused_release("");

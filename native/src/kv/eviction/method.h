@@ -50,7 +50,10 @@ uint32_t evict_parameter_of(const kvfold_plan & plan, const char * name);
 // Tokens that a layer keeps of a sequence of n_tokens; chunks of them may be fewer.
 uint32_t evict_budget_of(const kvfold_plan & plan, uint32_t il, uint32_t n_tokens);
 
-// The most that it keeps of them in any layer.
-uint32_t evict_largest_budget_of(const kvfold_plan & plan, uint32_t n_tokens);
+// Tokens that a layer has at most while a prompt of n_prompt tokens is computed.
+uint32_t evict_peak_of(const kvfold_plan & plan, uint32_t il, uint32_t n_prompt);
+
+// As many of them as any layer has.
+uint32_t evict_peak_of(const kvfold_plan & plan, uint32_t n_prompt);
 
 } // namespace kvfold
