@@ -86,10 +86,11 @@ costs costs_of(const common_params & params, const model_facts & facts, const kv
     if (!flash) {
         sum.masked += 4*(double) facts.heads; // products of queries and keys
     }
-    if (plan.is_automatic() || evicts_by_queries(plan)) {
+    if (plan.is_automatic() || (evicts_by_queries(plan) && !evicts_by_moments(plan))) {
         sum.scored = 2*4.0*(evicts_by_all_queries(plan) ? params.n_ubatch : plan.n_queries*params.n_parallel) + 4*8*(double) facts.heads; // kv/graph/scores.cpp, build_score
     }
-    sum.computed = 4*((double) facts.vocabulary + 16*(double) facts.embedding);
+    const double kept = evicts_by_moments(plan) ? (double) facts.layers : 0; // queries of every layer
+    sum.computed = 4*((double) facts.vocabulary + (16 + kept)*(double) facts.embedding);
     return sum;
 }
 

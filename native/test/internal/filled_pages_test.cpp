@@ -169,6 +169,7 @@ int main() {
             setup{ "standard;evict=knorm:40;at=chunk:32;skip=0", "f32", false, true }, // equal tokens have keys of one norm there
             setup{ "cla:2;evict=snapkv:40;queries=16", "f32", false, true },
             setup{ "standard;evict=pyramidkv:60;queries=8;at=chunk:32", "f32", false, true },
+            setup{ "cla:2;evict=expected:40;future=32", "f32", false, true },
         }) {
         a_random_tree_answers_as_alone(s, model, ++seed);
     }

@@ -48,6 +48,7 @@ evictor::evictor(const llama_hparams & hparams, llama_kv_cache & cache) :
     if (const ggml_tensor * rot = cache.build_input_v_rot(ctx.get())) {
         v_rotated = (uint32_t) rot->ne[0];
     }
+    queries.resize(plan.n_layer);
     done.n_kept.resize(plan.n_layer);
     done.n_evicted.resize(plan.n_layer);
     const auto ids = cache.get_layer_ids();
@@ -93,6 +94,9 @@ bool evictor::judges(llama_seq_id, int il) const {
 std::vector<kv_query> evictor::scored_queries(const kv_ubatch_part & part, int32_t prefill) const {
     const sequence & seq = sequences[part.seq_id];
     const stage      now = stage_of_part(part, prefill);
+    if (evicts_by_moments(plan)) {
+        return {};
+    }
     if (evicts_by_all_queries(plan)) {
         return is_prompt(now) ? last_queries(part, {}, part.rows.size()) : std::vector<kv_query>();
     }
@@ -103,6 +107,11 @@ std::vector<kv_query> evictor::scored_queries(const kv_ubatch_part & part, int32
 }
 
 std::vector<int32_t> evictor::kept_rows(const kv_ubatch_part & part, int32_t prefill) const {
+    if (evicts_by_moments(plan)) {
+        const auto sinks = (llama_pos) evict_parameter_of(plan, "sinks"); // which are like no others
+        const auto first = std::lower_bound(part.pos.begin(), part.pos.end(), sinks) - part.pos.begin();
+        return is_prompt(stage_of_part(part, prefill)) ? std::vector<int32_t>(part.rows.begin() + first, part.rows.end()) : std::vector<int32_t>();
+    }
     if (!evicts_by_queries(plan) || plan.n_queries <= 1 || stage_of_part(part, prefill) != stage::PROMPT) {
         return {};
     }
@@ -134,10 +143,18 @@ void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kep
         seq.begin = part.pos.front();
         seq.kept  = {};
     }
+    if (evicts_by_moments(plan) && !kept.pos.empty()) {
+        seq.moments.resize(plan.n_layer);
+        for (uint32_t il = 0; il < plan.n_layer; ++il) {
+            if (!kept.values[il].empty()) {
+                seq.moments[il].add(kept.values[il].data(), kept.pos.size(), hparams.n_head(il), hparams.n_embd_head_k(il));
+            }
+        }
+    }
     switch (now) {
         case stage::PROMPT:
             seq.n_scored += (uint32_t) part.rows.size();
-            if (!kept.pos.empty()) {
+            if (!kept.pos.empty() && !evicts_by_moments(plan)) {
                 std::vector<bool> judged(plan.n_layer);
                 for (uint32_t il = 0; il < plan.n_layer; ++il) {
                     judged[il] = judges(part.seq_id, (int) il);
@@ -174,6 +191,7 @@ void evictor::settle() {
             seq.due = false;
             if (seq.points.size() > n_before || !seq.in_prompt) {
                 seq.votes.clear();
+                seq.moments.clear();
                 seq.n_scored = 0;
             }
         }
@@ -241,14 +259,14 @@ cell_rows evictor::values_of(llama_seq_id seq_id, const kv_tensors & layer, cons
 }
 
 std::vector<std::vector<uint32_t>> evictor::choose(
-        llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells, uint32_t n_kept) const {
+        llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells, uint32_t n_kept) {
     const uint32_t n_heads = hparams.n_head_kv(layer.il);
     if (n_kept >= cells.size()) {
         std::vector<uint32_t> all(cells.size());
         std::iota(all.begin(), all.end(), 0);
         return { n_heads, all };
     }
-    if (evicts_by_queries(plan)) {
+    if (evicts_by_queries(plan) && !evicts_by_moments(plan)) {
         return choose_by_votes(plan, sequences[seq_id].votes[layer.il], sequences[seq_id].n_scored, n_kept);
     }
     const cell_rows                    k = keys_of(seq_id, layer, cells);
@@ -260,10 +278,47 @@ std::vector<std::vector<uint32_t>> evictor::choose(
             values[h] = v.head(h, v_rotated);
         }
     }
+    const llama_pos n_tokens = last_of(seq_id) + 1;
     for (uint32_t h = 0; h < n_heads; ++h) {
-        chosen.push_back(keep_highest(evict_scores(plan, { k.n(), k.head(h, k_rotated), std::move(values[h]) }), n_kept));
+        const head_rows rows = { k.n(), k.head(h, k_rotated), std::move(values[h]) };
+        chosen.push_back(keep_highest(
+                evicts_by_moments(plan) ? expected_scores(sequences[seq_id], (int) layer.il, h, rows, n_tokens) : evict_scores(plan, rows), n_kept));
     }
     return chosen;
+}
+
+void evictor::turns(int il, const ggml_tensor * rope, float scale) {
+    if (queries[il].scale == 0) {
+        queries[il] = { rope ? rotation(*rope) : rotation(), scale };
+    }
+}
+
+const std::vector<float> & evictor::turn_of(int il, llama_pos n_tokens) {
+    if (turned_at != n_tokens || !(turned_how == queries[il].how)) {
+        turned_at   = n_tokens;
+        turned_how  = queries[il].how;
+        turned_mean = turned_how.mean(hparams.n_embd_head_k(il), n_tokens, evict_parameter_of(plan, "future"));
+    }
+    return turned_mean;
+}
+
+std::vector<float> evictor::expected_scores(const sequence & seq, int il_kv, uint32_t head, const head_rows & rows, llama_pos n_tokens) {
+    const uint32_t     n_sinks = std::min(evict_parameter_of(plan, "sinks"), rows.n);
+    std::vector<float> shares(rows.n);
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        if (plan.kv[il] != il_kv || il >= seq.moments.size() || seq.moments[il].empty()) {
+            continue;
+        }
+        const uint32_t n_alike = hparams.n_head(il)/hparams.n_head_kv(il_kv);
+        for (uint32_t h = head*n_alike; h < (head + 1)*n_alike; ++h) {
+            const query_moments & of   = seq.moments[il];
+            const auto            each = expected_attention(of.mean(h), of.covariance(h), turn_of((int) il, n_tokens), rows.k, n_sinks, queries[il].scale);
+            for (uint32_t i = n_sinks; i < rows.n; ++i) {
+                shares[i] += each[i]/(float) n_alike;
+            }
+        }
+    }
+    return of_values(shares, rows, n_sinks);
 }
 
 void evictor::evict(llama_seq_id seq_id) {

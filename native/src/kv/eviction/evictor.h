@@ -12,6 +12,7 @@
 
 #include "hooks/kv-plan.h"
 #include "kv/eviction/evicted.h"
+#include "kv/eviction/expected.h"
 #include "kv/retention/retention.h"
 #include "kv/retention/ubatch_part.h"
 
@@ -29,6 +30,7 @@ class  llama_kv_cache;
 namespace kvfold {
 
 class  cell_rows;
+struct head_rows;
 struct kv_tensors;
 
 // Where the attention of the last queries of a prompt decides, a graph computes it beside the attention of the ubatch that ends the
@@ -48,6 +50,10 @@ public:
 
     // How much the scored queries of layer il attend to each cell: votes[head][cell], with n_kv cells. Before advance().
     void vote(const kv_ubatch_part & part, int il, const float * votes, int64_t n_kv);
+
+    // Where moments of queries decide: the node of a graph by which layer il turns its queries, which are then compared with keys and
+    // multiplied by `scale`. Null: it does not.
+    void turns(int il, const ggml_tensor * rope, float scale);
 
     // A ubatch was computed, and nothing computes with its sequences any more. `kept`: the queries of its kept rows. `prefill` is of
     // kvfold_prefill.
@@ -118,6 +124,7 @@ private:
 
         kv_kept_queries                              kept;         // the last ones of its prompt
         std::vector<std::vector<std::vector<float>>> votes;        // [producer][head][row], since its prompt began or lost tokens
+        std::vector<query_moments>                   moments;      // by layer, likewise
         uint32_t                                     n_scored = 0; // tokens of its prompt, likewise
 
         llama_pos begin = 0; // of its prompt
@@ -145,7 +152,13 @@ private:
     bool has_too_many(llama_seq_id seq_id, uint32_t n_tokens) const;
 
     // For each head of producer il which of its rows in `cells` it keeps.
-    std::vector<std::vector<uint32_t>> choose(llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells, uint32_t n_kept) const;
+    std::vector<std::vector<uint32_t>> choose(llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells, uint32_t n_kept);
+
+    // What one head is worth to the queries that are to come, by moments.
+    std::vector<float> expected_scores(const sequence & seq, int il_kv, uint32_t head, const head_rows & rows, llama_pos n_tokens);
+
+    // The mean of what layer il does to queries that come after n_tokens.
+    const std::vector<float> & turn_of(int il, llama_pos n_tokens);
 
     llama_pos last_of(llama_seq_id seq_id) const; // -1: it has no cells
 
@@ -162,6 +175,17 @@ private:
     uint32_t              v_rotated = 0;
     bool                  unlike    = false;
     std::vector<sequence> sequences;
+
+    struct turned {
+        rotation how;
+        float    scale = 0; // 0: it was not told
+    };
+    std::vector<turned> queries; // by layer
+
+    // the last one of turn_of()
+    rotation           turned_how;
+    llama_pos          turned_at = -1;
+    std::vector<float> turned_mean;
 
     mutable std::mutex mutex; // for `done` and readers on other threads
     account            done;

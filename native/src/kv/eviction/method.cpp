@@ -22,6 +22,7 @@ const std::vector<evict_method> & evict_methods() {
         { "pyramidkv", { queries, kernel, { "beta", 20, 1, many } } },
         { "chunkkv",   { queries, kernel, { "chunk", 20, 1, many } } },
         { "observed",  {} },
+        { "expected",  { { "sinks", 4, 1, many }, { "future", 512, 1, 65536 } } },
     };
     return methods;
 }
@@ -40,7 +41,11 @@ bool evicts_by_queries(const kvfold_plan & plan) {
 }
 
 bool evicts_by_all_queries(const kvfold_plan & plan) {
-    return plan.evict == EVICT_OBSERVED;
+    return plan.evict == EVICT_OBSERVED || plan.evict == EVICT_EXPECTED;
+}
+
+bool evicts_by_moments(const kvfold_plan & plan) {
+    return plan.evict == EVICT_EXPECTED;
 }
 
 uint32_t evict_queries_of(const kvfold_plan & plan) {

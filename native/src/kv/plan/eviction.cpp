@@ -83,7 +83,7 @@ static bool has_windows(const kvfold_plan & plan) {
 
 static void check_queries(const kvfold_plan & plan) {
     const uint32_t n_queries = evict_queries_of(plan);
-    if (plan.evict_chunk > 0 && evicts_by_all_queries(plan)) {
+    if (plan.evict_chunk > 0 && plan.evict == EVICT_OBSERVED) {
         fail(std::string(evict_methods()[plan.evict].name) + " looks at all queries of a prompt, so it evicts at its end only, not with at=chunk");
     }
     if (plan.evict_chunk > 0 && plan.evict_chunk < n_queries) {

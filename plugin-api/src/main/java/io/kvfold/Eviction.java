@@ -94,7 +94,13 @@ public final class Eviction {
          * href="https://arxiv.org/abs/2306.14048">paper</a>, as kvpress' ObservedAttention has it). The attention of the whole
          * prompt is computed twice for it.
          */
-        OBSERVED();
+        OBSERVED(),
+        /**
+         * What queries to come will attend to, times how long the value is that a token would add (<a
+         * href="https://arxiv.org/abs/2510.00636">ExpectedAttention</a>): before RoPE they are taken to be as those of the
+         * prompt, and to stand at the next {@code future} positions (512). The {@code sinks} first tokens stay (4).
+         */
+        EXPECTED(new Parameter(SINKS, 4, 1, MANY), new Parameter("future", 512, 1, 65_536));
 
         private final List<Parameter> parameters;
 
@@ -314,7 +320,7 @@ public final class Eviction {
     private int queries() {
         return switch (method) {
             case TOVA -> 1;
-            case OBSERVED -> 0;
+            case OBSERVED, EXPECTED -> 0;
             default -> value(QUERIES);
         };
     }

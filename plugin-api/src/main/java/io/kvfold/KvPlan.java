@@ -48,7 +48,8 @@ import java.util.stream.IntStream;
  *           | name , "=" , number                       (* of the method, see Eviction *)
  *           | "at=" , ( "end" | "chunk" , [ ":" , number ] )  (* also on the way, after each chunk *)
  *           | "skip=" , number , { "_" , number } ;     (* layers that keep every token *)
- * method    = "knorm" | "keydiff" | "lagkv" | "streaming" | "snapkv" | "tova" | "pyramidkv" | "chunkkv" | "observed" ;
+ * method    = "knorm" | "keydiff" | "lagkv" | "streaming" | "snapkv" | "tova" | "pyramidkv" | "chunkkv" | "observed"
+ *           | "expected" ;
  * budget    = number | digit , { digit } , "." , digit , { digit } ;
  * decimal   = digit , [ "." , digit , { digit } ] ;     (* at most 6 digits after the point *)
  * number    = digit , { digit } ;                       (* at most 9 digits *)

@@ -81,7 +81,8 @@ final class EvictionTest {
                 "standard;evict=chunkkv:40;queries=16;chunk=5",
                 "cla:2;evict=observed:40",
                 "standard;evict=knorm:40;at=chunk:32",
-                "cla:2;evict=snapkv:40;queries=16;at=chunk:48"
+                "cla:2;evict=snapkv:40;queries=16;at=chunk:48",
+                "cla:2;evict=expected:40;future=32"
             })
     void aConversationGoesOnWithWhatIsLeft(String plan) {
         try (Engine engine = builder(plan, 2).open();
@@ -163,6 +164,7 @@ final class EvictionTest {
                 "standard;evict=snapkv:100;queries=80", // more than the second prompt has
                 "standard;evict=observed:40",
                 "standard;evict=keydiff:40;at=chunk:32",
+                "standard;evict=expected:40;future=32;at=chunk:64",
                 "cla:2;evict=tova:100;at=chunk:64"
             })
     void aSuspendedConversationLosesTheSameTokensAgain(String plan) {

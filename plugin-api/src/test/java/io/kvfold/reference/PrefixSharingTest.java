@@ -369,6 +369,7 @@ final class PrefixSharingTest {
         "cla:2;evict=snapkv:40;queries=16;at=chunk:32, 14",
         "standard;evict=pyramidkv:40;queries=8, 15",
         "cla:2;evict=observed:40, 16",
+        "standard;evict=expected:40;future=32, 17",
     })
     void requestsOfARandomTreeAnswerAsAlone(String plan, long seed) throws IOException {
         Random random = new Random(seed);
