@@ -257,8 +257,8 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  * tokens_shared tokens that were not computed again; kept counts beginnings that no slot holds, cells_shared the cells that would
  * be there once more now if sequences shared none, and bytes_saved what those would take.
  *
- * evictions: prompts that lost tokens when they had ended, since the engine was opened, the time that it took, the bytes of keys
- * and values that are gone, and the rows that each layer kept and did not.
+ * evictions: prompts that lost tokens, since the engine was opened, the time that it took, the bytes of keys and values that are
+ * gone, and the rows that each layer kept when they had ended and did not.
  *
  * by_layer tells of each layer with storage what one token takes and how many tokens of a sequence it keeps, null for all;
  * may_be_lazy: all or that many, by sequence, and of such layers lazy_at_least keep no more whatever the prompt.

@@ -47,6 +47,6 @@ int main() {
             CHECK(difference <= 1e-3f || is_decided_by_rounding(name));
         }
     }
-    CHECK(n_compared >= 36);
+    CHECK(n_compared >= 40);
     return report();
 }

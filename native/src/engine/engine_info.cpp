@@ -251,7 +251,7 @@ std::string engine::kv_metrics() {
     one("kv_cells_shared", "gauge", "Cells that sequences would take more if they shared none.", schedule->n_shared.load());
     if (layout.evicts) {
         const auto done = layout.evicts->so_far();
-        one("evictions_total", "counter", "Prompts that lost tokens when they had ended.", done.n_prompts);
+        one("evictions_total", "counter", "Prompts that lost tokens.", done.n_prompts);
         one("evicted_bytes_total", "counter", "Keys and values of these tokens.", done.n_bytes);
     }
     one("preemptions_total", "counter", "How often a request gave its cells up.", schedule->n_preemptions.load());

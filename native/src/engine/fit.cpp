@@ -86,16 +86,30 @@ costs costs_of(const common_params & params, const model_facts & facts, const kv
     if (!flash) {
         sum.masked += 4*(double) facts.heads; // products of queries and keys
     }
-    if (plan.is_automatic() || evicts_by_queries(plan)) {
+    if (plan.is_automatic() || (evicts_by_queries(plan) && !evicts_by_moments(plan))) {
         sum.scored = 2*4.0*(evicts_by_all_queries(plan) ? params.n_ubatch : plan.n_queries*params.n_parallel) + 4*8*(double) facts.heads; // kv/graph/scores.cpp, build_score
     }
-    sum.computed = 4*((double) facts.vocabulary + 16*(double) facts.embedding);
+    const double kept = evicts_by_moments(plan) ? (double) facts.layers : 0; // queries of every layer
+    sum.computed = 4*((double) facts.vocabulary + (16 + kept)*(double) facts.embedding);
     return sum;
 }
 
 uint64_t padded(double tokens) {
     const double most = (double) (std::numeric_limits<int32_t>::max() - CELL_PADDING);
     return ((uint64_t) std::min(tokens, most) + CELL_PADDING - 1)/CELL_PADDING*CELL_PADDING;
+}
+
+// The longest prompt, up to `longest`, of which no more tokens than that are there at once.
+double longest_prompt(const kvfold_plan & plan, double at_once, double longest) {
+    if (plan.evict_chunk == 0 || at_once >= longest) {
+        return std::min(at_once, longest);
+    }
+    uint32_t fits = 0, too_long = (uint32_t) longest + 1;
+    while (too_long - fits > 1) {
+        const uint32_t middle = fits + (too_long - fits)/2;
+        (evict_peak_of(plan, middle) <= at_once ? fits : too_long) = middle;
+    }
+    return fits;
 }
 
 error does_not_fit(const std::string & what, double needed, double there) {
@@ -136,7 +150,7 @@ void fit_to_memory(engine_options & options, const model_facts & facts, const kv
     // what one request may use
     if (params.kv_unified_per_slot == 0) {
         const double trained = (double) std::min<uint64_t>(facts.context_length, std::numeric_limits<int32_t>::max());
-        params.kv_unified_per_slot = params.n_ctx > 0 ? params.n_ctx : (int32_t) (options.kv_budget > 0 ? trained : std::min(trained, std::max(fits, (double) CELL_PADDING)));
+        params.kv_unified_per_slot = params.n_ctx > 0 ? params.n_ctx : (int32_t) (options.kv_budget > 0 ? trained : std::min(trained, std::max(longest_prompt(plan, fits, trained), (double) CELL_PADDING)));
         params.n_ctx               = 0;
     }
     if (params.kv_unified_per_slot == 0) {

@@ -10,7 +10,8 @@ namespace {
 // Cells that a slot needs before it has made its next token.
 uint64_t cells_ahead(const slot_view & slot) {
     const uint64_t n_listed = slot.stage == slot_view::ANSWER ? slot.n_tokens : slot.n_prompt;
-    return n_listed - std::min<uint64_t>(n_listed, (uint64_t) slot.n_cells + slot.n_gone) + slot.n_step;
+    const uint64_t n_left   = n_listed - std::min<uint64_t>(n_listed, (uint64_t) slot.n_cells + slot.n_gone);
+    return std::min<uint64_t>(n_left, slot.n_peak - std::min(slot.n_peak, slot.n_cells)) + slot.n_step;
 }
 
 bool is_older(const slot_view & a, const slot_view & b) {

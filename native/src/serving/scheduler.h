@@ -18,6 +18,7 @@ struct slot_view : kvfold_slot_view {
     bool     resuming  = false;
     uint32_t n_cells   = 0;     // that it holds, some of them perhaps with others
     uint32_t n_gone    = 0;     // tokens that it has computed and that were evicted since
+    uint32_t n_peak    = UINT32_MAX; // cells that its tokens take at most at once
     uint32_t n_step    = 1;     // of an answer: its next token, and what may be drafted with it
     uint64_t last_run  = 0;     // the step in which it ran last
 };

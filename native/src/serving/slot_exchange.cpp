@@ -269,12 +269,14 @@ void kvfold_keep_prefix(llama_context * context, int id_slot, server_prompt & pr
     const auto      memory     = llama_get_memory(context);
     const evictor * evicts     = evictor_of(memory);
     const llama_pos n_decisive = decisive_tokens(memory, id_slot);
-    // the last token of a prompt is computed in any case, but then it may be in no cell of its own
-    const bool      goes_back  = evicts && n_decisive == n_tokens;
     prompt.checkpoints.remove_if([&](const common_prompt_checkpoint & each) { return each.n_tokens < n_decisive; });
-    if (n_past < n_decisive || goes_back || (evicts && evicts->shares(id_slot))) {
-        n_past   = 0;
-        pos_next = 0;
+    int n_first = n_past < n_decisive ? 0 : n_past;
+    if (evicts) {
+        n_first = (int) evicts->n_beginning((llama_seq_id) id_slot, (uint32_t) n_past, (uint32_t) prompt.n_tokens(), (uint32_t) n_tokens);
+    }
+    if (n_first < n_past) {
+        n_past   = prompt.tokens.has_mtmd ? 0 : n_first; // an image is not cut
+        pos_next = n_past;
     }
 }
 

@@ -81,8 +81,11 @@ std::vector<slot_view> slot_schedule::view(const std::vector<kvfold_slot_view> &
             own      = {};
             own.task = each.task;
         }
-        own.paused   = each.paused;
-        own.n_prompt = each.n_prompt;
+        if (own.n_prompt != each.n_prompt) {
+            own.n_prompt       = each.n_prompt;
+            own.n_prompt_cells = (uint32_t) layout.cells_for_prompt(each.n_prompt);
+        }
+        own.paused = each.paused;
         if (const evictor * const evicts = evictor_of(llama_get_memory(ctx)); evicts && !own.suspended) {
             own.gone = evicts->of(each.slot);
         }
@@ -92,6 +95,7 @@ std::vector<slot_view> slot_schedule::view(const std::vector<kvfold_slot_view> &
         view.resuming  = own.resuming;
         view.n_cells   = cells_of(cells, each.slot, own.suspended ? own.n_replayed : each.n_tokens);
         view.n_gone    = n_gone_of(ctx, each.slot);
+        view.n_peak    = own.n_prompt_cells + each.n_tokens - std::min(each.n_tokens, each.n_prompt);
         view.n_step    = !each.drafts ? 1 : std::clamp<int64_t>((int64_t) rules.n_slot - each.n_tokens - 1, 1, rules.tokens_at_once);
         view.last_run  = own.last_run;
         views.push_back(view);
@@ -271,8 +275,8 @@ bool slot_schedule::has_room(llama_context * ctx, uint64_t n_prompt, const std::
     }
     cell_room room;
     room.n_batch = rules.n_batch;
-    const auto coming = [&](uint64_t n_tokens, uint64_t bytes_held) {
-        const uint64_t bytes = layout.bytes_for(n_tokens + 1, layout.n_batch);
+    const auto coming = [&](uint64_t n_cells, uint64_t bytes_held) {
+        const uint64_t bytes = layout.bytes_for(n_cells + 1, layout.n_batch);
         return bytes - std::min(bytes, bytes_held);
     };
     std::map<int, uint32_t> unseen = granted;
@@ -286,19 +290,22 @@ bool slot_schedule::has_room(llama_context * ctx, uint64_t n_prompt, const std::
             const auto     before  = unseen.find(each.task);
             // who has none yet may have those of others when it begins
             const uint32_t n_listed = n_cells == 0 && before != unseen.end() ? before->second : each.n_prompt;
-            const uint32_t n_held   = n_listed - std::min(n_listed, n_gone_of(ctx, seq_id));
+            const uint32_t n_held   = std::min(n_listed - std::min(n_listed, n_gone_of(ctx, seq_id)), each.n_prompt_cells);
             others.push_back({ n_held, n_cells, coming(n_held, layout.bytes_held(seq_id)), each.suspended, each.paused });
             running.insert(seq_id);
             unseen.erase(each.task);
         }
     }
+    const auto new_one = [&](uint64_t n_tokens) {
+        return runner { (uint32_t) layout.cells_for_prompt(n_tokens), 0, layout.peak_for(n_tokens, n_tokens + 1, layout.n_batch) };
+    };
     for (const auto & [task, n_tokens] : unseen) {
-        others.push_back({ n_tokens, 0, coming(n_tokens, 0) }); // it has no slot yet
+        others.push_back(new_one(n_tokens)); // it has no slot yet
     }
     const uint64_t idle  = layout.bytes_held_without(running);
     const uint64_t bytes = grantable();
     room.n_cells = cells->size() + n_saved_by(cells_in_common(*cells), running); // each of `others` counts what it shares
-    return may_begin({ (uint32_t) n_prompt, 0, coming(n_prompt, 0) }, others, room, bytes + std::min(idle, UINT64_MAX - bytes));
+    return may_begin(new_one(n_prompt), others, room, bytes + std::min(idle, UINT64_MAX - bytes));
 }
 
 // Bytes of keys and values that there is memory for, by estimate.

@@ -70,6 +70,7 @@ struct slot_schedule {
         uint32_t n_replayed = 0;
         uint32_t n_gathered = 0; // tokens that it had when it was suspended although it ran alone
         uint32_t n_prompt   = 0;
+        uint32_t n_prompt_cells = 0; // that its prompt takes at most at once
         evicted  gone; // what it had lost when it gave its cells up
         int32_t  n_most     = INT32_MAX; // tokens of its prompt in the next batch
         int32_t  n_at_once  = INT32_MAX; // of its prompt in any batch, since there was no memory for more

@@ -80,9 +80,15 @@ static void budgets_are_tokens_or_shares() {
     const auto windows = kvfold_plan_parse("yoco:8;evict=streaming:64;sinks=2", 4);
     check(windows.str() == "0s_1s_2_2;window=8;sinks=2;evict=streaming:64", "windows and eviction have the same sinks: " + windows.str());
     check(kvfold_plan_parse(windows.str(), 4).evict_parameters == windows.evict_parameters, "and a plan's text says them once");
+    check(kvfold_plan_parse("standard;evict=knorm:64;at=chunk", 2).evict_chunk == 512, "a chunk has 512 tokens");
+    check(kvfold_plan_parse("standard;at=chunk:0512;skip=1;evict=tova:64", 2).str() == "0_1;evict=tova:64;at=chunk;skip=1", "which a plan does not say");
+    check(kvfold_plan_parse("standard;evict=snapkv:100;at=chunk:64", 2).str() == "0_1;evict=snapkv:100;at=chunk:64", "but another size");
+    check(kvfold_plan_parse("standard;evict=knorm:64;at=end", 2).str() == "0_1;evict=knorm:64", "nor that all is done at the end");
     for (const char * text : { "standard;evict=knorm", "standard;evict=knorm:0", "standard;evict=knorm:0.0", "standard;evict=knorm:1.5",
                                "standard;evict=nothing:5", "standard;evict=:5", "standard;evict=knorm:5;lag=4", "standard;lag=4", "standard;evict=knorm:5;queries=4", "standard;queries=4",
                                "standard;evict=snapkv:64", "standard;evict=snapkv:100;kernel=4", "1_1;evict=snapkv:100", "standard;skip=0",
+                               "standard;at=chunk", "standard;evict=knorm:64;at=chunk:15", "standard;evict=knorm:64;at=chunk:",
+                               "standard;evict=knorm:64;at=soon", "standard;evict=snapkv:100;at=chunk:63", "standard;evict=observed:64;at=chunk",
                                "standard;evict=lagkv:5;lag=1", "standard;evict=knorm:5;skip=0_1", "standard;evict=knorm:5;evict=knorm:5",
                                "streaming:8;evict=knorm:5", "simlayerkv:0.9;evict=knorm:5", "0_0s;window=4;evict=knorm:5", "standard;evict" }) {
         bool refused = false;
@@ -157,6 +163,8 @@ static std::vector<variant> variants() {
 static constexpr uint32_t n_prompt = 300;
 static constexpr uint32_t budget   = 100;
 
+static constexpr uint32_t n_embd_head = 64;
+
 static kv_test_model two_heads() {
     kv_test_model spec = wide_model();
     spec.n_head_kv = 2;
@@ -198,6 +206,101 @@ static void what_is_left_is_what_was_chosen(const variant & how, const std::stri
         check(front(left.v[h]) == picked(raw.v[h], chosen, n_prompt), name + ": values of head " + std::to_string(h));
     }
 }
+
+// ---- chunk by chunk
+
+static constexpr uint32_t chunk = 64;
+
+static variant in_chunks(variant how) {
+    how.options.n_batch = chunk;
+    return how;
+}
+
+// At the end of each chunk each head has the rows that it chooses of what it had.
+static void each_chunk_leaves_what_was_chosen(const variant & how, const std::string & attributes) {
+    const std::string name   = std::string(how.name) + ", " + attributes + ", in chunks";
+    const std::string plan   = "standard;" + attributes + ":" + std::to_string(budget) + ";at=chunk:" + std::to_string(chunk);
+    const auto        parsed = kvfold_plan_parse(plan, 4);
+    tested            some   = context_of(in_chunks(how), plan);
+    const auto        n_used = [&] { return cells_in_use(*kv_caches_of(some.memory()).front(), 1); };
+    held              before(some, 1), raw(some, 1);
+    for (uint32_t n = 0, n_more; n < n_prompt + 1; n += n_more) {
+        n_more = n < n_prompt ? std::min(chunk, n_prompt - n) : 1;
+        some.decode(n_more, (llama_pos) n, 1, 5);
+        check(n_used() <= budget + chunk, name + ": " + std::to_string(n_used()) + " cells with " + std::to_string(n + n_more) + " tokens");
+        const held after(some, 1);
+        for (size_t h = 0; h < before.k.size() && n > 0; ++h) {
+            const auto     n_had  = (uint32_t) (before.k[h].size()/n_embd_head);
+            const auto     chosen = keep_highest(evict_scores(parsed, { n_had, before.k[h], before.v[h] }), std::min(budget, n_had));
+            const auto     front  = [&](const std::vector<float> & of) { return std::vector<float>(of.begin(), of.end() - (ptrdiff_t) (n_more*n_embd_head)); };
+            check(front(after.k[h]) == picked(raw.k[h], chosen, n_had), name + ": keys of head " + std::to_string(h) + " with " + std::to_string(n) + " tokens");
+            check(front(after.v[h]) == picked(raw.v[h], chosen, n_had), name + ": values of head " + std::to_string(h) + " with " + std::to_string(n) + " tokens");
+        }
+        before = held(some, 1, ggml_is_quantized(how.options.type) ? 64 : 0);
+        raw    = held(some, 1);
+    }
+}
+
+// What the lowest layer stores of a token is the same whatever the token sees, so that a plain loop over positions tells what is left.
+static void the_same_positions_stay_as_in_a_plain_loop(const std::string & attributes) {
+    const std::string plan   = "standard;" + attributes + ";at=chunk:" + std::to_string(chunk);
+    const auto        parsed = kvfold_plan_parse(plan, 4);
+    const variant     how    = in_chunks(variants()[0]);
+    tested            whole  = context_of(how, "standard"), some = context_of(how, plan);
+    whole.prompt(n_prompt, 1, 5, chunk);
+    some.prompt(n_prompt, 1, 5, chunk);
+    const held all(whole, 1);
+    some.decode(1, n_prompt, 1, 5);
+    const held left(some, 1);
+    for (size_t h = 0; h < 2; ++h) {
+        rows_t positions;
+        for (uint32_t n = 0; n < n_prompt;) {
+            for (const uint32_t end = std::min(n + chunk, n_prompt); n < end; ++n) {
+                positions.push_back(n);
+            }
+            const auto n_had  = (uint32_t) positions.size();
+            const auto n_kept = evict_budget_of(parsed, 0, n);
+            if (n_had > n_kept) {
+                const head_rows rows = { n_had, picked(all.k[h], positions, n_prompt), picked(all.v[h], positions, n_prompt) };
+                rows_t          kept;
+                for (const uint32_t row : keep_highest(evict_scores(parsed, rows), n_kept)) {
+                    kept.push_back(positions[row]);
+                }
+                positions = kept;
+            }
+        }
+        const auto front = std::vector<float>(left.k[h].begin(), left.k[h].end() - n_embd_head);
+        check(alike(front, picked(all.k[h], positions, n_prompt)), plan + ": head " + std::to_string(h) + " keeps " + text_of(positions));
+    }
+}
+
+// It is as if each chunk were a prompt of its own; and a prompt without one is none.
+static void a_chunk_is_evicted_from_as_a_prompt(const std::string & plan) {
+    const variant how   = in_chunks(variants()[0]);
+    tested        some  = context_of(how, plan + ";at=chunk:" + std::to_string(chunk)), turns = context_of(how, plan);
+    for (uint32_t n = 0, n_more; n < n_prompt; n += n_more) {
+        n_more = std::min(chunk, n_prompt - n);
+        const bool last     = n + n_more == n_prompt;
+        const auto expected = turns.decode(n_more, (llama_pos) n, 1, 5);
+        const auto actual   = some.decode(n_more, (llama_pos) n, 1, 5, last);
+        check(!last || alike(actual, expected), plan + ": the end of a prompt in chunks");
+    }
+    const auto expected = turns.decode(1, n_prompt, 1, 5);
+    check(alike(some.decode(1, n_prompt, 1, 5), expected), plan + ": and the first token of the answer");
+    check(evictor_of(some.memory())->of(1).points == evictor_of(turns.memory())->of(1).points, plan + ": evicted at the same places");
+    const auto done = evictor_of(some.memory())->so_far();
+    check(done.n_prompts == 1, plan + ": of one prompt");
+    check(done.n_kept[2] == evictor_of(some.memory())->of(1).n_rows[2] && done.n_kept[2] + done.n_evicted[2] == n_prompt, plan + ": each token of which is counted once");
+
+    tested brief = context_of(how, plan + ";at=chunk:512"), at_end = context_of(how, plan);
+    for (tested * each : { &brief, &at_end }) {
+        each->prompt(n_prompt, 1, 5, chunk);
+    }
+    const auto as_before = at_end.decode(1, n_prompt, 1, 5);
+    check(brief.decode(1, n_prompt, 1, 5) == as_before, plan + ": a prompt that is no longer than a chunk loses tokens at its end");
+}
+
+// ---- conversations
 
 // Where all heads keep the same tokens it is as if the others had been removed.
 static void goes_on_as_if_the_others_were_gone(const variant & how) {
@@ -378,6 +481,8 @@ int main(int argc, char ** argv) {
             what_is_left_is_what_was_chosen(how, method);
         }
         what_is_left_is_what_was_chosen(how, "lag=16;evict=lagkv");
+        each_chunk_leaves_what_was_chosen(how, "evict=knorm");
+        each_chunk_leaves_what_was_chosen(how, "lag=16;evict=lagkv");
         goes_on_as_if_the_others_were_gone(how);
         others_are_as_they_were(how);
         layers_that_are_skipped_keep_everything(how);
@@ -390,8 +495,17 @@ int main(int argc, char ** argv) {
             states_hold_what_is_left(how, "cla:2;evict=pyramidkv:100;queries=16");
         }
     }
-    for (const char * attributes : { "evict=snapkv:100", "evict=tova:100", "evict=pyramidkv:100;queries=16", "evict=chunkkv:0.4;queries=32;skip=1", "evict=observed:100" }) {
+    for (const char * attributes : { "evict=snapkv:100", "evict=tova:100", "evict=pyramidkv:100;queries=16", "evict=chunkkv:0.4;queries=32;skip=1", "evict=observed:100",
+                                    "evict=expected:100;future=64" }) {
         the_last_queries_are_those_of_the_prompt(attributes);
+    }
+    for (const char * attributes : { "evict=knorm:100", "evict=keydiff:0.3", "evict=streaming:100;sinks=4", "evict=lagkv:100;lag=16", "evict=streaming:100;skip=1" }) {
+        the_same_positions_stay_as_in_a_plain_loop(attributes);
+    }
+    for (const char * plan : { "standard;evict=knorm:100", "cla:2;evict=lagkv:0.4;lag=16;skip=0", "standard;evict=snapkv:100;queries=16", "cla:2;evict=tova:100",
+                               "standard;evict=pyramidkv:100;queries=16", "standard;evict=chunkkv:0.4;queries=32", "yoco:55;evict=keydiff:100",
+                               "cla:2;evict=expected:60" }) {
+        a_chunk_is_evicted_from_as_a_prompt(plan);
     }
     const golden_eviction golden(argc > 2 ? argv[1] : "");
     if (golden.is_there()) {

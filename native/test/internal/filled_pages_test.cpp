@@ -14,7 +14,13 @@ struct setup {
     const char * plan;
     const char * type;
     bool         flash_attn;
+    bool         scores = false; // how tokens are rounded may decide which of two stays
 };
+
+// Between the two most likely tokens of an answer. One token in place of another in one head moves logits by a few hundredths.
+static double least_gap(const setup & s) {
+    return s.scores ? 0.1 : s.flash_attn ? 1e-2 : 1e-3;
+}
 
 using tokens_t = std::vector<int>;
 
@@ -130,7 +136,7 @@ static void a_random_tree_answers_as_alone(const setup & s, const std::string & 
             const auto chunks = running[i].drain(&last);
             CHECK_EQUAL(last.text, std::string());
             CHECK_EQUAL(chunks.size(), (size_t) 1);
-            const auto wrong = chunks.empty() ? "" : difference(alone[i], chunks[0], s.flash_attn ? 1e-2 : 1e-3);
+            const auto wrong = chunks.empty() ? "" : difference(alone[i], chunks[0], least_gap(s));
             if (!wrong.empty()) {
                 n_wrong++;
                 fprintf(stderr, "%s, %s, seed %u, request %zu: %s\n", s.plan, s.type, seed, i, wrong.c_str());
@@ -156,6 +162,14 @@ int main() {
             setup{ "streaming:64", "f16", true },
             setup{ "streaming:24", "f32", false },
             setup{ "lighttransfer:2;window=8;sinks=2;queries=4", "f32", false },
+            setup{ "standard;evict=streaming:40", "f16", true },
+            setup{ "cla:2;evict=streaming:40;at=chunk:32;skip=0", "q8_0", true },
+            setup{ "yoco:32;evict=streaming:64", "f16", true },
+            setup{ "lckv:2;evict=streaming:40;at=chunk:64", "f16", true },
+            setup{ "standard;evict=knorm:40;at=chunk:32;skip=0", "f32", false, true }, // equal tokens have keys of one norm there
+            setup{ "cla:2;evict=snapkv:40;queries=16", "f32", false, true },
+            setup{ "standard;evict=pyramidkv:60;queries=8;at=chunk:32", "f32", false, true },
+            setup{ "cla:2;evict=expected:40;future=32", "f32", false, true },
         }) {
         a_random_tree_answers_as_alone(s, model, ++seed);
     }

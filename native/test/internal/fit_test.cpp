@@ -81,6 +81,17 @@ static void where_not_even_one_fits_a_request_gets_what_does() {
     CHECK(describe_fit_to_memory(o, llama_8b(), kvfold_plan_parse("standard", 32)).find("60% of what is free") != std::string::npos);
 }
 
+static void where_tokens_are_evicted_on_the_way_a_request_may_be_longer_than_what_fits() {
+    engine_options at_end = with_slots(4), in_chunks = with_slots(4), by_share = with_slots(4);
+    fit(at_end, host(12*GiB), "standard;evict=knorm:1024");
+    fit(in_chunks, host(12*GiB), "standard;evict=knorm:1024;at=chunk");
+    fit(by_share, host(12*GiB), "standard;evict=knorm:0.5;at=chunk");
+    CHECK(at_end.params.kv_unified_per_slot < 40000);
+    CHECK_EQUAL(in_chunks.params.kv_unified_per_slot, 131072);
+    CHECK(by_share.params.kv_unified_per_slot > 2*at_end.params.kv_unified_per_slot - 2048);
+    CHECK(by_share.params.kv_unified_per_slot < 2*at_end.params.kv_unified_per_slot);
+}
+
 static void a_context_that_was_asked_for_is_what_a_request_gets() {
     engine_options o = with_slots(4);
     o.params.n_ctx = 65536;
@@ -212,6 +223,7 @@ int main() {
     a_large_machine_holds_the_trained_context_of_each_slot();
     a_smaller_one_holds_fewer_in_its_pool_and_still_one_whole();
     where_not_even_one_fits_a_request_gets_what_does();
+    where_tokens_are_evicted_on_the_way_a_request_may_be_longer_than_what_fits();
     a_context_that_was_asked_for_is_what_a_request_gets();
     a_given_budget_sizes_the_pool();
     windows_and_shared_layers_make_the_pool_larger();

@@ -308,8 +308,9 @@ static void test_peak(const char * plan, uint32_t n_prompt, uint32_t n_tokens, b
     tested t(wide_model(), o);
     set_page_driver(nullptr);
     const kv_layout layout   = read_kv_layout(t.context.get());
-    const uint64_t  promised = layout.peak_for(n_prompt, n_tokens, layout.n_batch);
-    t.prompt(n_prompt, 0, 1);
+    const uint32_t  chunk    = kvfold_plan_parse(plan, 4).evict_chunk;
+    const uint64_t  promised = layout.peak_for(n_prompt, n_tokens, chunk > 0 ? chunk : layout.n_batch);
+    t.prompt(n_prompt, 0, 1, chunk > 0 ? chunk : 256);
     for (uint32_t pos = n_prompt; pos < n_tokens; ++pos) {
         t.decode(1, (llama_pos) pos, 0, 2);
     }
@@ -389,6 +390,16 @@ int main() {
                 test_window(plan, type, false, n_at_once);
             }
         }
+    }
+    for (const char * when : { "", ";at=chunk:64", ";at=chunk:100" }) {
+        const std::string at = when;
+        test_peak(("standard;evict=knorm:200" + at).c_str(), 1500, 1510, true);          // as the prompt ends, or a chunk of it
+        test_peak(("standard;evict=streaming:200" + at).c_str(), 900, 1900, true);       // as the answer ends
+        test_peak(("cla:2;evict=keydiff:0.25" + at).c_str(), 1500, 1510, true);
+        test_peak(("standard;skip=0;evict=knorm:200" + at).c_str(), 1500, 1510, true);
+        test_peak(("standard;evict=pyramidkv:200;queries=16" + at).c_str(), 1500, 1510, at.empty()); // each layer at another time
+        test_peak(("yoco:100;evict=knorm:200" + at).c_str(), 1500, 1510, true);
+        test_peak(("standard;evict=knorm:200" + at).c_str(), 50, 300, true);              // too short to lose any
     }
     test_refused_commit();
     test_refused_class();

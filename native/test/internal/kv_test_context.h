@@ -80,10 +80,10 @@ struct tested {
     llama_memory_t memory() const { return llama_get_memory(context.get()); }
 
     // The logits of the last token.
-    std::vector<float> prompt(uint32_t n, llama_seq_id seq, uint32_t seed) {
+    std::vector<float> prompt(uint32_t n, llama_seq_id seq, uint32_t seed, uint32_t at_once = 256) {
         uint32_t done = 0;
-        for (; n - done > 256; done += 256) {
-            decode(256, (llama_pos) done, seq, seed, false);
+        for (; n - done > at_once; done += at_once) {
+            decode(at_once, (llama_pos) done, seq, seed, false);
         }
         return decode(n - done, (llama_pos) done, seq, seed);
     }

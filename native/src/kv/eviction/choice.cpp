@@ -153,7 +153,16 @@ std::vector<uint32_t> keep_chunks(const std::vector<float> & scores, uint32_t n_
 } // namespace
 
 bool evict_reads_values(const kvfold_plan & plan) {
-    return plan.evict == EVICT_LAGKV;
+    return plan.evict == EVICT_LAGKV || plan.evict == EVICT_EXPECTED;
+}
+
+std::vector<float> of_values(const std::vector<float> & shares, const head_rows & rows, uint32_t n_sinks) {
+    const matrix       v(rows.v, rows.n);
+    std::vector<float> scores(rows.n, INFINITY);
+    for (uint32_t i = n_sinks; i < rows.n; ++i) {
+        scores[i] = shares[i]*(float) norm(v.row(i), v.d);
+    }
+    return scores;
 }
 
 std::vector<float> evict_scores(const kvfold_plan & plan, const head_rows & rows) {

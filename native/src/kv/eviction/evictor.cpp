@@ -4,7 +4,9 @@
 #include "kv/eviction/choice.h"
 #include "kv/eviction/method.h"
 #include "kv/eviction/rows.h"
+#include "kv/memory/cell_pages.h"
 #include "kv/memory/memory.h"
+#include "kv/memory/placement.h"
 
 #include "ggml-cpp.h"
 #include "llama-hparams.h"
@@ -46,23 +48,33 @@ evictor::evictor(const llama_hparams & hparams, llama_kv_cache & cache) :
     if (const ggml_tensor * rot = cache.build_input_v_rot(ctx.get())) {
         v_rotated = (uint32_t) rot->ne[0];
     }
+    queries.resize(plan.n_layer);
     done.n_kept.resize(plan.n_layer);
     done.n_evicted.resize(plan.n_layer);
     const auto ids = cache.get_layer_ids();
     unlike = std::any_of(ids.begin(), ids.end(), [&](uint32_t il) { return !keep_alike((int) ids.front(), (int) il); });
 }
 
+static bool is_prompt(stage now) {
+    return now == stage::PROMPT || now == stage::END_OF_PROMPT;
+}
+
 // A text that is evaluated says itself where its prompt ends: where the first output is.
 stage evictor::stage_of_part(const kv_ubatch_part & part, int32_t prefill) const {
     const sequence & seq     = sequences[part.seq_id];
     bool             answers = part.pos.front() >= seq.answer;
-    for (size_t i = 1; i < seq.before.points.size(); ++i) {
-        answers = answers || (part.pos.front() >= seq.before.points[i - 1] && part.pos.front() < seq.before.begins[i]);
+    for (size_t i = 0; i < seq.before.points.size(); ++i) {
+        const llama_pos first = i > 0 ? seq.before.points[i - 1] : 0;
+        answers = answers || (part.pos.front() >= first && part.pos.front() < seq.before.begins[i]);
     }
     if (answers) {
         return stage::GENERATED;
     }
     return stage_of(part, seq.in_prompt, prefill == KVFOLD_PREFILL_EVALUATION ? KVFOLD_PREFILL_FIXED : prefill);
+}
+
+bool evictor::evicts_after(const kv_ubatch_part & part, stage now) const {
+    return now == stage::END_OF_PROMPT || (now == stage::PROMPT && plan.evict_chunk > 0 && part.n_tokens() % plan.evict_chunk == 0);
 }
 
 void evictor::replays(llama_seq_id seq_id, const evicted & before, llama_pos n_prompt) {
@@ -82,16 +94,24 @@ bool evictor::judges(llama_seq_id, int il) const {
 std::vector<kv_query> evictor::scored_queries(const kv_ubatch_part & part, int32_t prefill) const {
     const sequence & seq = sequences[part.seq_id];
     const stage      now = stage_of_part(part, prefill);
-    if (evicts_by_all_queries(plan)) {
-        return now == stage::PROMPT || now == stage::END_OF_PROMPT ? last_queries(part, {}, part.rows.size()) : std::vector<kv_query>();
+    if (evicts_by_moments(plan)) {
+        return {};
     }
-    if (!evicts_by_queries(plan) || now != stage::END_OF_PROMPT || !has_too_many(part.seq_id, (uint32_t) part.n_tokens())) {
+    if (evicts_by_all_queries(plan)) {
+        return is_prompt(now) ? last_queries(part, {}, part.rows.size()) : std::vector<kv_query>();
+    }
+    if (!evicts_by_queries(plan) || !evicts_after(part, now) || !has_too_many(part.seq_id, (uint32_t) part.n_tokens())) {
         return {};
     }
     return last_queries(part, seq.in_prompt ? seq.kept.pos : std::vector<llama_pos>(), plan.n_queries);
 }
 
 std::vector<int32_t> evictor::kept_rows(const kv_ubatch_part & part, int32_t prefill) const {
+    if (evicts_by_moments(plan)) {
+        const auto sinks = (llama_pos) evict_parameter_of(plan, "sinks"); // which are like no others
+        const auto first = std::lower_bound(part.pos.begin(), part.pos.end(), sinks) - part.pos.begin();
+        return is_prompt(stage_of_part(part, prefill)) ? std::vector<int32_t>(part.rows.begin() + first, part.rows.end()) : std::vector<int32_t>();
+    }
     if (!evicts_by_queries(plan) || plan.n_queries <= 1 || stage_of_part(part, prefill) != stage::PROMPT) {
         return {};
     }
@@ -106,6 +126,9 @@ void evictor::vote(const kv_ubatch_part & part, int il, const float * votes, int
     auto & sums = seq.votes[il_kv];
     sums.resize(hparams.n_head_kv(il_kv));
     for (size_t h = 0; h < sums.size(); ++h) {
+        if (!evicts_by_all_queries(plan)) {
+            sums[h].clear(); // of a chunk that ended where no batch did
+        }
         sums[h].resize(cells.size()); // of later ubatches as well
         for (size_t i = 0; i < cells.size(); ++i) {
             sums[h][i] += votes[h*n_kv + cells[i]];
@@ -116,14 +139,22 @@ void evictor::vote(const kv_ubatch_part & part, int il, const float * votes, int
 void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kept_queries & kept) {
     sequence &  seq = sequences[part.seq_id];
     const stage now = stage_of_part(part, prefill);
-    if (!seq.in_prompt && (now == stage::PROMPT || now == stage::END_OF_PROMPT)) {
+    if (!seq.in_prompt && is_prompt(now)) {
         seq.begin = part.pos.front();
         seq.kept  = {};
+    }
+    if (evicts_by_moments(plan) && !kept.pos.empty()) {
+        seq.moments.resize(plan.n_layer);
+        for (uint32_t il = 0; il < plan.n_layer; ++il) {
+            if (!kept.values[il].empty()) {
+                seq.moments[il].add(kept.values[il].data(), kept.pos.size(), hparams.n_head(il), hparams.n_embd_head_k(il));
+            }
+        }
     }
     switch (now) {
         case stage::PROMPT:
             seq.n_scored += (uint32_t) part.rows.size();
-            if (!kept.pos.empty()) {
+            if (!kept.pos.empty() && !evicts_by_moments(plan)) {
                 std::vector<bool> judged(plan.n_layer);
                 for (uint32_t il = 0; il < plan.n_layer; ++il) {
                     judged[il] = judges(part.seq_id, (int) il);
@@ -131,12 +162,13 @@ void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kep
                 keep_last(seq.kept, kept, plan.n_queries, judged);
             }
             seq.in_prompt = true;
+            seq.due       = evicts_after(part, now);
             break;
         case stage::END_OF_PROMPT:
             seq.n_scored += (uint32_t) part.rows.size();
             seq.kept      = {};
             seq.in_prompt = false;
-            seq.ended     = true;
+            seq.due       = true;
             break;
         case stage::GENERATED:
             seq.in_prompt = false;
@@ -147,16 +179,21 @@ void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kep
 }
 
 bool evictor::is_due() const {
-    return std::any_of(sequences.begin(), sequences.end(), [](const sequence & seq) { return seq.ended; });
+    return std::any_of(sequences.begin(), sequences.end(), [](const sequence & seq) { return seq.due; });
 }
 
 void evictor::settle() {
     for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
-        if (sequences[seq_id].ended) {
+        sequence & seq = sequences[seq_id];
+        if (seq.due) {
+            const size_t n_before = seq.points.size();
             evict(seq_id);
-            sequences[seq_id].ended = false;
-            sequences[seq_id].votes.clear();
-            sequences[seq_id].n_scored = 0;
+            seq.due = false;
+            if (seq.points.size() > n_before || !seq.in_prompt) {
+                seq.votes.clear();
+                seq.moments.clear();
+                seq.n_scored = 0;
+            }
         }
     }
 }
@@ -177,6 +214,20 @@ bool evictor::shares(llama_seq_id seq_id) const {
     const llama_kv_cells &      cells = cache.get_cells(seq_id);
     const std::vector<uint32_t> own   = cells_of(seq_id);
     return std::any_of(own.begin(), own.end(), [&](uint32_t i) { return cells.seq_count(i) > 1; });
+}
+
+uint32_t evictor::n_beginning(llama_seq_id seq_id, uint32_t n_common, uint32_t n_listed, uint32_t n_prompt) const {
+    const auto n_gone  = (uint32_t) sequences[seq_id].n_compact();
+    const bool departs = n_common < n_gone || (n_common == n_gone && n_common < n_listed); // from the prompt, or before its answer
+    // the last token of a prompt is computed in any case, but then it may be in no cell of its own
+    if (departs || n_gone == n_prompt || shares(seq_id)) {
+        return 0;
+    }
+    // the queries that decide next are computed again if others have computed them; and two tokens, since one is taken for an answer's
+    const uint32_t n_chunk   = plan.evict_chunk > 0 ? plan.evict_chunk - n_common % plan.evict_chunk : n_prompt;
+    const uint32_t n_decides = std::min(n_prompt, n_common + n_chunk);
+    const uint32_t n_queries = evicts_by_all_queries(plan) ? n_decides : std::max(2u, evict_queries_of(plan));
+    return std::max(n_gone, std::min(n_common, n_decides - std::min(n_decides, n_queries)));
 }
 
 std::vector<uint32_t> evictor::rows_of(llama_seq_id seq_id, uint32_t il) const {
@@ -208,14 +259,14 @@ cell_rows evictor::values_of(llama_seq_id seq_id, const kv_tensors & layer, cons
 }
 
 std::vector<std::vector<uint32_t>> evictor::choose(
-        llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells, uint32_t n_kept) const {
+        llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells, uint32_t n_kept) {
     const uint32_t n_heads = hparams.n_head_kv(layer.il);
     if (n_kept >= cells.size()) {
         std::vector<uint32_t> all(cells.size());
         std::iota(all.begin(), all.end(), 0);
         return { n_heads, all };
     }
-    if (evicts_by_queries(plan)) {
+    if (evicts_by_queries(plan) && !evicts_by_moments(plan)) {
         return choose_by_votes(plan, sequences[seq_id].votes[layer.il], sequences[seq_id].n_scored, n_kept);
     }
     const cell_rows                    k = keys_of(seq_id, layer, cells);
@@ -227,10 +278,47 @@ std::vector<std::vector<uint32_t>> evictor::choose(
             values[h] = v.head(h, v_rotated);
         }
     }
+    const llama_pos n_tokens = last_of(seq_id) + 1;
     for (uint32_t h = 0; h < n_heads; ++h) {
-        chosen.push_back(keep_highest(evict_scores(plan, { k.n(), k.head(h, k_rotated), std::move(values[h]) }), n_kept));
+        const head_rows rows = { k.n(), k.head(h, k_rotated), std::move(values[h]) };
+        chosen.push_back(keep_highest(
+                evicts_by_moments(plan) ? expected_scores(sequences[seq_id], (int) layer.il, h, rows, n_tokens) : evict_scores(plan, rows), n_kept));
     }
     return chosen;
+}
+
+void evictor::turns(int il, const ggml_tensor * rope, float scale) {
+    if (queries[il].scale == 0) {
+        queries[il] = { rope ? rotation(*rope) : rotation(), scale };
+    }
+}
+
+const std::vector<float> & evictor::turn_of(int il, llama_pos n_tokens) {
+    if (turned_at != n_tokens || !(turned_how == queries[il].how)) {
+        turned_at   = n_tokens;
+        turned_how  = queries[il].how;
+        turned_mean = turned_how.mean(hparams.n_embd_head_k(il), n_tokens, evict_parameter_of(plan, "future"));
+    }
+    return turned_mean;
+}
+
+std::vector<float> evictor::expected_scores(const sequence & seq, int il_kv, uint32_t head, const head_rows & rows, llama_pos n_tokens) {
+    const uint32_t     n_sinks = std::min(evict_parameter_of(plan, "sinks"), rows.n);
+    std::vector<float> shares(rows.n);
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        if (plan.kv[il] != il_kv || il >= seq.moments.size() || seq.moments[il].empty()) {
+            continue;
+        }
+        const uint32_t n_alike = hparams.n_head(il)/hparams.n_head_kv(il_kv);
+        for (uint32_t h = head*n_alike; h < (head + 1)*n_alike; ++h) {
+            const query_moments & of   = seq.moments[il];
+            const auto            each = expected_attention(of.mean(h), of.covariance(h), turn_of((int) il, n_tokens), rows.k, n_sinks, queries[il].scale);
+            for (uint32_t i = n_sinks; i < rows.n; ++i) {
+                shares[i] += each[i]/(float) n_alike;
+            }
+        }
+    }
+    return of_values(shares, rows, n_sinks);
 }
 
 void evictor::evict(llama_seq_id seq_id) {
@@ -247,6 +335,7 @@ void evictor::evict(llama_seq_id seq_id) {
         return;
     }
     const int64_t                                   start = ggml_time_us();
+    const bool                                      again = seq.begin < seq.n_compact(); // its prompt has lost some before
     std::vector<std::vector<uint32_t>>              rows;   // by layer, its cells
     std::vector<std::vector<std::vector<uint32_t>>> chosen; // of these, by head
     std::vector<uint32_t>                           n_rows(plan.n_layer);
@@ -254,7 +343,7 @@ void evictor::evict(llama_seq_id seq_id) {
         rows.push_back(rows_of(seq_id, layer.il));
         chosen.push_back(choose(seq_id, layer, rows.back(), evict_budget_of(plan, layer.il, n_tokens)));
         n_rows[layer.il] = (uint32_t) chosen.back()[0].size();
-        count(layer, n_rows[layer.il], rows.back().size() - n_rows[layer.il]);
+        count(layer, n_rows[layer.il], again ? seq.n_rows[layer.il] : 0, rows.back().size() - n_rows[layer.il]);
     }
     const uint32_t n_cells = *std::max_element(n_rows.begin(), n_rows.end());
 
@@ -273,8 +362,12 @@ void evictor::evict(llama_seq_id seq_id) {
         cells.pos_set(to[i], (llama_pos) (i + 1 < n_cells ? i : n_tokens - 1));
         cells.seq_add(to[i], seq_id);
     }
+    if (cache.get_n_stream() == 1) {
+        cache.kv_memory->places->moved(seq_id, to.back());
+    }
+    seq.begins.push_back(std::max(seq.begin, seq.n_compact()));
     seq.points.push_back((llama_pos) n_tokens);
-    seq.begins.push_back(seq.begin);
+    seq.kept    = {};
     seq.n_cells = n_cells;
     seq.n_rows  = n_rows;
     if (hides_any()) {
@@ -286,15 +379,15 @@ void evictor::evict(llama_seq_id seq_id) {
     }
     {
         const std::lock_guard<std::mutex> lock(mutex);
-        done.n_prompts++;
+        done.n_prompts += again ? 0 : 1;
         done.n_microseconds += (uint64_t) (ggml_time_us() - start);
     }
     LLAMA_LOG_INFO("%s: sequence %d keeps %u cells of %zu at %u tokens\n", __func__, seq_id, n_cells, own.size(), n_tokens);
 }
 
-void evictor::count(const kv_tensors & layer, uint64_t n_kept, uint64_t n_evicted) {
+void evictor::count(const kv_tensors & layer, uint64_t n_kept, uint64_t n_kept_before, uint64_t n_evicted) {
     const std::lock_guard<std::mutex> lock(mutex);
-    done.n_kept   [layer.il] += n_kept;
+    done.n_kept   [layer.il] += n_kept - n_kept_before;
     done.n_evicted[layer.il] += n_evicted;
     done.n_bytes             += n_evicted*(ggml_row_size(layer.k->type, layer.k->ne[0]) + ggml_row_size(layer.v->type, layer.v->ne[0]));
 }

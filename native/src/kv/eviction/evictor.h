@@ -6,11 +6,13 @@
 // query sees it, and all that is kept lies before every token to come. The cells of n_kept rows have the positions 0 to
 // n_kept - 2 and that of the newest token, from which the next one is counted.
 //
-// The next prompt of the conversation is added to what is left, and at its end rows are chosen anew from all that is there.
+// The next prompt of the conversation is added to what is left, and at its end rows are chosen anew from all that is there. With
+// at=chunk this is also done on the way, wherever a prompt is cut (kv/retention/cuts.h). Those queries decide that have come since.
 #pragma once
 
 #include "hooks/kv-plan.h"
 #include "kv/eviction/evicted.h"
+#include "kv/eviction/expected.h"
 #include "kv/retention/retention.h"
 #include "kv/retention/ubatch_part.h"
 
@@ -28,6 +30,7 @@ class  llama_kv_cache;
 namespace kvfold {
 
 class  cell_rows;
+struct head_rows;
 struct kv_tensors;
 
 // Where the attention of the last queries of a prompt decides, a graph computes it beside the attention of the ubatch that ends the
@@ -48,14 +51,18 @@ public:
     // How much the scored queries of layer il attend to each cell: votes[head][cell], with n_kv cells. Before advance().
     void vote(const kv_ubatch_part & part, int il, const float * votes, int64_t n_kv);
 
+    // Where moments of queries decide: the node of a graph by which layer il turns its queries, which are then compared with keys and
+    // multiplied by `scale`. Null: it does not.
+    void turns(int il, const ggml_tensor * rope, float scale);
+
     // A ubatch was computed, and nothing computes with its sequences any more. `kept`: the queries of its kept rows. `prefill` is of
     // kvfold_prefill.
     void advance(const kv_ubatch_part & part, int32_t prefill, const kv_kept_queries & kept);
 
-    // A prompt has ended since settle().
+    // A prompt has ended since settle(), or a chunk of one.
     bool is_due() const;
 
-    // Evicts from the sequences whose prompts have ended; between two batches.
+    // Evicts from the sequences for which it is time; between two batches.
     void settle();
 
     // Layer il does not see the cell at this position of the sequence: other layers keep more.
@@ -90,6 +97,10 @@ public:
     // Some cell of the sequence is another one's as well, so that nothing can be evicted from it.
     bool shares(llama_seq_id seq_id) const;
 
+    // A prompt of n_prompt tokens has n_common of them in common with the n_listed ones of the sequence: with how many it can begin, so
+    // that it leaves what it would leave without them, or beside what an earlier prompt of the conversation has left.
+    uint32_t n_beginning(llama_seq_id seq_id, uint32_t n_common, uint32_t n_listed, uint32_t n_prompt) const;
+
     // Tokens of the sequence that have no cell, and need none.
     uint32_t n_gone(llama_seq_id seq_id) const { return (uint32_t) sequences[seq_id].n_compact() - sequences[seq_id].n_cells; }
 
@@ -109,11 +120,12 @@ public:
 private:
     struct sequence : evicted {
         bool in_prompt = false; // the last ubatch ended in the middle of a prompt
-        bool ended     = false; // a prompt has, since settle()
+        bool due       = false; // a prompt or a chunk of it ended with the last ubatch, since settle()
 
         kv_kept_queries                              kept;         // the last ones of its prompt
-        std::vector<std::vector<std::vector<float>>> votes;        // [producer][head][row], since its prompt began
-        uint32_t                                     n_scored = 0; // tokens of its prompt
+        std::vector<std::vector<std::vector<float>>> votes;        // [producer][head][row], since its prompt began or lost tokens
+        std::vector<query_moments>                   moments;      // by layer, likewise
+        uint32_t                                     n_scored = 0; // tokens of its prompt, likewise
 
         llama_pos begin = 0; // of its prompt
 
@@ -124,9 +136,13 @@ private:
 
     void evict(llama_seq_id seq_id);
 
-    void count(const kv_tensors & layer, uint64_t n_kept, uint64_t n_evicted);
+    // n_kept_before: of these, that are counted already.
+    void count(const kv_tensors & layer, uint64_t n_kept, uint64_t n_kept_before, uint64_t n_evicted);
 
     stage stage_of_part(const kv_ubatch_part & part, int32_t prefill) const;
+
+    // Whether rows are chosen after the ubatch, if there are too many.
+    bool evicts_after(const kv_ubatch_part & part, stage now) const;
 
     // The cells of a sequence in the order of their positions: all, and those that producer il has rows in.
     std::vector<uint32_t> cells_of(llama_seq_id seq_id) const;
@@ -136,7 +152,13 @@ private:
     bool has_too_many(llama_seq_id seq_id, uint32_t n_tokens) const;
 
     // For each head of producer il which of its rows in `cells` it keeps.
-    std::vector<std::vector<uint32_t>> choose(llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells, uint32_t n_kept) const;
+    std::vector<std::vector<uint32_t>> choose(llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells, uint32_t n_kept);
+
+    // What one head is worth to the queries that are to come, by moments.
+    std::vector<float> expected_scores(const sequence & seq, int il_kv, uint32_t head, const head_rows & rows, llama_pos n_tokens);
+
+    // The mean of what layer il does to queries that come after n_tokens.
+    const std::vector<float> & turn_of(int il, llama_pos n_tokens);
 
     llama_pos last_of(llama_seq_id seq_id) const; // -1: it has no cells
 
@@ -153,6 +175,17 @@ private:
     uint32_t              v_rotated = 0;
     bool                  unlike    = false;
     std::vector<sequence> sequences;
+
+    struct turned {
+        rotation how;
+        float    scale = 0; // 0: it was not told
+    };
+    std::vector<turned> queries; // by layer
+
+    // the last one of turn_of()
+    rotation           turned_how;
+    llama_pos          turned_at = -1;
+    std::vector<float> turned_mean;
 
     mutable std::mutex mutex; // for `done` and readers on other threads
     account            done;

@@ -22,6 +22,7 @@ const std::vector<evict_method> & evict_methods() {
         { "pyramidkv", { queries, kernel, { "beta", 20, 1, many } } },
         { "chunkkv",   { queries, kernel, { "chunk", 20, 1, many } } },
         { "observed",  {} },
+        { "expected",  { { "sinks", 4, 1, many }, { "future", 512, 1, 65536 } } },
     };
     return methods;
 }
@@ -40,11 +41,15 @@ bool evicts_by_queries(const kvfold_plan & plan) {
 }
 
 bool evicts_by_all_queries(const kvfold_plan & plan) {
-    return plan.evict == EVICT_OBSERVED;
+    return plan.evict == EVICT_OBSERVED || plan.evict == EVICT_EXPECTED;
+}
+
+bool evicts_by_moments(const kvfold_plan & plan) {
+    return plan.evict == EVICT_EXPECTED;
 }
 
 uint32_t evict_queries_of(const kvfold_plan & plan) {
-    return evicts_by_all_queries(plan) ? 0 : plan.evict == EVICT_TOVA ? 1 : evict_parameter_of(plan, "queries");
+    return !evicts_by_queries(plan) || evicts_by_all_queries(plan) ? 0 : plan.evict == EVICT_TOVA ? 1 : evict_parameter_of(plan, "queries");
 }
 
 // From the lowest layer to the highest in equal steps, where a layer has room for it. Halves are rounded to even numbers, as in Python.
@@ -66,21 +71,39 @@ uint32_t evict_budget_of(const kvfold_plan & plan, uint32_t il, uint32_t n_token
     if (plan.evict_skip[il] || n_kept >= n_tokens) {
         return n_tokens;
     }
-    if (evicts_by_queries(plan)) {
-        n_kept = std::max<uint64_t>(n_kept, evict_queries_of(plan)); // which stay themselves
-    }
+    n_kept = std::max<uint64_t>(n_kept, evict_queries_of(plan)); // which stay themselves
     if (plan.evict == EVICT_PYRAMIDKV) {
         n_kept = (uint64_t) pyramid(plan, il, n_tokens, (double) n_kept);
     }
     return (uint32_t) std::min<uint64_t>(n_tokens, std::max<uint64_t>(n_kept, 1));
 }
 
-uint32_t evict_largest_budget_of(const kvfold_plan & plan, uint32_t n_tokens) {
-    uint32_t most = 0;
-    for (uint32_t il = 0; il < plan.n_layer; ++il) {
-        most = plan.producer[il] ? std::max(most, evict_budget_of(plan, il, n_tokens)) : most;
+uint32_t evict_peak_of(const kvfold_plan & plan, uint32_t il, uint32_t n_prompt) {
+    if (plan.evict_chunk == 0 || plan.evict_skip[il]) {
+        return n_prompt;
+    }
+    uint32_t most = 0, n_rows = 0;
+    for (uint32_t n_tokens = 0, n_more; n_tokens < n_prompt;) {
+        n_more    = std::min(plan.evict_chunk, n_prompt - n_tokens);
+        n_tokens += n_more;
+        most      = std::max(most, n_rows + n_more);
+        n_rows    = std::min(n_rows + n_more, evict_budget_of(plan, il, n_tokens));
     }
     return most;
+}
+
+// No layer keeps more than a lower one, but for those that keep all.
+uint32_t evict_peak_of(const kvfold_plan & plan, uint32_t n_prompt) {
+    uint32_t lowest = plan.n_layer;
+    for (uint32_t il = plan.n_layer; il-- > 0;) {
+        if (plan.producer[il] && !plan.in_swa[il]) {
+            if (plan.evict_skip[il]) {
+                return n_prompt;
+            }
+            lowest = il;
+        }
+    }
+    return evict_peak_of(plan, lowest, n_prompt);
 }
 
 } // namespace kvfold

@@ -34,6 +34,7 @@ enum evict_by : uint8_t {
     EVICT_PYRAMIDKV, // as SnapKV, more in lower layers than in higher ones (arXiv 2406.02069)
     EVICT_CHUNKKV,   // chunks of what SnapKV would keep, the same for all heads (arXiv 2502.00299)
     EVICT_OBSERVED,  // those that all queries of the prompt attend to that see them (H2O without its recent tokens, arXiv 2306.14048)
+    EVICT_EXPECTED,  // those that queries to come will attend to, if they are as those of the prompt (arXiv 2510.00636)
 };
 
 // By evict_by.
@@ -44,13 +45,19 @@ bool     evicts_by_queries(const kvfold_plan & plan);
 uint32_t evict_queries_of(const kvfold_plan & plan);
 bool     evicts_by_all_queries(const kvfold_plan & plan);
 
+// Of all queries their mean and covariance decide, not what they attend to.
+bool     evicts_by_moments(const kvfold_plan & plan);
+
 // A parameter of the plan's method, which has it.
 uint32_t evict_parameter_of(const kvfold_plan & plan, const char * name);
 
 // Tokens that a layer keeps of a sequence of n_tokens; chunks of them may be fewer.
 uint32_t evict_budget_of(const kvfold_plan & plan, uint32_t il, uint32_t n_tokens);
 
-// The most that it keeps of them in any layer.
-uint32_t evict_largest_budget_of(const kvfold_plan & plan, uint32_t n_tokens);
+// Tokens that a layer has at most while a prompt of n_prompt tokens is computed.
+uint32_t evict_peak_of(const kvfold_plan & plan, uint32_t il, uint32_t n_prompt);
+
+// As many of them as any layer has.
+uint32_t evict_peak_of(const kvfold_plan & plan, uint32_t n_prompt);
 
 } // namespace kvfold

@@ -3,6 +3,8 @@
 #include "hooks/kv-plan-attention.h"
 #include "hooks/cpu-attention.h"
 
+#include "kv/eviction/evictor.h"
+#include "kv/eviction/method.h"
 #include "kv/graph/attn_input.h"
 #include "kv/graph/scores.h"
 
@@ -13,6 +15,10 @@
 #include "llama-kv-cache.h"
 
 #include "ggml-backend.h"
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
 
 using namespace kvfold;
 
@@ -47,6 +53,31 @@ static ggml_tensor * read_after(ggml_context * ctx, ggml_tensor * view, ggml_ten
         return view;
     }
     return ggml_view_4d(ctx, write, view->ne[0], view->ne[1], view->ne[2], view->ne[3], view->nb[1], view->nb[2], view->nb[3], view->view_offs);
+}
+
+// The queries of layer il before RoPE, if it has any; and says what RoPE does to them.
+static ggml_tensor * before_rope(ggml_context * ctx, ggml_tensor * q, evictor & evicts, float kq_scale, int il) {
+    float scale = 1;
+    while (q->op == GGML_OP_SCALE) {
+        float factor = 1;
+        std::memcpy(&factor, q->op_params, sizeof(factor));
+        scale *= factor;
+        q      = q->src[0];
+    }
+    const ggml_tensor * rope = q;
+    while (rope && rope->op != GGML_OP_ROPE && rope->op != GGML_OP_MUL_MAT) {
+        rope = rope->src[0];
+    }
+    if (!rope || rope->op != GGML_OP_ROPE) {
+        evicts.turns(il, nullptr, kq_scale);
+    } else if (rope != q) {
+        throw std::runtime_error("eviction by expected attention is not supported where queries are changed after RoPE (" +
+                                 std::string(ggml_op_name(q->op)) + ")");
+    } else {
+        evicts.turns(il, rope, kq_scale);
+        q = q->src[0];
+    }
+    return scale == 1 ? q : ggml_scale(ctx, q, scale);
 }
 
 ggml_tensor * kvfold_build_attn(
@@ -119,7 +150,7 @@ ggml_tensor * kvfold_build_attn(
             build_score(graph, inp, q, k, sinks, kq_scale, il);
         }
         if (!cache->is_window && inp.who.keeps[il]) {
-            inp.keep_queries(graph, rows_of(ctx0, q), il);
+            inp.keep_queries(graph, rows_of(ctx0, evicts_by_moments(plan) ? before_rope(ctx0, q_cur, *inp.evictor, kq_scale, il) : q), il);
         }
 
         ggml_tensor * kq_mask = inp.get_mask(graph, *cache, masks_self, il);

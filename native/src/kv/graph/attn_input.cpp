@@ -155,9 +155,10 @@ ubatch_reads kvfold_attn_input::reads_of(const llama_ubatch & ubatch) const {
             who.scores[il] = judge->judges(0, (int) il);
         }
         const uint32_t n_queries = plan.decide == KVFOLD_DECIDE_DECODE ? 1 : evicts_by_all_queries(plan) ? ubatch.n_seq_tokens : plan.n_queries;
-        who.n_scored  = std::min(n_queries, ubatch.n_seq_tokens)*ubatch.n_seqs;
+        const uint32_t n_all     = std::min(n_queries, ubatch.n_seq_tokens)*ubatch.n_seqs;
+        who.n_scored  = evicts_by_moments(plan) ? 0 : n_all;
         who.n_carried = 0; // they come in place of others
-        who.n_kept    = plan.decide == KVFOLD_DECIDE_DECODE || evicts_by_all_queries(plan) ? 0 : who.n_scored;
+        who.n_kept    = plan.decide == KVFOLD_DECIDE_DECODE || plan.evict == EVICT_OBSERVED ? 0 : n_all;
         who.keeps     = who.n_kept > 0 ? who.scores : who.keeps;
         return who;
     }

@@ -110,14 +110,23 @@ uint64_t kv_layout::lazy_at_least() const {
     return n - std::min<uint64_t>(n, retention->plan.n_full);
 }
 
-uint64_t kv_layout::bytes_for(uint64_t n_tokens, uint64_t n_at_once) const {
+// Of n_tokens, n_rows(il) of which a layer in the first cache has.
+template <typename F> static uint64_t bytes_for_rows(const kv_layout & layout, uint64_t n_tokens, uint64_t n_at_once, F && n_rows) {
     uint64_t bytes = 0;
-    for (const cache & each : caches) {
+    for (const kv_layout::cache & each : layout.caches) {
         for (const kv_tensors & layer : each.layers) {
-            bytes += layer_bytes_of(each, layer, n_tokens, n_at_once);
+            bytes += layer_bytes_of(each, layer, &each == &layout.caches.front() ? n_rows(layer.il) : n_tokens, n_at_once);
         }
     }
-    return std::min(bytes, bytes_paged); // small tensors share pages
+    return std::min(bytes, layout.bytes_paged); // small tensors share pages
+}
+
+uint64_t kv_layout::bytes_for(uint64_t n_tokens, uint64_t n_at_once) const {
+    return bytes_for_rows(*this, n_tokens, n_at_once, [&](uint32_t) { return n_tokens; });
+}
+
+uint64_t kv_layout::cells_for_prompt(uint64_t n_prompt) const {
+    return evicts ? evict_peak_of(*plan, (uint32_t) n_prompt) : n_prompt;
 }
 
 // Each layer in one cache, in the one that takes more if it has the choice; and its newest tokens in both, since they are
@@ -150,10 +159,23 @@ static uint64_t decided_bytes_for(const kv_layout & layout, const kvfold_plan & 
     return std::min(bytes, layout.bytes_paged);
 }
 
+// Where layers keep unequally many rows, the newer ones of a layer need not follow on the page that these end on.
+static uint64_t bytes_in_part(const kv_layout::cache & of) {
+    uint64_t bytes = 0;
+    for (const kv_tensors & layer : of.layers) {
+        bytes += page_size_of(layer.k) + (layer.v ? page_size_of(layer.v) : 0);
+    }
+    return bytes;
+}
+
 uint64_t kv_layout::peak_for(uint64_t n_prompt, uint64_t n_tokens, uint64_t n_at_once) const {
-    if (evicts && n_prompt > 0 && n_prompt < n_tokens) {
-        const uint64_t n_left = evict_largest_budget_of(*plan, (uint32_t) n_prompt);
-        return std::max(bytes_for(n_prompt, n_at_once), bytes_for(n_left + n_tokens - n_prompt, n_at_once));
+    if (evicts && n_prompt > 0) {
+        const auto     n_computed = (uint32_t) std::min(n_prompt, n_tokens);
+        const uint64_t n_answer   = n_tokens - n_computed;
+        const uint64_t before     = bytes_for_rows(*this, n_computed, n_at_once, [&](uint32_t il) { return evict_peak_of(*plan, il, n_computed); });
+        const uint64_t after      = bytes_for_rows(*this, n_tokens, n_at_once, [&](uint32_t il) { return evict_budget_of(*plan, il, n_computed) + n_answer; });
+        const uint64_t peak       = n_answer == 0 ? before : std::max(before, after);
+        return std::min(peak + (evicts->hides_any() ? bytes_in_part(caches.front()) : 0), bytes_paged);
     }
     if (!retention || n_prompt == 0) {
         return bytes_for(n_tokens, n_at_once);

@@ -2,6 +2,8 @@
 // that attention, which skips what a query does not see run by run, reads little of what is others'.
 #pragma once
 
+#include "llama.h"
+
 #include <cstdint>
 #include <vector>
 
@@ -22,6 +24,9 @@ public:
     // that is free, and shares what is left when there is none. One that has forgotten earlier tokens has the first free cells of
     // its runs, so that alone it has no more pages than its cells fill. For the same cells and ubatches before, the same again.
     void choose(const llama_kv_cells & cells, const llama_ubatch & ubatch, uint32_t first, std::vector<uint32_t> & idxs);
+
+    // The sequence has been moved, to cells up to this one.
+    void moved(llama_seq_id seq_id, uint32_t to) { last[seq_id] = to; }
 
     uint32_t run() const { return n_run; }
 

@@ -42,7 +42,7 @@ std::string eviction_name(const std::string & attribute) {
 
 bool is_about_eviction(const std::string & attribute) {
     const auto & all = evict_methods();
-    return attribute == "evict" || attribute == "skip" ||
+    return attribute == "evict" || attribute == "at" || attribute == "skip" ||
            std::any_of(all.begin(), all.end(), [&](const evict_method & each) { return each.find(attribute) >= 0; });
 }
 
@@ -62,12 +62,33 @@ std::string eviction_parameters() {
     return list;
 }
 
+static constexpr uint32_t usual_chunk = 512, least_chunk = 16, most_chunk = 999999999;
+
+static void parse_when(kvfold_plan & plan, const std::string & text) {
+    const std::string in_chunks = "chunk:";
+    if (text == "end") {
+        plan.evict_chunk = 0;
+    } else if (text == "chunk") {
+        plan.evict_chunk = usual_chunk;
+    } else if (text.compare(0, in_chunks.size(), in_chunks) == 0) {
+        plan.evict_chunk = parse_number(text.substr(in_chunks.size()), "number of tokens in a chunk", least_chunk, most_chunk);
+    } else {
+        fail("'" + text + "' is no time to evict; known are end, chunk and chunk:TOKENS");
+    }
+}
+
 static bool has_windows(const kvfold_plan & plan) {
     return plan.is_automatic() || std::any_of(plan.window.begin(), plan.window.end(), [](uint8_t window) { return window != 0; });
 }
 
 static void check_queries(const kvfold_plan & plan) {
     const uint32_t n_queries = evict_queries_of(plan);
+    if (plan.evict_chunk > 0 && plan.evict == EVICT_OBSERVED) {
+        fail(std::string(evict_methods()[plan.evict].name) + " looks at all queries of a prompt, so it evicts at its end only, not with at=chunk");
+    }
+    if (plan.evict_chunk > 0 && plan.evict_chunk < n_queries) {
+        fail("a chunk has " + std::to_string(plan.evict_chunk) + " tokens, fewer than the last " + std::to_string(n_queries) + ", whose attention decides");
+    }
     if (plan.evict_budget > 0 && plan.evict_budget <= n_queries) {
         fail("the number of tokens to keep is " + std::to_string(plan.evict_budget) + ", not more than the last " + std::to_string(n_queries) +
              ", which always stay");
@@ -102,6 +123,8 @@ void parse_eviction(kvfold_plan & plan, const std::map<std::string, std::string>
         const int i = method.find(name);
         if (i >= 0) {
             plan.evict_parameters[i] = parse_number(value, name, method.parameters[i].least, method.parameters[i].most);
+        } else if (name == "at") {
+            parse_when(plan, value);
         } else if (name == "skip") {
             for (const std::string & layer : split(value, '_')) {
                 plan.evict_skip[parse_number(layer, "layer to leave alone", 0, plan.n_layer - 1)] = 1;
@@ -149,6 +172,9 @@ std::string eviction_text(const kvfold_plan & plan) {
         if (plan.evict_parameters[i] != each.usual && !is_said) {
             text += std::string(";") + each.name + "=" + std::to_string(plan.evict_parameters[i]);
         }
+    }
+    if (plan.evict_chunk > 0) {
+        text += ";at=chunk" + (plan.evict_chunk == usual_chunk ? "" : ":" + std::to_string(plan.evict_chunk));
     }
     const char * separator = ";skip=";
     for (uint32_t il = 0; il < plan.n_layer; ++il) {

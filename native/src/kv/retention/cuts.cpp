@@ -19,6 +19,9 @@ bool is_judged_at(const kvfold_plan & plan, uint64_t n_tokens) {
 
 uint32_t tokens_to_cut(const llama_context * ctx, uint32_t n_tokens) {
     const kvfold_plan & plan = llama_get_model(ctx)->hparams.kv_plan;
+    if (plan.evict_chunk > 0) {
+        return plan.evict_chunk - n_tokens % plan.evict_chunk;
+    }
     if (!plan.is_automatic() || plan.decide != KVFOLD_DECIDE_EARLY) {
         return UINT32_MAX;
     }

@@ -1,4 +1,4 @@
-// Where every prompt is cut, whatever else is in the batch, so that what is decided on the way does not depend on the load.
+// Where every prompt is cut, whatever else is in the batch, so that what is decided or evicted on the way does not depend on the load.
 #pragma once
 
 #include "hooks/kv-plan.h"

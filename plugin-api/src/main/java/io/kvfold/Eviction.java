@@ -25,7 +25,9 @@ import java.util.stream.Collectors;
  * answer are added to them. The next prompt of the conversation is added too, and at its end tokens are chosen again from all
  * that is left. A prompt that departs from what the sequence has before that point is computed anew.
  *
- * <p>The prompt itself is computed with all of its tokens, so that it needs their memory once.
+ * <p>The prompt itself is computed with all of its tokens, so that it needs their memory once, or {@linkplain #inChunks in
+ * chunks}, after each of which tokens are chosen from what is there; then no more than the budget and a chunk is there at a
+ * time.
  *
  * <p>Immutable.
  *
@@ -39,6 +41,12 @@ public final class Eviction {
     private static final String SINKS = "sinks";
     private static final String QUERIES = "queries";
     private static final String KERNEL = "kernel";
+    private static final String CHUNK = "chunk";
+
+    /** Tokens of a chunk where a plan's text has {@code at=chunk}. */
+    public static final int DEFAULT_CHUNK = 512;
+
+    private static final int LEAST_CHUNK = 16;
 
     /**
      * What decides how much a token is worth. The first ones look at keys and values alone, those from {@link #SNAPKV} on at
@@ -86,7 +94,13 @@ public final class Eviction {
          * href="https://arxiv.org/abs/2306.14048">paper</a>, as kvpress' ObservedAttention has it). The attention of the whole
          * prompt is computed twice for it.
          */
-        OBSERVED();
+        OBSERVED(),
+        /**
+         * What queries to come will attend to, times how long the value is that a token would add (<a
+         * href="https://arxiv.org/abs/2510.00636">ExpectedAttention</a>): before RoPE they are taken to be as those of the
+         * prompt, and to stand at the next {@code future} positions (512). The {@code sinks} first tokens stay (4).
+         */
+        EXPECTED(new Parameter(SINKS, 4, 1, MANY), new Parameter("future", 512, 1, 65_536));
 
         private final List<Parameter> parameters;
 
@@ -125,6 +139,7 @@ public final class Eviction {
     private final int tokens; // 0: a share
     private final double share;
     private final SortedMap<String, Integer> parameters; // those of the method, all of them
+    private final int chunk; // 0: at the end of the prompt only
     private final SortedSet<Integer> skipped;
 
     private Eviction(
@@ -132,18 +147,20 @@ public final class Eviction {
             int tokens,
             double share,
             SortedMap<String, Integer> parameters,
+            int chunk,
             SortedSet<Integer> skipped) {
         this.method = method;
         this.tokens = tokens;
         this.share = share;
         this.parameters = parameters;
+        this.chunk = chunk;
         this.skipped = skipped;
     }
 
     private static Eviction of(Method method, int tokens, double share) {
         SortedMap<String, Integer> usual = new TreeMap<>();
         method.parameters.forEach(parameter -> usual.put(parameter.name, parameter.usual));
-        return new Eviction(method, tokens, share, usual, Collections.emptySortedSet());
+        return new Eviction(method, tokens, share, usual, 0, Collections.emptySortedSet());
     }
 
     /**
@@ -192,13 +209,37 @@ public final class Eviction {
         }
         SortedMap<String, Integer> changed = new TreeMap<>(parameters);
         changed.put(parameter, value);
-        return new Eviction(method, tokens, share, changed, skipped);
+        return new Eviction(method, tokens, share, changed, chunk, skipped);
+    }
+
+    /**
+     * These, also whenever a prompt has come to a multiple of so many tokens. A method that looks at queries looks at the last
+     * ones of the chunk. What is left may be other tokens than if the whole prompt had been there: what is gone once is not
+     * chosen later.
+     *
+     * <p>No plan has {@link Method#OBSERVED} in chunks, which looks at all queries of a prompt, or chunks with fewer tokens than
+     * there are queries that decide.
+     *
+     * @param size tokens of a chunk, from 16 to 999,999,999, usually {@value #DEFAULT_CHUNK}
+     */
+    public Eviction inChunks(int size) {
+        if (size < LEAST_CHUNK || size > MANY) {
+            throw new InvalidPlanException(
+                    "a chunk has " + size + " tokens, allowed are " + LEAST_CHUNK + " to " + MANY, (long) size, (long)
+                            (size < LEAST_CHUNK ? LEAST_CHUNK : MANY));
+        }
+        return new Eviction(method, tokens, share, parameters, size, skipped);
+    }
+
+    /** These at the end of a prompt only. */
+    public Eviction atEnd() {
+        return new Eviction(method, tokens, share, parameters, 0, skipped);
     }
 
     /** These with exactly the given layers keeping every token. */
     public Eviction skipping(int... layers) {
         SortedSet<Integer> those = Arrays.stream(layers).boxed().collect(Collectors.toCollection(TreeSet::new));
-        return new Eviction(method, tokens, share, parameters, Collections.unmodifiableSortedSet(those));
+        return new Eviction(method, tokens, share, parameters, chunk, Collections.unmodifiableSortedSet(those));
     }
 
     /** What decides how much a token is worth. */
@@ -219,6 +260,11 @@ public final class Eviction {
     /** The numbers of the method by name, in alphabetical order; unmodifiable. */
     public SortedMap<String, Integer> parameters() {
         return Collections.unmodifiableSortedMap(parameters);
+    }
+
+    /** Tokens of a chunk; empty if tokens are chosen at the end of a prompt only. */
+    public OptionalInt chunk() {
+        return chunk == 0 ? OptionalInt.empty() : OptionalInt.of(chunk);
     }
 
     /** The layers that keep every token, in order; unmodifiable. */
@@ -250,10 +296,31 @@ public final class Eviction {
         return Math.min(sequence, Math.max(1, kept));
     }
 
+    /**
+     * How many tokens a layer has at most while a prompt is computed.
+     *
+     * @param layers of the model
+     * @param prompt tokens that it has
+     */
+    public long peak(int layer, int layers, long prompt) {
+        if (chunk == 0 || skipped.contains(layer)) {
+            return prompt;
+        }
+        long most = 0;
+        long rows = 0;
+        for (long computed = 0; computed < prompt; ) {
+            long more = Math.min(chunk, prompt - computed);
+            computed += more;
+            most = Math.max(most, rows + more);
+            rows = Math.min(rows + more, budget(layer, layers, computed));
+        }
+        return most;
+    }
+
     private int queries() {
         return switch (method) {
             case TOVA -> 1;
-            case OBSERVED -> 0;
+            case OBSERVED, EXPECTED -> 0;
             default -> value(QUERIES);
         };
     }
@@ -314,6 +381,9 @@ public final class Eviction {
                 text.append(';').append(parameter.name).append('=').append(value);
             }
         }
+        if (chunk > 0) {
+            text.append(";at=chunk").append(chunk == DEFAULT_CHUNK ? "" : ":" + chunk);
+        }
         if (!skipped.isEmpty()) {
             text.append(";skip=").append(skipped.stream().map(String::valueOf).collect(Collectors.joining("_")));
         }
@@ -322,7 +392,7 @@ public final class Eviction {
 
     /** Whether a plan's attribute belongs here; {@code sinks} and {@code queries} may belong to others as well. */
     static boolean hasAttribute(String name) {
-        return name.equals("evict") || name.equals("skip") || NAMES.contains(name);
+        return name.equals("evict") || name.equals("at") || name.equals("skip") || NAMES.contains(name);
     }
 
     private static final SortedSet<String> NAMES = Arrays.stream(Method.values())
@@ -385,6 +455,7 @@ public final class Eviction {
         for (Map.Entry<String, String> attribute : attributes.entrySet()) {
             switch (attribute.getKey()) {
                 case "evict" -> {}
+                case "at" -> eviction = eviction.at(attribute.getValue());
                 case "skip" ->
                     eviction =
                             eviction.skipping(Arrays.stream(attribute.getValue().split("_", -1))
@@ -397,8 +468,32 @@ public final class Eviction {
         return eviction;
     }
 
-    /** @throws InvalidPlanException if what always stays is more than the budget */
-    void checkBudget() {
+    private Eviction at(String when) {
+        return switch (when) {
+            case "end" -> atEnd();
+            case CHUNK -> inChunks(DEFAULT_CHUNK);
+            default -> {
+                if (!when.startsWith(CHUNK + ":")) {
+                    throw new InvalidPlanException(
+                            '"' + when + "\" is no time to evict; known are end, chunk and chunk:TOKENS");
+                }
+                yield inChunks(number("at", when.substring(CHUNK.length() + 1)));
+            }
+        };
+    }
+
+    /** @throws InvalidPlanException if the budget, or a chunk, is too small for the queries that decide */
+    void check() {
+        if (chunk > 0 && method == Method.OBSERVED) {
+            throw new InvalidPlanException(method.label()
+                    + " looks at all queries of a prompt, so it evicts at its end only, not with at=chunk");
+        }
+        if (chunk > 0 && method.looksAtQueries() && chunk < queries()) {
+            throw new InvalidPlanException(
+                    "a chunk has " + chunk + " tokens, fewer than the last " + queries() + ", whose attention decides",
+                    (long) chunk,
+                    (long) queries());
+        }
         if (method.looksAtQueries() && tokens > 0 && tokens <= queries()) {
             throw new InvalidPlanException(
                     "the number of tokens to keep is " + tokens + ", not more than the last " + queries()

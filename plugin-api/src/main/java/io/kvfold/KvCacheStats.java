@@ -31,7 +31,7 @@ import org.jspecify.annotations.Nullable;
  * @param bySlot every slot, in their order
  * @param lazyLayers for each slot the layers that turned out lazy for what it holds, in order; no slot at all under a plan
  *     without {@linkplain KvPlan#automaticRetention() automatic retention}
- * @param evictions what prompts lost when they had ended
+ * @param evictions what prompts lost
  */
 public record KvCacheStats(
         long cells,
@@ -102,7 +102,7 @@ public record KvCacheStats(
     /**
      * Tokens that were evicted, since the engine was opened.
      *
-     * @param prompts that lost some when they had ended
+     * @param prompts that lost some
      * @param seconds that it took
      * @param bytes of their keys and values
      * @param byLayer the layers with storage, in their order; none before the first eviction
@@ -118,7 +118,7 @@ public record KvCacheStats(
          * Rows of keys and values of one layer.
          *
          * @param layer its number in the model, from 0
-         * @param kept of those that there were when prompts had ended
+         * @param kept when prompts had ended
          * @param evicted the others
          */
         public record LayerRows(int layer, long kept, long evicted) {}

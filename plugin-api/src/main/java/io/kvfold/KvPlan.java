@@ -46,8 +46,10 @@ import java.util.stream.IntStream;
  *           | "keep=" , number , { "_" , number }       (* layers that are never lazy *)
  *           | "evict=" , method , ":" , budget          (* tokens that stay when a prompt has ended *)
  *           | name , "=" , number                       (* of the method, see Eviction *)
+ *           | "at=" , ( "end" | "chunk" , [ ":" , number ] )  (* also on the way, after each chunk *)
  *           | "skip=" , number , { "_" , number } ;     (* layers that keep every token *)
- * method    = "knorm" | "keydiff" | "lagkv" | "streaming" | "snapkv" | "tova" | "pyramidkv" | "chunkkv" | "observed" ;
+ * method    = "knorm" | "keydiff" | "lagkv" | "streaming" | "snapkv" | "tova" | "pyramidkv" | "chunkkv" | "observed"
+ *           | "expected" ;
  * budget    = number | digit , { digit } , "." , digit , { digit } ;
  * decimal   = digit , [ "." , digit , { digit } ] ;     (* at most 6 digits after the point *)
  * number    = digit , { digit } ;                       (* at most 9 digits *)
@@ -860,7 +862,7 @@ public final class KvPlan {
 
     private void checkEviction(Eviction which) {
         which.skipped().forEach(this::checkLayer);
-        which.checkBudget();
+        which.check();
         if (which.method().looksAtQueries() && isUpward()) {
             throw new InvalidPlanException(
                     "eviction by the attention of queries needs layers that read downward, but this"
@@ -1029,7 +1031,7 @@ public final class KvPlan {
                 } else {
                     throw new InvalidPlanException("the KV plan " + quoted(text) + " has the attribute "
                             + quoted(attribute) + ", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N,"
-                            + " queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, skip=LAYERS, "
+                            + " queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, at=WHEN, skip=LAYERS, "
                             + Eviction.parameterNames() + ", strict, passes=N and exact");
                 }
             }

@@ -119,6 +119,20 @@ final class KvPlanTest {
         Eviction pyramid = Eviction.keeping(Eviction.Method.PYRAMIDKV, 96).with("queries", 16);
         assertThat(IntStream.range(0, 5).mapToLong(layer -> pyramid.budget(layer, 5, 192)))
                 .containsExactly(176L, 136L, 96L, 56L, 16L);
+        Eviction inChunks = Eviction.keeping(Eviction.Method.KNORM, 100).inChunks(64);
+        assertThat(KvPlan.parse("standard;at=chunk:64;evict=knorm:100", 2).eviction())
+                .contains(inChunks);
+        assertThat(inChunks).hasToString("evict=knorm:100;at=chunk:64");
+        assertThat(inChunks.inChunks(Eviction.DEFAULT_CHUNK).skipping(1))
+                .hasToString("evict=knorm:100;at=chunk;skip=1");
+        assertThat(inChunks.atEnd()).hasToString("evict=knorm:100");
+        assertThat(inChunks.peak(0, 2, 1000)).isEqualTo(164);
+        assertThat(inChunks.peak(0, 2, 150)).isEqualTo(128);
+        assertThat(inChunks.skipping(0).peak(0, 2, 1000)).isEqualTo(1000);
+        assertThat(Eviction.keepingShare(Eviction.Method.TOVA, 0.25)
+                        .inChunks(100)
+                        .peak(0, 2, 1000))
+                .isEqualTo(325);
         assertThat(KvPlan.standard(2).withEviction(Eviction.keeping(Eviction.Method.KNORM, 64)))
                 .hasToString("0_1;evict=knorm:64")
                 .isEqualTo(KvPlan.parse("0_1;evict=knorm:64"));
@@ -461,8 +475,8 @@ final class KvPlanTest {
                 "yoco:4;window=8 | the KV plan \"yoco:4;window=8\" gives window twice",
                 "0_1_1_1;strict;strict | the KV plan \"0_1_1_1;strict;strict\" gives strict twice",
                 "0_1_1_1;exact;passes=2 | the KV plan \"0_1_1_1;exact;passes=2\" gives passes or exact twice",
-                "0_1_1_1;   | the KV plan \"0_1_1_1;\" has the attribute \"\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, skip=LAYERS, beta=N, chunk=N, kernel=N, lag=N, strict, passes=N and exact",
-                "0_1_1_1;loose | the KV plan \"0_1_1_1;loose\" has the attribute \"loose\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, skip=LAYERS, beta=N, chunk=N, kernel=N, lag=N, strict, passes=N and exact",
+                "0_1_1_1;   | the KV plan \"0_1_1_1;\" has the attribute \"\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, at=WHEN, skip=LAYERS, beta=N, chunk=N, future=N, kernel=N, lag=N, strict, passes=N and exact",
+                "0_1_1_1;loose | the KV plan \"0_1_1_1;loose\" has the attribute \"loose\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, at=WHEN, skip=LAYERS, beta=N, chunk=N, future=N, kernel=N, lag=N, strict, passes=N and exact",
                 "0_1_1_1;passes=x | \"passes=x\" in the KV plan needs a number of at most 9 digits, not \"x\"",
                 "lckv       | the KV plan \"lckv\" needs a number, as in lckv:2",
                 "lckv:      | \"lckv:\" in the KV plan needs a number of at most 9 digits, not \"\"",

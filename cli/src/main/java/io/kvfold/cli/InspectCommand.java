@@ -27,6 +27,7 @@ import java.util.Optional;
 import java.util.TreeMap;
 import java.util.concurrent.Callable;
 import java.util.function.IntPredicate;
+import java.util.function.IntToLongFunction;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Collectors;
@@ -199,12 +200,16 @@ final class InspectCommand implements Callable<Integer> {
                 && plan.automaticRetention()
                         .filter(AutomaticRetention::isByNumber)
                         .isPresent();
-        kv.put("bytes_in_use_most", inUse(estimate, context, lazyAtLeast, false));
+        Optional<Eviction> eviction = Optional.ofNullable(plan).flatMap(KvPlan::eviction);
+        int layers = estimate.layers();
+        kv.put(
+                "bytes_in_use_most",
+                eviction.map(which -> rows(estimate, context, layer -> which.peak(layer, layers, context)))
+                        .orElseGet(() -> inUse(estimate, context, lazyAtLeast, false)));
         kv.put(
                 "bytes_in_use_least",
-                plan != null && plan.eviction().isPresent()
-                        ? leftOf(estimate, context, plan.eviction().get())
-                        : inUse(estimate, context, exactly ? lazyAtLeast : undecided, true));
+                eviction.map(which -> rows(estimate, context, layer -> which.budget(layer, layers, context)))
+                        .orElseGet(() -> inUse(estimate, context, exactly ? lazyAtLeast : undecided, true)));
         if (plan != null && plan.window().isPresent()) {
             layers(plan, plan::usesWindow).forEach(kv.putArray("lazy_layers")::add);
             layers(plan, plan::mayBeLazy).forEach(kv.putArray("layers_that_may_be_lazy")::add);
@@ -236,12 +241,11 @@ final class InspectCommand implements Callable<Integer> {
         return all - forgotten;
     }
 
-    /** What is left of a prompt of so many tokens when it has ended. */
-    private static long leftOf(MemoryEstimate estimate, long tokens, Eviction eviction) {
+    /** What a prompt of so many tokens takes, of which a layer without a window has as many rows as {@code rowsOf} says. */
+    private static long rows(MemoryEstimate estimate, long tokens, IntToLongFunction rowsOf) {
         long window = Math.min(tokens, estimate.window());
         return estimate.storage().stream()
-                .mapToLong(layer -> row(layer)
-                        * (layer.windowed() ? window : eviction.budget(layer.layer(), estimate.layers(), tokens)))
+                .mapToLong(layer -> row(layer) * (layer.windowed() ? window : rowsOf.applyAsLong(layer.layer())))
                 .sum();
     }
 
@@ -344,19 +348,26 @@ final class InspectCommand implements Callable<Integer> {
 
     private static String eviction(Eviction eviction, KvPlan plan, ObjectNode kv) {
         int tokens = kv.path("context_size").asInt();
-        LongSummaryStatistics left = layers(plan, plan::isProducer).stream()
-                .filter(layer -> !eviction.skipped().contains(layer))
-                .mapToLong(layer -> eviction.budget(layer, plan.layers(), tokens))
-                .summaryStatistics();
+        List<Integer> evicted = layers(
+                plan, layer -> plan.isProducer(layer) && !eviction.skipped().contains(layer));
+        String left = span(evicted, layer -> eviction.budget(layer, plan.layers(), tokens));
         String skipped = eviction.skipped().isEmpty()
                 ? ""
                 : ", all of them in layers " + Values.ranges(List.copyOf(eviction.skipped()));
+        String chunks = eviction.chunk().isEmpty()
+                ? ""
+                : Values.format(
+                        ", and has %s on the way in chunks of %d",
+                        span(evicted, layer -> eviction.peak(layer, plan.layers(), tokens)),
+                        eviction.chunk().getAsInt());
         return Values.format(
-                "%s leaves %s of %d tokens when a prompt has ended%s",
-                eviction.method().label(),
-                left.getMin() == left.getMax() ? left.getMax() : left.getMin() + " to " + left.getMax(),
-                tokens,
-                skipped);
+                "%s leaves %s of %d tokens when a prompt has ended%s%s",
+                eviction.method().label(), left, tokens, skipped, chunks);
+    }
+
+    private static String span(List<Integer> layers, IntToLongFunction what) {
+        LongSummaryStatistics all = layers.stream().mapToLong(what::applyAsLong).summaryStatistics();
+        return all.getMin() == all.getMax() ? String.valueOf(all.getMax()) : all.getMin() + " to " + all.getMax();
     }
 
     private static String used(ObjectNode kv) {

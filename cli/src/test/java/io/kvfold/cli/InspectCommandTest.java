@@ -110,6 +110,11 @@ final class InspectCommandTest {
         assertThat(inspect(model, "--kv-plan", "cla:2;evict=pyramidkv:0.25;queries=16;beta=5")
                         .out())
                 .contains("eviction      pyramidkv leaves 94 to 230 of 512 tokens when a prompt has ended");
+        assertThat(inspect(model, "--kv-plan", "standard;evict=knorm:128;at=chunk:64")
+                        .out())
+                .contains("at 512 tokens reserved, 128 KiB to 192 KiB in use when they are there")
+                .contains("eviction      knorm leaves 128 of 512 tokens when a prompt has ended,"
+                        + " and has 192 on the way in chunks of 64");
     }
 
     @Test

@@ -361,6 +361,15 @@ final class PrefixSharingTest {
         "streaming:24, 6",
         "lighttransfer:2;window=8;sinks=2;queries=4, 7",
         "simlayerkv:0.6;window=8;sinks=2;queries=4, 8",
+        "standard;evict=streaming:40, 9",
+        "cla:2;evict=streaming:40;at=chunk:32;skip=0, 10",
+        "standard;evict=knorm:40, 11",
+        "cla:2;evict=keydiff:0.5;at=chunk:32, 12",
+        "yoco:32;evict=lagkv:40;lag=8, 13",
+        "cla:2;evict=snapkv:40;queries=16;at=chunk:32, 14",
+        "standard;evict=pyramidkv:40;queries=8, 15",
+        "cla:2;evict=observed:40, 16",
+        "standard;evict=expected:40;future=32, 17",
     })
     void requestsOfARandomTreeAnswerAsAlone(String plan, long seed) throws IOException {
         Random random = new Random(seed);
