@@ -162,6 +162,15 @@ void * operator new(size_t size) {
     return block;
 }
 
+// What a sanitizer has in the place of this one does not come from the one above.
+void * operator new(size_t size, const std::nothrow_t &) noexcept {
+    try {
+        return operator new(size);
+    } catch (...) {
+        return nullptr;
+    }
+}
+
 void operator delete(void * block) noexcept {
     if (depth > 0 && block) {
         budget.held -= (int64_t) block_size(block);
