@@ -82,22 +82,27 @@ static uint32_t padded(uint32_t n) {
 placement::placement(uint32_t n_cells, uint32_t reach)
     : n_run(std::clamp(padded(reach), least_run, std::max(least_run, padded(n_cells/64)))), last(LLAMA_MAX_SEQ, none) {}
 
-void placement::choose(const llama_kv_cells & cells, const llama_ubatch & ubatch, std::vector<uint32_t> & idxs) {
-    search free(cells, n_run);
-    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
-        const llama_seq_id seq_id = ubatch.seq_id[i][0];
-        uint32_t           at     = free.in_run_of(seq_id, last[seq_id]);
+std::vector<uint32_t> placement::choose(const llama_kv_cells & cells, const std::vector<llama_seq_id> & seq_ids) {
+    search                free(cells, n_run);
+    std::vector<uint32_t> idxs;
+    for (const llama_seq_id seq_id : seq_ids) {
+        uint32_t at = free.in_run_of(seq_id, last[seq_id]);
         at = at == none ? free.first_of_free_run() : at;
         at = at == none ? free.any() : at;
         free.take(at);
-        idxs[i] = last[seq_id] = at;
+        idxs.push_back(last[seq_id] = at);
     }
+    return idxs;
 }
 
 } // namespace kvfold
 
 void kvfold_place_cells(const llama_kv_cache & cache, const llama_ubatch & ubatch, bool fixed, std::vector<std::vector<uint32_t>> & idxs) {
     if (!fixed && cache.get_n_stream() == 1) {
-        cache.kv_memory->places->choose(cache.get_cells(0), ubatch, idxs[0]);
+        std::vector<llama_seq_id> seq_ids;
+        for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+            seq_ids.push_back(ubatch.seq_id[i][0]);
+        }
+        idxs[0] = cache.kv_memory->places->choose(cache.get_cells(0), seq_ids);
     }
 }
