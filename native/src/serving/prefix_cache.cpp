@@ -1,5 +1,7 @@
 #include "serving/prefix_cache.h"
 
+#include "kv/eviction/evictor.h"
+#include "kv/eviction/method.h"
 #include "kv/memory/caches.h"
 #include "kv/memory/cell_pages.h"
 #include "kv/memory/folded_memory.h"
@@ -8,6 +10,7 @@
 #include "serving/slot_exchange.h"
 
 #include "llama-kv-cache.h"
+#include "llama-model.h"
 #include "llama.h"
 #include "server-task.h"
 
@@ -57,13 +60,17 @@ std::vector<shared_cells> cells_in_common(const llama_kv_cells & cells) {
 prefix_cache::prefix_cache(llama_context * ctx, const limits & limits) : ctx(ctx), rules(limits), seats(limits.slots) {
     const auto caches = kv_caches_of(llama_get_memory(ctx));
     on      = limits.on && !caches.empty() && caches.front()->get_n_stream() == 1 && !llama_model_is_hybrid(llama_get_model(ctx)) &&
-         !evictor_of(llama_get_memory(ctx));
+         !evicts_by_all_queries(llama_get_model(ctx)->hparams.kv_plan);
     windows = caches.size() > 1;
+    evicts  = on ? evictor_of(llama_get_memory(ctx)) : nullptr;
     retention = on ? retention_of(llama_get_memory(ctx)) : nullptr;
     n_keepable = std::min<size_t>(most_prefixes, LLAMA_MAX_SEQ - rules.slots);
     if (windows) { // llama.cpp's own leave no room for those of more sequences
         const auto * folded = dynamic_cast<const folded_memory *>(llama_get_memory(ctx));
         n_keepable = folded ? std::min<size_t>(n_keepable, folded->n_kept()) : 0;
+    }
+    if (evicts) {
+        n_keepable = 0; // they would be copies
     }
 }
 
@@ -88,7 +95,7 @@ static bool is_shareable(const kvfold_prompt_view & slot) {
 
 std::string prefix_cache::likeness_of_task(const server_task & task) const {
     const auto salt = cache_salt_of(task);
-    return on && salt && task.params.lora.empty() && is_shareable(task) ? likeness_of("", *salt, false) : "";
+    return on && !evicts && salt && task.params.lora.empty() && is_shareable(task) ? likeness_of("", *salt, false) : "";
 }
 
 static bool is_older(const kvfold_prompt_view * a, const kvfold_prompt_view * b) {
@@ -96,6 +103,7 @@ static bool is_older(const kvfold_prompt_view * a, const kvfold_prompt_view * b)
 }
 
 std::vector<kvfold_slot_action> prefix_cache::share(const std::vector<kvfold_prompt_view> & slots) {
+    settle_evictions(llama_get_memory(ctx)); // what a sequence has is what is left of it
     std::vector<kvfold_slot_action> actions;
     std::vector<const kvfold_prompt_view *> prompts; // the oldest first
     for (const kvfold_prompt_view & each : slots) {
@@ -225,6 +233,10 @@ size_t prefix_cache::in_common(const source & from, const server_tokens & wanted
     if (windows && (n < there || !has_window(from.seq_id, n))) {
         return 0;
     }
+    if (evicts) {
+        const size_t n_own = evicts->n_beginning(from.seq_id, (uint32_t) n, (uint32_t) from.tokens->size(), (uint32_t) wanted.size());
+        return windows && n_own < there ? 0 : n_own;
+    }
     const bool goes_on = answered && from.seq_id >= rules.slots && retention && n > (size_t) retention->n_decisive(from.seq_id);
     return !retention || retention->is_in_prompt(from.seq_id) || goes_on ? n : 0;
 }
@@ -279,7 +291,7 @@ bool prefix_cache::begin(
     size_t                     n_leader = n + (own.waited ? 0 : least_tokens); // who has waited, waits for all of it
     for (const kvfold_prompt_view * each : older) {
         const server_tokens & first   = each->task->tokens;
-        const size_t          n_each  = std::min({ first.get_common_prefix(wanted), most, first.size() - (retention ? 1 : 0) });
+        const size_t          n_each  = std::min({ first.get_common_prefix(wanted), most, first.size() - (retention || evicts ? 1 : 0) });
         const bool            is_long = !windows || fills_window(n_each);
         if (is_long && seats[each->slot].likeness == own.likeness && n_each > n_leader && n_each > computed_of(*each)) {
             leader   = each;
@@ -301,8 +313,9 @@ bool prefix_cache::begin(
         own.keeps_at        = fills_window(n_once) && n_once > n + least_tokens ? (uint32_t) n_once : UINT32_MAX;
         own.stops_at        = std::min(own.stops_at, own.keeps_at);
     }
-    if (from) {
-        copy(*from, slot.slot, n);
+    if (from && !copy(*from, slot.slot, n)) {
+        actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, 0 });
+    } else if (from) {
         n_hits    += !own.begun;
         n_adopted += n - held;
         actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, (uint32_t) n });
@@ -315,12 +328,12 @@ bool prefix_cache::begin(
     return true;
 }
 
-void prefix_cache::copy(const source & from, int id_slot, size_t n) {
+bool prefix_cache::copy(const source & from, int id_slot, size_t n) {
     log_emit(KVFOLD_LOG_DEBUG, "slot " + std::to_string(id_slot) + " has the first " + std::to_string(n) + " tokens of sequence " +
                                    std::to_string(from.seq_id));
     const auto memory = llama_get_memory(ctx);
     llama_memory_seq_rm(memory, id_slot, -1, -1);
-    llama_memory_seq_cp(memory, from.seq_id, id_slot, 0, (llama_pos) n);
+    const bool done = copy_beginning(memory, from.seq_id, id_slot, (llama_pos) n);
     recount();
     if (from.seq_id < rules.slots) {
         seats[from.seq_id].last_used = ggml_time_us();
@@ -330,6 +343,7 @@ void prefix_cache::copy(const source & from, int id_slot, size_t n) {
             each.last_used = ggml_time_us();
         }
     }
+    return done;
 }
 
 uint32_t prefix_cache::begin_again(int id_slot) {
@@ -339,11 +353,8 @@ uint32_t prefix_cache::begin_again(int id_slot) {
 
 uint32_t prefix_cache::adopt(int id_slot, const server_tokens & tokens, size_t most) {
     size_t               n    = 0;
-    const source * const from = on && seats[id_slot].shareable ? longest(id_slot, tokens, most, false, n) : nullptr;
-    if (from) {
-        copy(*from, id_slot, n);
-    }
-    return (uint32_t) n;
+    const source * const from = on && !evicts && seats[id_slot].shareable ? longest(id_slot, tokens, most, false, n) : nullptr;
+    return from && copy(*from, id_slot, n) ? (uint32_t) n : 0;
 }
 
 // Engines with adapters have no saved states.

@@ -9,8 +9,9 @@
 // where each slot has cells of its own. Where layers have a window, what is behind it is gone, so a sequence is shared at its
 // end only; one that computes a prompt stops for a moment where others wait for it, and where it departs from an earlier one, to
 // keep what a third one may begin with. Where the end of a prompt decides which layers are lazy, it is shared before that, or by a
-// prompt that goes on after its answer. Where tokens are evicted nothing is shared, since what stays of a prompt depends on all of
-// it.
+// prompt that goes on after its answer. Where tokens are evicted cells are copied instead, so that a beginning is computed once and
+// each prompt loses tokens of its own; of a prompt that has lost some there is only what is left of a chunk. Where all queries decide
+// nothing is shared.
 #pragma once
 
 #include "hooks/kv-scheduler.h"
@@ -32,6 +33,8 @@ class  llama_kv_cells;
 struct kvfold_retention;
 
 namespace kvfold {
+
+class evictor;
 
 // The cells that several sequences hold, by these sequences.
 std::vector<shared_cells> cells_in_common(const llama_kv_cells & cells);
@@ -131,7 +134,7 @@ struct prefix_cache {
     size_t in_common(const source & from, const server_tokens & wanted, size_t most, bool answered) const;
     size_t in_common_once(int id_slot, const server_tokens & wanted, size_t most) const;
     const source * longest(int id_slot, const server_tokens & wanted, size_t most, bool answered, size_t & n) const;
-    void   copy(const source & from, int id_slot, size_t n);
+    bool   copy(const source & from, int id_slot, size_t n); // false if there is no room
     void   recount() const;
 
     llama_context * const ctx;
@@ -140,6 +143,7 @@ struct prefix_cache {
     bool                  windows = false;
     size_t                n_keepable = 0; // prefixes
     const kvfold_retention * retention = nullptr; // where each sequence decides which layers are lazy
+    const evictor *          evicts    = nullptr; // where each loses tokens
     std::vector<seat>     seats;
     std::list<prefix>     prefixes;
     std::vector<source>   sources; // of this step

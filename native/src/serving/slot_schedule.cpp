@@ -142,7 +142,6 @@ std::vector<kvfold_slot_action> slot_schedule::share(std::vector<kvfold_prompt_v
 std::vector<kvfold_slot_action> slot_schedule::plan(
         llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & idle) {
     ++step;
-    settle_evictions(llama_get_memory(ctx));
     cell_room room;
     room.n_cells = room.n_free = UINT32_MAX;
     room.n_batch = rules.n_batch;

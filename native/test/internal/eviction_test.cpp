@@ -378,6 +378,44 @@ static void copies_share_what_is_left(const variant & how) {
     check(evictor_of(some.memory())->shares(0), std::string(how.name) + ": and said to be shared");
 }
 
+static std::vector<float> rest_of_prompt(tested & t, llama_seq_id seq_id, uint32_t n, uint32_t seed) {
+    for (uint32_t n_more; n < n_prompt; n += n_more) {
+        n_more = std::min(chunk - n % chunk, n_prompt - n);
+        t.decode(n_more, (llama_pos) n, seq_id, seed, n + n_more == n_prompt);
+    }
+    return t.decode(1, n_prompt, seq_id, seed);
+}
+
+// As if it had been computed, whichever way the other one goes on.
+static void a_copy_of_a_beginning_loses_tokens_of_its_own(const variant & how, const std::string & attributes) {
+    const std::string plan = "standard;" + attributes;
+    tested            some = context_of(in_chunks(how), plan), alone = context_of(in_chunks(how), plan);
+    for (uint32_t n = 0; n < 3*chunk; n += chunk) {
+        some .decode(chunk, (llama_pos) n, 0, 5, false);
+        alone.decode(chunk, (llama_pos) n, 0, 5, false);
+    }
+    settle_evictions(some.memory());
+    const uint32_t n = evictor_of(some.memory())->n_beginning(0, 3*chunk - 2, 3*chunk, n_prompt);
+    check(n == 3*chunk - 2, plan + ": what has not been chosen from is a beginning of others");
+    check(copy_beginning(some.memory(), 0, 1, (llama_pos) n), plan + ": and is copied");
+    check(!evictor_of(some.memory())->shares(0) && !evictor_of(some.memory())->shares(1), plan + ": into cells of its own");
+
+    alone.decode(chunk, 0, 1, 5, false);
+    alone.decode(chunk, (llama_pos) chunk, 1, 5, false);
+    alone.decode(n - 2*chunk, 2*(llama_pos) chunk, 1, 5, false);
+    const auto expected = rest_of_prompt(alone, 1, n, 9);
+    check(alike(rest_of_prompt(some, 1, n, 9), expected), plan + ": which loses tokens as if it had been computed");
+    const auto first = rest_of_prompt(alone, 0, 3*chunk, 5);
+    check(alike(rest_of_prompt(some, 0, 3*chunk, 5), first), plan + ": and so does the other one");
+
+    llama_seq_id more = 2;
+    while (more < 100 && copy_beginning(some.memory(), 0, more, (llama_pos) n_prompt)) {
+        ++more;
+    }
+    check(more > 2 && more < 100, plan + ": as long as there is room");
+    check(some.committed() <= some.bounds().second || !how.options.flash_attn, plan + ": and memory is that of the copies");
+}
+
 static void states_hold_what_is_left(const variant & how, const std::string & plan) {
     tested some = context_of(how, plan), restored = context_of(how, plan);
     some.prompt(n_prompt, 0, 5);
@@ -501,6 +539,11 @@ int main(int argc, char ** argv) {
     }
     for (const char * attributes : { "evict=knorm:100", "evict=keydiff:0.3", "evict=streaming:100;sinks=4", "evict=lagkv:100;lag=16", "evict=streaming:100;skip=1" }) {
         the_same_positions_stay_as_in_a_plain_loop(attributes);
+    }
+    for (const variant & how : { variants()[0], variants()[1], variants()[5] }) {
+        for (const char * attributes : { "evict=streaming:100", "evict=snapkv:100;queries=16", "evict=lagkv:100;lag=16;at=chunk:128;skip=1", "evict=keydiff:100;at=chunk:128" }) {
+            a_copy_of_a_beginning_loses_tokens_of_its_own(how, attributes);
+        }
     }
     for (const char * plan : { "standard;evict=knorm:100", "cla:2;evict=lagkv:0.4;lag=16;skip=0", "standard;evict=snapkv:100;queries=16", "cla:2;evict=tova:100",
                                "standard;evict=pyramidkv:100;queries=16", "standard;evict=chunkkv:0.4;queries=32", "yoco:55;evict=keydiff:100",

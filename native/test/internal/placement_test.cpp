@@ -27,21 +27,9 @@ struct pool {
 
     // One ubatch with a token for each of these. Returns their cells.
     std::vector<uint32_t> add(std::vector<llama_seq_id> seq_ids) {
-        std::vector<llama_seq_id *> pointers;
-        for (llama_seq_id & each : seq_ids) {
-            pointers.push_back(&each);
-        }
-        llama_ubatch ubatch = {};
-        ubatch.n_tokens     = (uint32_t) seq_ids.size();
-        ubatch.seq_id       = pointers.data();
-        std::vector<uint32_t> idxs;
-        for (uint32_t i = 0; i < cells.size() && idxs.size() < seq_ids.size(); ++i) {
-            if (cells.is_empty(i)) {
-                idxs.push_back(i);
-            }
-        }
-        check(idxs.size() == seq_ids.size(), "there are free cells");
-        places.choose(cells, ubatch, 0, idxs);
+        check(cells.size() - cells.get_used() >= seq_ids.size(), "there are free cells");
+        const std::vector<uint32_t> idxs = places.choose(cells, seq_ids);
+        check(idxs.size() == seq_ids.size(), "each token has one");
         check(std::set<uint32_t>(idxs.begin(), idxs.end()).size() == idxs.size(), "no cell twice");
         for (size_t i = 0; i < idxs.size(); ++i) {
             check(idxs[i] < cells.size() && cells.is_empty(idxs[i]), "they are free");

@@ -370,19 +370,21 @@ void evictor::evict(llama_seq_id seq_id) {
     seq.kept    = {};
     seq.n_cells = n_cells;
     seq.n_rows  = n_rows;
-    if (hides_any()) {
-        for (const kv_tensors & layer : layers) {
-            release_layer(cache, layer.il, [&](const llama_kv_cells & all, uint32_t i) {
-                return all.seq_has(i, seq_id) && hides(seq_id, (int) layer.il, all.pos_get(i));
-            }, false);
-        }
-    }
+    release_hidden(seq_id);
     {
         const std::lock_guard<std::mutex> lock(mutex);
         done.n_prompts += again ? 0 : 1;
         done.n_microseconds += (uint64_t) (ggml_time_us() - start);
     }
     LLAMA_LOG_INFO("%s: sequence %d keeps %u cells of %zu at %u tokens\n", __func__, seq_id, n_cells, own.size(), n_tokens);
+}
+
+void evictor::release_hidden(llama_seq_id seq_id) {
+    for (const uint32_t il : hides_any() ? cache.get_layer_ids() : std::vector<uint32_t>()) {
+        release_layer(cache, il, [&](const llama_kv_cells & all, uint32_t i) {
+            return all.seq_has(i, seq_id) && hides(seq_id, (int) il, all.pos_get(i));
+        }, false);
+    }
 }
 
 void evictor::count(const kv_tensors & layer, uint64_t n_kept, uint64_t n_kept_before, uint64_t n_evicted) {
@@ -441,6 +443,36 @@ void evictor::copy(llama_seq_id from, llama_seq_id to) {
     if (from != to) {
         sequences[to] = sequences[from];
     }
+}
+
+bool evictor::copy_beginning(llama_seq_id from, llama_seq_id to, llama_pos n_tokens) {
+    llama_kv_cells &      cells = cache.edit_cells(from);
+    std::vector<uint32_t> own   = cells_of(from);
+    own.erase(std::remove_if(own.begin(), own.end(), [&](uint32_t i) { return cells.pos_get(i) >= n_tokens; }), own.end());
+    if (cells.size() - cells.get_used() < own.size()) {
+        return false;
+    }
+    const auto copies = cache.kv_memory->places->choose(cells, std::vector<llama_seq_id>(own.size(), to));
+    for (size_t i = 0; i < own.size(); ++i) {
+        cells.pos_set(copies[i], cells.pos_get(own[i]));
+        cells.seq_add(copies[i], to);
+    }
+    if (!cache.kv_memory->commit(0, copies)) {
+        cache.kv_memory->refused = 0; // nobody was denied anything
+        cache.seq_rm(to, -1, -1);
+        return false;
+    }
+    std::vector<uint32_t> all(own.size());
+    std::iota(all.begin(), all.end(), 0);
+    for (const kv_tensors & layer : kv_tensors_of(cache)) {
+        const std::vector<std::vector<uint32_t>> every_head(hparams.n_head_kv(layer.il), all);
+        keys_of  (from, layer, own).write(every_head, copies);
+        values_of(from, layer, own).write(every_head, copies);
+    }
+    sequences[to] = {};
+    static_cast<evicted &>(sequences[to]) = sequences[from];
+    release_hidden(to);
+    return true;
 }
 
 void evictor::keep(llama_seq_id seq_id) {

@@ -104,6 +104,10 @@ public:
     // Tokens of the sequence that have no cell, and need none.
     uint32_t n_gone(llama_seq_id seq_id) const { return (uint32_t) sequences[seq_id].n_compact() - sequences[seq_id].n_cells; }
 
+    // Gives a sequence without cells the first n_tokens of another one in cells of its own, as n_beginning() says that they may be had,
+    // so that both lose tokens as if they were alone. False, and nothing is done, if there is no room.
+    bool copy_beginning(llama_seq_id from, llama_seq_id to, llama_pos n_tokens);
+
     // Of the cells that it has, those that hold nothing of producer il.
     uint32_t n_hidden(llama_seq_id seq_id, int il) const;
 
@@ -135,6 +139,9 @@ private:
     };
 
     void evict(llama_seq_id seq_id);
+
+    // The memory of layers that keep fewer rows of the sequence than others.
+    void release_hidden(llama_seq_id seq_id);
 
     // n_kept_before: of these, that are counted already.
     void count(const kv_tensors & layer, uint64_t n_kept, uint64_t n_kept_before, uint64_t n_evicted);

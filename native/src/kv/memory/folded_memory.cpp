@@ -192,6 +192,21 @@ void folded_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
     }
 }
 
+bool folded_memory::copy_beginning(llama_seq_id from, llama_seq_id to, llama_pos n_tokens) {
+    if (!evicts) {
+        seq_cp(from, to, 0, n_tokens);
+        return true;
+    }
+    const kvfold_release_unused release(this);
+    if (!evicts->copy_beginning(from, to, n_tokens)) {
+        return false;
+    }
+    for (size_t c = 1; c < by_class.size(); ++c) {
+        by_class[c].cells->seq_cp(from, to, 0, n_tokens);
+    }
+    return true;
+}
+
 void folded_memory::seq_keep(llama_seq_id seq_id) {
     if (lazy) {
         lazy->keep(seq_id);
@@ -339,6 +354,14 @@ llama_pos decisive_tokens(const llama_memory_i * memory, llama_seq_id seq_id) {
     }
     const evictor * const evicts = evictor_of(memory);
     return evicts ? evicts->of(seq_id).n_compact() : 0;
+}
+
+bool copy_beginning(llama_memory_i * memory, llama_seq_id from, llama_seq_id to, llama_pos n_tokens) {
+    if (auto * folded = dynamic_cast<folded_memory *>(memory)) {
+        return folded->copy_beginning(from, to, n_tokens);
+    }
+    memory->seq_cp(from, to, 0, n_tokens);
+    return true;
 }
 
 void settle_evictions(llama_memory_i * memory) {

@@ -41,6 +41,10 @@ public:
     // Null under a plan that evicts nothing.
     kvfold::evictor * evictor() const { return evicts.get(); }
 
+    // As seq_cp() does it with the first n_tokens for a sequence that has none, but where tokens are evicted no cells are shared of which
+    // some might go. False if there is no room for that.
+    bool copy_beginning(llama_seq_id from, llama_seq_id to, llama_pos n_tokens);
+
     // Evicts what the prompts that have ended since leave to be evicted; between two batches.
     void settle();
 
@@ -126,7 +130,8 @@ evictor * evictor_of(const llama_memory_i * memory);
 // The first tokens of a sequence that decided what is there of it: which layers are lazy, what was evicted. 0: none did.
 llama_pos decisive_tokens(const llama_memory_i * memory, llama_seq_id seq_id);
 
-// As folded_memory::settle(), of any memory.
+// As folded_memory::settle() and copy_beginning(), of any memory.
 void settle_evictions(llama_memory_i * memory);
+bool copy_beginning(llama_memory_i * memory, llama_seq_id from, llama_seq_id to, llama_pos n_tokens);
 
 } // namespace kvfold

@@ -94,17 +94,18 @@ static uint32_t padded(uint32_t n) {
 placement::placement(uint32_t n_cells, uint32_t reach)
     : n_run(std::clamp(padded(reach), least_run, std::max(least_run, padded(n_cells/64)))), last(LLAMA_MAX_SEQ, none) {}
 
-void placement::choose(const llama_kv_cells & cells, const llama_ubatch & ubatch, uint32_t first, std::vector<uint32_t> & idxs) {
-    search free(cells, n_run);
-    for (uint32_t i = 0; i < idxs.size(); ++i) {
-        const llama_seq_id seq_id  = ubatch.seq_id[first + i][0];
-        const bool         forgets = cells.seq_pos_max(seq_id) >= (llama_pos) cells.seq_cells(seq_id);
-        uint32_t           at      = forgets ? none : free.in_run_of(seq_id, last[seq_id]);
+std::vector<uint32_t> placement::choose(const llama_kv_cells & cells, const std::vector<llama_seq_id> & seq_ids) {
+    search                free(cells, n_run);
+    std::vector<uint32_t> idxs;
+    for (const llama_seq_id seq_id : seq_ids) {
+        const bool forgets = cells.seq_pos_max(seq_id) >= (llama_pos) cells.seq_cells(seq_id);
+        uint32_t   at      = forgets ? none : free.in_run_of(seq_id, last[seq_id]);
         at = at == none ? free.first_of_own(seq_id) : at;
         at = at == none ? free.any() : at;
         free.take(at, seq_id);
-        idxs[i] = last[seq_id] = at;
+        idxs.push_back(last[seq_id] = at);
     }
+    return idxs;
 }
 
 } // namespace kvfold
@@ -112,7 +113,11 @@ void placement::choose(const llama_kv_cells & cells, const llama_ubatch & ubatch
 void kvfold_place_cells(const llama_kv_cache & cache, const llama_ubatch & ubatch, bool fixed, std::vector<std::vector<uint32_t>> & idxs) {
     uint32_t first = 0;
     for (size_t s = 0; s < idxs.size() && !fixed; ++s) {
-        cache.kv_memory->places->choose(cache.get_cells(ubatch.seq_id[first][0]), ubatch, first, idxs[s]);
-        first += (uint32_t) idxs[s].size();
+        std::vector<llama_seq_id> seq_ids;
+        for (size_t i = 0; i < idxs[s].size(); ++i) {
+            seq_ids.push_back(ubatch.seq_id[first + i][0]);
+        }
+        idxs[s] = cache.kv_memory->places->choose(cache.get_cells(seq_ids.front()), seq_ids);
+        first += (uint32_t) seq_ids.size();
     }
 }

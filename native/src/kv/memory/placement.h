@@ -7,8 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-class  llama_kv_cells;
-struct llama_ubatch;
+class llama_kv_cells;
 
 namespace kvfold {
 
@@ -20,10 +19,10 @@ public:
     // `reach`: cells that may share a page; 0 where memory is not committed by pages.
     placement(uint32_t n_cells, uint32_t reach);
 
-    // Replaces free cells for the tokens of a ubatch from `first` on with others. A sequence goes on in its run, then has one
-    // that is free, and shares what is left when there is none. One that has forgotten earlier tokens has the first free cells of
-    // its runs, so that alone it has no more pages than its cells fill. For the same cells and ubatches before, the same again.
-    void choose(const llama_kv_cells & cells, const llama_ubatch & ubatch, uint32_t first, std::vector<uint32_t> & idxs);
+    // Free cells for tokens of these sequences, of which there must be as many. A sequence goes on in its run, then has one that is
+    // free, and shares what is left when there is none. One that has forgotten earlier tokens has the first free cells of its runs,
+    // so that alone it has no more pages than its cells fill. For the same cells and sequences before, the same again.
+    std::vector<uint32_t> choose(const llama_kv_cells & cells, const std::vector<llama_seq_id> & seq_ids);
 
     // The sequence has been moved, to cells up to this one.
     void moved(llama_seq_id seq_id, uint32_t to) { last[seq_id] = to; }

@@ -171,6 +171,52 @@ final class PrefixSharingTest {
         }
     }
 
+    /** Each loses tokens of its own copy, as it does alone. Where the last queries decide, each computes these itself. */
+    @ParameterizedTest
+    @CsvSource({
+        "standard;evict=knorm:100;skip=0, 2",
+        "cla:2;evict=keydiff:0.4;at=chunk:96, 2",
+        "standard;evict=streaming:100;at=chunk:64, 2",
+        "standard;evict=snapkv:100;queries=32, 32",
+        "cla:2;evict=tova:300, 2",
+    })
+    void requestsThatLoseTokensComputeWhatTheyHaveInCommonOnce(String plan, int queries) throws IOException {
+        int count = 4;
+        List<ObjectNode> bodies = IntStream.range(0, count)
+                .mapToObj(i -> shareable(AnswersTogether.request(prompt(COMMON, OWN, i), ANSWER, 0)))
+                .toList();
+        List<JsonNode> alone = new ArrayList<>();
+        for (ObjectNode body : bodies) {
+            try (Engine engine = evicting(plan, 1).open()) {
+                alone.add(engine.call("/completion", body));
+            }
+        }
+        try (Engine engine = evicting(plan, count).contextSize(4096).open()) {
+            JsonNode answers = engine.call("/completion", atOnce(bodies));
+            for (int i = 0; i < count; i++) {
+                assertSame(plan + ", request " + i, alone.get(i), answers.path(i), GAP);
+            }
+            assertThat(engine.kvCacheStats().prefixes().hits()).isEqualTo(count - 1);
+            assertThat(engine.tokenStats().promptTokens())
+                    .isLessThanOrEqualTo(COMMON + OWN + (count - 1L) * Math.max(OWN, queries));
+            assertThat(engine.kvCacheStats().evictions().prompts()).isEqualTo(count);
+        }
+    }
+
+    /** All queries of a prompt decide, so that each has to compute them. */
+    @Test
+    void nothingIsSharedWhereAllQueriesDecide() throws IOException {
+        try (Engine engine = evicting("standard;evict=observed:100", 2).open()) {
+            engine.call(
+                    "/completion",
+                    atOnce(IntStream.range(0, 2)
+                            .mapToObj(i -> shareable(AnswersTogether.request(prompt(COMMON, OWN, i), 4, 0)))
+                            .toList()));
+            assertThat(engine.kvCacheStats().prefixes().hits()).isZero();
+            assertThat(engine.tokenStats().promptTokens()).isEqualTo(2L * (COMMON + OWN));
+        }
+    }
+
     /** There is no room for the whole prompts of two, and for the beginning and the rest of all. */
     @Test
     void requestsBeginTogetherIfWhatTheyDoNotShareFits() throws IOException {
@@ -471,6 +517,10 @@ final class PrefixSharingTest {
 
     private static int[] join(int[] first, int[] second) {
         return IntStream.concat(IntStream.of(first), IntStream.of(second)).toArray();
+    }
+
+    private static Engine.Builder evicting(String plan, int slots) throws IOException {
+        return builder(plan, slots).kvCacheTypes(KvType.F32, KvType.F32).flashAttention(FlashAttention.OFF);
     }
 
     private static Engine.Builder builder(String plan, int slots) throws IOException {
