@@ -23,16 +23,18 @@ def main():
         if case:
             curves.setdefault(case[1], []).append((float(case[2]), float(cells[2])))
 
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    figure, axes = pyplot.subplots(figsize=(10, 6))
+    axes.set_prop_cycle(color=pyplot.cm.tab20.colors)
     for name, points in curves.items():
-        axes.plot(*zip(*sorted(points)), marker="o", linestyle="-" if len(points) > 1 else "", label=name)
+        single = len(points) == 1
+        axes.plot(*zip(*sorted(points)), marker="D" if single else "o", linestyle="" if single else "-", label=name)
     axes.set_xscale("log", base=2)
     axes.set_xticks([0.125, 0.25, 0.5], ["0.125", "0.25", "0.5"])
     axes.set_yscale("log")
     axes.set_xlabel("share of the prompt's keys and values that stay, in bytes")
     axes.set_ylabel("KL divergence to the whole cache in f16")
     axes.grid(alpha=0.3)
-    axes.legend(ncols=2, fontsize=8)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     figure.tight_layout()
     figure.savefig(sys.argv[1], dpi=80)
 
