@@ -233,8 +233,12 @@ static void measure_decode(settings & set) {
         open_context(s, set, n_ctx, set.n_ubatch, 1);
     }
     for (const int depth : set.depths) {
+        const int n_end = std::min(depth, 64); // are computed, as the end of a prompt: tokens that a plan evicts go then
         for (auto & s : set.subjects) {
-            fill_cache(s.context.get(), 1, depth);
+            fill_cache(s.context.get(), 1, depth - n_end);
+            if (n_end > 0) {
+                decode(s, 1, n_end, depth - n_end);
+            }
         }
         measure(set, "decode at " + std::to_string(depth), [&](const subject & s) {
             double took = 0.0;

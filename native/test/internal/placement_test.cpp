@@ -4,7 +4,6 @@
 
 #include "kv/memory/placement.h"
 
-#include "llama-batch.h"
 #include "llama-kv-cells.h"
 
 #include <algorithm>
