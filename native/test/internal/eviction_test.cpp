@@ -64,6 +64,7 @@ static void methods_choose_what_their_papers_say() {
     // lag 2 after one sink: tokens 1 and 2 are measured by the ranges of 3 and 4, those by 5 and 6, and 5 to 7 stay
     const std::vector<float> k = { 0, 0, 1, 1, 5, 1, 0, 0, 2, 1, 1, 1, 3, 3, 0, 0 };
     check_kept("evict=lagkv:6;sinks=1;lag=2", { 8, k, k }, 6, { 0, 2, 4, 5, 6, 7 });
+    check_kept("evict=lagkv:3;sinks=1;lag=2", { 8, k, k }, 3, { 0, 6, 7 }); // fewer than are not scored
     // too short for two chunks: the sinks and the most recent ones
     check_kept("evict=lagkv:3;sinks=1;lag=4", { 8, k, k }, 3, { 0, 6, 7 });
     // a channel without a range says nothing, and what is no number is no reason to fail

@@ -91,12 +91,16 @@ std::vector<double> stand_out(const matrix & x, uint32_t first, uint32_t lag) {
     return scores;
 }
 
-// Ranks within each chunk; of the last whole chunk and what follows it nothing is compared with.
+// Ranks within each chunk. Nothing is compared with the last whole chunk and what follows it: these come before all others, and if they
+// are too many for a budget, the sinks and the newest of them do.
 std::vector<float> lagkv(const matrix & k, const matrix & v, uint32_t n_sinks, uint32_t lag) {
     if (k.n < (uint64_t) n_sinks + 2*(uint64_t) lag) {
         return streaming(k.n, std::min(n_sinks, k.n));
     }
-    std::vector<float> scores(k.n, 1.0f);
+    std::vector<float> scores = streaming(k.n, n_sinks);
+    for (float & each : scores) {
+        each += 1;
+    }
     for (uint32_t first = n_sinks; first + 2*(uint64_t) lag <= k.n; first += lag) {
         const auto            of_k = stand_out(k, first, lag), of_v = stand_out(v, first, lag);
         std::vector<uint32_t> order(lag);
