@@ -42,7 +42,7 @@ static std::string text_of(const rows_t & rows) {
 }
 
 static void check_kept(const std::string & attributes, const head_rows & rows, uint32_t n_kept, const rows_t & expected) {
-    const auto kept = keep_highest(evict_scores(kvfold_plan_parse("standard;" + attributes, 1), rows), n_kept);
+    const auto kept = keep_highest(evict_scores(kvfold_plan_parse("standard;" + attributes, 1), rows, n_kept), n_kept);
     check(kept == expected, attributes + " keeps " + text_of(kept) + ", not " + text_of(expected));
 }
 
@@ -71,7 +71,7 @@ static void methods_choose_what_their_papers_say() {
     const std::vector<float> flat(16, 7.0f);
     check_kept("evict=lagkv:7;sinks=1;lag=2", { 8, flat, flat }, 7, { 0, 2, 3, 4, 5, 6, 7 });
     const head_rows nan = { 4, { NAN, 1, 1, 1, NAN, NAN, 2, 2 }, {} };
-    check(keep_highest(evict_scores(kvfold_plan_parse("standard;evict=knorm:2", 1), nan), 2).size() == 2, "keys that are no numbers are rows as well");
+    check(keep_highest(evict_scores(kvfold_plan_parse("standard;evict=knorm:2", 1), nan, 2), 2).size() == 2, "keys that are no numbers are rows as well");
 }
 
 static void budgets_are_tokens_or_shares() {
@@ -201,7 +201,7 @@ static void what_is_left_is_what_was_chosen(const variant & how, const std::stri
     const held left(some, 1);
     const auto parsed = kvfold_plan_parse(plan, 4);
     for (size_t h = 0; h < all.k.size(); ++h) {
-        const auto chosen = keep_highest(evict_scores(parsed, { n_prompt, all.k[h], all.v[h] }), budget);
+        const auto chosen = keep_highest(evict_scores(parsed, { n_prompt, all.k[h], all.v[h] }, budget), budget);
         const auto front  = [&](const std::vector<float> & of) { return std::vector<float>(of.begin(), of.begin() + (ptrdiff_t) (of.size()/(budget + 1)*budget)); };
         check(front(left.k[h]) == picked(raw.k[h], chosen, n_prompt), name + ": keys of head " + std::to_string(h));
         check(front(left.v[h]) == picked(raw.v[h], chosen, n_prompt), name + ": values of head " + std::to_string(h));
@@ -232,7 +232,7 @@ static void each_chunk_leaves_what_was_chosen(const variant & how, const std::st
         const held after(some, 1);
         for (size_t h = 0; h < before.k.size() && n > 0; ++h) {
             const auto     n_had  = (uint32_t) (before.k[h].size()/n_embd_head);
-            const auto     chosen = keep_highest(evict_scores(parsed, { n_had, before.k[h], before.v[h] }), std::min(budget, n_had));
+            const auto     chosen = keep_highest(evict_scores(parsed, { n_had, before.k[h], before.v[h] }, budget), std::min(budget, n_had));
             const auto     front  = [&](const std::vector<float> & of) { return std::vector<float>(of.begin(), of.end() - (ptrdiff_t) (n_more*n_embd_head)); };
             check(front(after.k[h]) == picked(raw.k[h], chosen, n_had), name + ": keys of head " + std::to_string(h) + " with " + std::to_string(n) + " tokens");
             check(front(after.v[h]) == picked(raw.v[h], chosen, n_had), name + ": values of head " + std::to_string(h) + " with " + std::to_string(n) + " tokens");
@@ -264,7 +264,7 @@ static void the_same_positions_stay_as_in_a_plain_loop(const std::string & attri
             if (n_had > n_kept) {
                 const head_rows rows = { n_had, picked(all.k[h], positions, n_prompt), picked(all.v[h], positions, n_prompt) };
                 rows_t          kept;
-                for (const uint32_t row : keep_highest(evict_scores(parsed, rows), n_kept)) {
+                for (const uint32_t row : keep_highest(evict_scores(parsed, rows, n_kept), n_kept)) {
                     kept.push_back(positions[row]);
                 }
                 positions = kept;
@@ -496,7 +496,7 @@ static void compare_with_golden(const golden_eviction & golden, const std::strin
             }
             for (uint32_t h = 0; !evicts_by_queries(parsed) && h < 4; ++h) {
                 const head_rows rows   = { (uint32_t) golden.n_prompt, all.k[il*4 + h], all.v[il*4 + h] };
-                const auto      scores = evict_scores(parsed, rows);
+                const auto      scores = evict_scores(parsed, rows, (uint32_t) n_kept);
                 const auto      chosen = keep_highest(scores, (uint32_t) n_kept);
                 const rows_t    expected(kept.begin() + (ptrdiff_t) (h*n_kept), kept.begin() + (ptrdiff_t) ((h + 1)*n_kept));
                 check(chosen == expected || are_highest(scores, expected), name + ": layer " + std::to_string(il) + ", head " + std::to_string(h) + " keeps " + text_of(chosen) +

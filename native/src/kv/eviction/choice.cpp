@@ -91,16 +91,14 @@ std::vector<double> stand_out(const matrix & x, uint32_t first, uint32_t lag) {
     return scores;
 }
 
-// Ranks within each chunk. Nothing is compared with the last whole chunk and what follows it: these come before all others, and if they
-// are too many for a budget, the sinks and the newest of them do.
-std::vector<float> lagkv(const matrix & k, const matrix & v, uint32_t n_sinks, uint32_t lag) {
-    if (k.n < (uint64_t) n_sinks + 2*(uint64_t) lag) {
+// Ranks within each chunk. The last whole chunk and what follows it are compared with nothing, and worth as much as the sinks. Where there
+// is no room for all of these the sinks and the newest stay, which the paper does not say and kvpress leaves to chance.
+std::vector<float> lagkv(const matrix & k, const matrix & v, uint32_t n_sinks, uint32_t lag, uint32_t n_kept) {
+    const uint32_t n_chunks = k.n < n_sinks ? 0 : (k.n - n_sinks)/lag;
+    if (n_chunks < 2 || n_kept < k.n - (n_chunks - 1)*lag) {
         return streaming(k.n, std::min(n_sinks, k.n));
     }
-    std::vector<float> scores = streaming(k.n, n_sinks);
-    for (float & each : scores) {
-        each += 1;
-    }
+    std::vector<float> scores(k.n, 1.0f);
     for (uint32_t first = n_sinks; first + 2*(uint64_t) lag <= k.n; first += lag) {
         const auto            of_k = stand_out(k, first, lag), of_v = stand_out(v, first, lag);
         std::vector<uint32_t> order(lag);
@@ -169,12 +167,12 @@ std::vector<float> of_values(const std::vector<float> & shares, const head_rows 
     return scores;
 }
 
-std::vector<float> evict_scores(const kvfold_plan & plan, const head_rows & rows) {
+std::vector<float> evict_scores(const kvfold_plan & plan, const head_rows & rows, uint32_t n_kept) {
     const matrix k(rows.k, rows.n);
     switch (plan.evict) {
         case EVICT_KNORM:   return knorm(k);
         case EVICT_KEYDIFF: return keydiff(k);
-        case EVICT_LAGKV:   return lagkv(k, matrix(rows.v, rows.n), evict_parameter_of(plan, "sinks"), evict_parameter_of(plan, "lag"));
+        case EVICT_LAGKV:   return lagkv(k, matrix(rows.v, rows.n), evict_parameter_of(plan, "sinks"), evict_parameter_of(plan, "lag"), n_kept);
         default:            return streaming(rows.n, std::min(evict_parameter_of(plan, "sinks"), rows.n));
     }
 }

@@ -18,8 +18,8 @@ struct head_rows {
 // Whether the plan's method looks at values.
 bool evict_reads_values(const kvfold_plan & plan);
 
-// How much each token is worth to a head, by the plan's method.
-std::vector<float> evict_scores(const kvfold_plan & plan, const head_rows & rows);
+// How much each token is worth to a head that keeps n_kept, by the plan's method.
+std::vector<float> evict_scores(const kvfold_plan & plan, const head_rows & rows, uint32_t n_kept);
 
 // By shares of attention that are expected: times how long the value is that a token would add. The first n_sinks stay.
 std::vector<float> of_values(const std::vector<float> & shares, const head_rows & rows, uint32_t n_sinks);

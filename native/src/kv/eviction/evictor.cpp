@@ -282,7 +282,8 @@ std::vector<std::vector<uint32_t>> evictor::choose(
     for (uint32_t h = 0; h < n_heads; ++h) {
         const head_rows rows = { k.n(), k.head(h, k_rotated), std::move(values[h]) };
         chosen.push_back(keep_highest(
-                evicts_by_moments(plan) ? expected_scores(sequences[seq_id], (int) layer.il, h, rows, n_tokens) : evict_scores(plan, rows), n_kept));
+                evicts_by_moments(plan) ? expected_scores(sequences[seq_id], (int) layer.il, h, rows, n_tokens) : evict_scores(plan, rows, n_kept),
+                n_kept));
     }
     return chosen;
 }
