@@ -94,7 +94,7 @@ std::vector<kvfold_slot_action> kvfold_give_way(
 bool kvfold_slot_rests(int id_slot);
 
 // Of `n_tokens` that are computed already, how many more tokens of its prompt a slot may put into the next batch: at most
-// `share`, and not beyond a position at which every prompt is cut whatever else runs.
+// `share`, and not beyond a position at which every prompt is cut whatever else runs. Not for a text that is pooled as a whole.
 int32_t kvfold_prompt_tokens(llama_context * ctx, int id_slot, int32_t n_tokens, int32_t share);
 
 // The slot's cells are gone, and come back token by token; `n_tokens` of them are listed.

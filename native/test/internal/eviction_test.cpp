@@ -70,6 +70,17 @@ static void methods_choose_what_their_papers_say() {
     // a channel without a range says nothing, and what is no number is no reason to fail
     const std::vector<float> flat(16, 7.0f);
     check_kept("evict=lagkv:7;sinks=1;lag=2", { 8, flat, flat }, 7, { 0, 2, 3, 4, 5, 6, 7 });
+    // a budget without room for a chunk, and one that two chunks are too many for, all of which are of tokens that stay
+    const auto by_votes = [](const std::string & attributes, uint32_t n_tokens) {
+        const kvfold_plan  plan = kvfold_plan_parse("standard;" + attributes, 1);
+        std::vector<float> votes(n_tokens);
+        for (uint32_t i = 0; i < n_tokens; ++i) {
+            votes[i] = (float) (i*7%n_tokens);
+        }
+        return choose_by_votes(plan, { votes }, n_tokens, plan.evict_budget)[0];
+    };
+    check(by_votes("evict=chunkkv:5;queries=2;kernel=1;chunk=8", 12) == by_votes("evict=snapkv:5;queries=2;kernel=1", 12), "without a chunk it is snapkv");
+    check(by_votes("evict=chunkkv:8;queries=7;kernel=1;chunk=5", 11).size() <= 8, "chunks are no more than the budget");
     const head_rows nan = { 4, { NAN, 1, 1, 1, NAN, NAN, 2, 2 }, {} };
     check(keep_highest(evict_scores(kvfold_plan_parse("standard;evict=knorm:2", 1), nan, 2), 2).size() == 2, "keys that are no numbers are rows as well");
 }

@@ -135,21 +135,25 @@ std::vector<float> mean(const std::vector<std::vector<float>> & heads) {
     return all;
 }
 
-// Whole chunks, the last of which may be shorter: as many as the share of the tokens that are to stay.
+// Whole chunks, the last of which may be shorter: as many as the share of the tokens that are to stay, and no more than these.
 std::vector<uint32_t> keep_chunks(const std::vector<float> & scores, uint32_t n_kept, uint32_t length) {
     std::vector<float> of_chunks;
     for (size_t first = 0; first < scores.size(); first += length) {
         const size_t n = std::min<size_t>(length, scores.size() - first);
         of_chunks.push_back(std::accumulate(&scores[first], &scores[first] + n, 0.0f)/(float) n);
     }
-    const auto            n_chunks = std::max<uint64_t>(1, (uint64_t) of_chunks.size()*n_kept/scores.size());
-    std::vector<uint32_t> rows;
-    for (const uint32_t chunk : keep_highest(of_chunks, (uint32_t) n_chunks)) {
-        for (uint64_t i = (uint64_t) chunk*length; i < std::min<uint64_t>(((uint64_t) chunk + 1)*length, scores.size()); ++i) {
-            rows.push_back((uint32_t) i);
+    const auto rows_of = [&](uint32_t n_chunks) {
+        std::vector<uint32_t> rows;
+        for (const uint32_t chunk : keep_highest(of_chunks, n_chunks)) {
+            for (uint64_t i = (uint64_t) chunk*length; i < std::min<uint64_t>(((uint64_t) chunk + 1)*length, scores.size()); ++i) {
+                rows.push_back((uint32_t) i);
+            }
         }
-    }
-    return rows;
+        return rows;
+    };
+    const auto n_chunks = (uint32_t) ((uint64_t) of_chunks.size()*n_kept/scores.size());
+    auto       rows     = rows_of(n_chunks);
+    return rows.size() <= n_kept ? rows : rows_of(n_chunks - 1); // without the shorter one
 }
 
 } // namespace
@@ -204,7 +208,7 @@ std::vector<std::vector<uint32_t>> choose_by_votes(
     for (const auto & each : votes) {
         scores.push_back(pooled(each, n_window, kernel));
     }
-    if (plan.evict == EVICT_CHUNKKV) {
+    if (plan.evict == EVICT_CHUNKKV && n_kept >= evict_parameter_of(plan, "chunk")) { // else there is room for none
         return { votes.size(), keep_chunks(mean(scores), n_kept, evict_parameter_of(plan, "chunk")) };
     }
     for (const auto & each : scores) {

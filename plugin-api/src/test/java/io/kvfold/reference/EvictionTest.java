@@ -4,8 +4,10 @@ import static io.kvfold.reference.AnswersTogether.GAP;
 import static io.kvfold.reference.AnswersTogether.assertSame;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.within;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.Engine;
 import io.kvfold.FlashAttention;
@@ -23,6 +25,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -104,6 +107,34 @@ final class EvictionTest {
             int[] departing = MODEL.tokens(120, 1);
             departing[60]++;
             assertSame(plan + ", departing", Turn.of(fresh, departing).answer, Turn.of(engine, departing).answer, GAP);
+        }
+    }
+
+    /** Pooling needs all of a text in one batch, so that it is not cut where a prompt is. */
+    @ParameterizedTest
+    @CsvSource({
+        "mean, standard;evict=knorm:1000;at=chunk:16, standard",
+        "cls, standard;evict=keydiff:1000;at=chunk:16, standard",
+        "last, standard;evict=knorm:1000;at=chunk:16, standard",
+        "mean, standard;lazy=1;window=16;sinks=4;queries=4;decide=early, standard;lazy=1;window=16;sinks=4;queries=4;decide=end",
+    })
+    void aTextThatIsEmbeddedIsComputedAsAWhole(String pooling, String plan, String uncut) {
+        assertThat(embedding(plan, pooling)).containsExactly(embedding(uncut, pooling), within(1e-5));
+    }
+
+    private double[] embedding(String plan, String pooling) {
+        try (Engine engine = builder(plan, 1)
+                .ubatchSize(128)
+                .option("embeddings", true)
+                .option("pooling", pooling)
+                .open()) {
+            ObjectNode text = JsonNodeFactory.instance.objectNode();
+            Arrays.stream(MODEL.tokens(120, 1)).forEach(text.putArray("input")::add);
+            JsonNode vector =
+                    engine.call("/v1/embeddings", text).path("data").path(0).path("embedding");
+            return IntStream.range(0, vector.size())
+                    .mapToDouble(i -> vector.get(i).asDouble())
+                    .toArray();
         }
     }
 
