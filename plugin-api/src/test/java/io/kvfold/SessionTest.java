@@ -251,9 +251,8 @@ class SessionTest {
         }
         try (Engine engine = small(1).kvPlan(parsed).open()) {
             Answer restored = ask(engine, session, body(document, first, "why", second, "how"));
-            assertThat(restored.cachedTokens())
-                    .isEqualTo(continued.cachedTokens())
-                    .isGreaterThan(300);
+            // none, as long as these answers tokenised again depart where they begin: see evictor::n_beginning
+            assertThat(restored.cachedTokens()).isEqualTo(continued.cachedTokens());
             assertThat(restored.text()).isEqualTo(continued.text());
         }
     }
