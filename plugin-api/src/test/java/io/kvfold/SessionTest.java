@@ -91,6 +91,16 @@ class SessionTest {
         return body;
     }
 
+    /**
+     * An answer that is the same tokens when its text comes back, so that the conversation goes on behind it: the template
+     * puts a blank before it then, and the first token has one in it.
+     */
+    private static String oneWord(Engine engine, Session session, ObjectNode body) {
+        return ask(engine, session, body.put("grammar", "root ::= \" \" [a-z]+"))
+                .text()
+                .strip();
+    }
+
     private static Answer ask(Engine engine, @Nullable Session session, ObjectNode body) {
         try (Generation generation = session == null ? engine.chat(body) : engine.chat(body, session)) {
             return read(generation);
@@ -245,14 +255,15 @@ class SessionTest {
         String second;
         Answer continued;
         try (Engine engine = small(1).kvPlan(parsed).open()) {
-            first = ask(engine, session, body(document)).text();
-            second = ask(engine, session, body(document, first, "why")).text();
+            first = oneWord(engine, session, body(document));
+            second = oneWord(engine, session, body(document, first, "why"));
             continued = ask(engine, null, body(document, first, "why", second, "how"));
         }
         try (Engine engine = small(1).kvPlan(parsed).open()) {
             Answer restored = ask(engine, session, body(document, first, "why", second, "how"));
-            // none, as long as these answers tokenised again depart where they begin: see evictor::n_beginning
-            assertThat(restored.cachedTokens()).isEqualTo(continued.cachedTokens());
+            assertThat(restored.cachedTokens())
+                    .isEqualTo(continued.cachedTokens())
+                    .isGreaterThan(300);
             assertThat(restored.text()).isEqualTo(continued.text());
         }
     }
