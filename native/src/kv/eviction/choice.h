@@ -24,9 +24,9 @@ std::vector<float> evict_scores(const kvfold_plan & plan, const head_rows & rows
 // By shares of attention that are expected: times how long the value is that a token would add. The first n_sinks stay.
 std::vector<float> of_values(const std::vector<float> & shares, const head_rows & rows, uint32_t n_sinks);
 
-// By methods that look at what queries attend to: for each head of a layer the tokens that it keeps, in ascending order, n_kept of them or as many
-// whole chunks. votes[head][token] says how much the queries of the prompt that are scored attend to the token, in any unit; the
-// prompt has n_prompt of these tokens, the last ones.
+// By methods that look at what queries attend to: for each head of a layer the tokens that it keeps, in ascending order, n_kept of them
+// or as many whole chunks. votes[head][token] says how much the queries of the prompt that are scored attend to the token, in any unit;
+// the prompt has n_prompt of these tokens, the last ones.
 std::vector<std::vector<uint32_t>> choose_by_votes(
         const kvfold_plan & plan, const std::vector<std::vector<float>> & votes, uint32_t n_prompt, uint32_t n_kept);
 

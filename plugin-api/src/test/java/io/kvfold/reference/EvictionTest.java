@@ -219,19 +219,24 @@ final class EvictionTest {
         }
     }
 
-    @ParameterizedTest
-    @CsvSource({"knorm, F16, 1", "streaming, Q8_0, 1", "keydiff, Q4_0, 2"})
-    void memoryIsThatOfTheBudget(String method, KvType type, int cla) throws IOException {
-        Shape wide = new Shape(Architecture.LLAMA, 96, 48, 80, 8, 8, 128, 1e-5, 10000);
-        Path model = ComparedModel.forAnyPlan(wide, LAYERS, 1)
+    /** With rows of keys and values that fill pages. */
+    private Engine.Builder wide(KvType type, int contextSize) throws IOException {
+        Shape shape = new Shape(Architecture.LLAMA, 96, 48, 80, 8, 8, 128, 1e-5, 10000);
+        Path model = ComparedModel.forAnyPlan(shape, LAYERS, 1)
                 .writeForText(folder.resolve("wide.gguf"), KvPlan.standard(LAYERS));
-        try (Engine engine = Engine.builder()
+        return Engine.builder()
                 .model(model)
-                .contextSize(4096)
+                .contextSize(contextSize)
                 .slots(1)
                 .threads(2)
                 .kvCacheTypes(type, type)
-                .flashAttention(FlashAttention.ON)
+                .flashAttention(FlashAttention.ON);
+    }
+
+    @ParameterizedTest
+    @CsvSource({"knorm, F16, 1", "streaming, Q8_0, 1", "keydiff, Q4_0, 2"})
+    void memoryIsThatOfTheBudget(String method, KvType type, int cla) throws IOException {
+        try (Engine engine = wide(type, 4096)
                 .kvPlan(KvPlan.parse("cla:" + cla + ";evict=" + method + ":512", LAYERS))
                 .open()) {
             engine.call("/completion", request(MODEL.tokens(4000, 1)).put("n_predict", 2));
@@ -259,18 +264,9 @@ final class EvictionTest {
     @ParameterizedTest
     @CsvSource({"knorm, F16, 1", "streaming, Q4_0, 2", "tova, F16, 2"})
     void aLongPromptInChunksFitsIntoTheMemoryOfBudgetAndChunk(String method, KvType type, int cla) throws IOException {
-        Shape wide = new Shape(Architecture.LLAMA, 96, 48, 80, 8, 8, 128, 1e-5, 10000);
-        Path model = ComparedModel.forAnyPlan(wide, LAYERS, 1)
-                .writeForText(folder.resolve("wide.gguf"), KvPlan.standard(LAYERS));
         String plan = "cla:" + cla + ";evict=" + method + ":512";
         long row = (long) (2 * 8 * 128 * (type == KvType.F16 ? 2 : 18.0 / 32) * LAYERS / cla);
-        Engine.Builder builder = Engine.builder()
-                .model(model)
-                .contextSize(33_000)
-                .slots(1)
-                .threads(2)
-                .kvCacheTypes(type, type)
-                .flashAttention(FlashAttention.ON)
+        Engine.Builder builder = wide(type, 33_000)
                 .kvBudget((long) (1.05 * (512 + 256) * row))
                 .option("override-kv", "llama.context_length=int:33000");
         ObjectNode body = request(MODEL.tokens(32_768, 1)).put("n_predict", 2);
