@@ -17,6 +17,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.Objects;
 import org.junit.jupiter.api.BeforeAll;
@@ -75,8 +76,11 @@ final class MemoryOfLongChatsTest {
                     chat.size(), engine.kvCacheStats().ledger(), most, beside);
             assertThat(most).isPositive();
         }
-        // the first turns touch what every engine does; after that only the ledger may grow
-        assertThat(beside.get(29) - beside.get(4)).isLessThan(CHECKPOINT);
+        // the first turns touch what every engine does; after that only the ledger may grow, and malloc may keep a copy
+        // that is gone
+        // for a turn
+        assertThat(Collections.min(beside.subList(25, 30)) - Collections.min(beside.subList(4, 9)))
+                .isLessThan(CHECKPOINT);
         assertThat(beside.get(29)).isLessThan(3 * CHECKPOINT);
     }
 
