@@ -438,6 +438,10 @@ KVFOLD_API int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * token
  *                               [layers]  the share of the attention of the last `queries` tokens that falls on the first
  *                               `sinks` positions and the `recent` most recent ones, the query's own included: what a
  *                               layer sees if it retains only these. Mean over heads and queries. Without flash attention
+ *   {"what": "kept_tokens"}     [layers, heads_kv, n_tokens]  1 where the head keeps the token when the prompt has ended, 0 where not.
+ *                               Of a plan that evicts tokens, else KVFOLD_ERROR_UNSUPPORTED; keys and values are of the engine's types.
+ *                               A layer that reads another one's is as that one, one with a window keeps this and its sinks; where a
+ *                               layer has fewer heads than others the rest is -1
  *
  * values  row-major float32 of the shape above, n_values its length in floats; NULL to be told the shape only
  *

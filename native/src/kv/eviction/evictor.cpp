@@ -344,6 +344,9 @@ void evictor::evict(llama_seq_id seq_id) {
         rows.push_back(rows_of(seq_id, layer.il));
         chosen.push_back(choose(seq_id, layer, rows.back(), evict_budget_of(plan, layer.il, n_tokens)));
         n_rows[layer.il] = (uint32_t) chosen.back()[0].size();
+        if (listens) {
+            listens(seq_id, layer.il, chosen.back(), n_tokens);
+        }
         count(layer, n_rows[layer.il], again ? seq.n_rows[layer.il] : 0, rows.back().size() - n_rows[layer.il]);
     }
     const uint32_t n_cells = *std::max_element(n_rows.begin(), n_rows.end());

@@ -19,6 +19,7 @@
 #include "llama.h"
 
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <vector>
 
@@ -64,6 +65,10 @@ public:
 
     // Evicts from the sequences for which it is time; between two batches.
     void settle();
+
+    // Is told before rows move which of them the heads of producer il keep, of a sequence of n_tokens.
+    using listener = std::function<void(llama_seq_id seq_id, uint32_t il, const std::vector<std::vector<uint32_t>> & rows, uint32_t n_tokens)>;
+    void on_choice(listener told) { listens = std::move(told); }
 
     // Layer il does not see the cell at this position of the sequence: other layers keep more.
     bool hides(llama_seq_id seq_id, int il, llama_pos pos) const {
@@ -182,6 +187,7 @@ private:
     uint32_t              v_rotated = 0;
     bool                  unlike    = false;
     std::vector<sequence> sequences;
+    listener              listens;
 
     struct turned {
         rotation how;
