@@ -136,7 +136,8 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   must fit into one, to what a slot holds, as far as the model was trained
  *   "ctx-checkpoints"  defaults to 2: copies of what the windows of a slot hold, where the cache has any; they count against
  *                   "kv-budget", and are dropped before cells lack memory
- *   "batch-size"    defaults to "ubatch-size", so that a cancelled prefill stops after one ubatch; at least 2
+ *   "batch-size"    defaults to "ubatch-size", so that a cancelled prefill stops after one ubatch, or what slots need: 2 or more, and
+ *                   of each slot a token and those that are drafted. With "embeddings" a batch is a ubatch
  *   "fit"           defaults to off: nothing is resized behind the caller's back
  *   "warmup"        defaults to false
  *   "cache-ram"     defaults to 0: no second copy of the KV cache of idle prompts in host memory

@@ -513,7 +513,10 @@ public final class Engine implements AutoCloseable {
             return set("ubatch-size", tokens);
         }
 
-        /** Tokens handed to a decode at most; the ubatch size by default, so that a cancelled prefill stops soon. */
+        /**
+         * Tokens handed to a decode at most, and at least one for each slot; the ubatch size by default, so that a cancelled
+         * prefill stops soon, unless the slots need more.
+         */
         public Builder batchSize(int tokens) {
             return set("batch-size", tokens);
         }
