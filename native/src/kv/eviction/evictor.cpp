@@ -126,7 +126,7 @@ void evictor::vote(const kv_ubatch_part & part, int il, const float * votes, int
     auto & sums = seq.votes[il_kv];
     sums.resize(hparams.n_head_kv(il_kv));
     for (size_t h = 0; h < sums.size(); ++h) {
-        if (!evicts_by_all_queries(plan)) {
+        if (!evicts_by_all_queries(plan) && il == il_kv) { // the first of those that read it
             sums[h].clear(); // of a chunk that ended where no batch did
         }
         sums[h].resize(cells.size()); // of later ubatches as well
