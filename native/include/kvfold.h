@@ -266,7 +266,7 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  * lazy_layers is empty unless the plan leaves it to the engine which layers are lazy. bytes_per_token = sum over layers with
  * storage of the K row and the V row of one token, in bytes. bytes_allocated is the
  * sum of all K and V tensors, bytes_committed what of it takes memory now: pages that hold tokens, where memory is
- * committed as it fills (host memory on Linux, CUDA devices that can map memory), else all of it. bytes_in_use is what the cells that hold a token take, which
+ * committed as it fills (host memory on Linux, CUDA devices that can map memory), else all of it. bytes_in_use is what the rows of tokens take in cells, which
  * fill the last of their pages in part; by_layer has the layers with storage, by_slot every slot, where several answers to
  * one prompt count what they share once each. bytes_budget is "kv-budget" or its default, ledger what counts
  * against it, in bytes: pages of cells in all contexts, context checkpoints, sequences that gave their cells up, buffers of

@@ -423,6 +423,33 @@ static void copies_share_what_is_left(const variant & how) {
     check(evictor_of(some.memory())->shares(0), std::string(how.name) + ": and said to be shared");
 }
 
+// What layers do not have of the cells of a sequence, as the statistics ask for it.
+static void rows_that_layers_lack_count_once() {
+    tested          some   = context_of(variants()[0], "standard;evict=streaming:100;skip=0");
+    const evictor & evicts = *evictor_of(some.memory());
+    const auto      lack   = [&](uint64_t n_all, const std::vector<uint64_t> & by_sequence, const std::string & what) {
+        check(evicts.n_hidden(0) == 0 && evicts.n_hidden(1) == n_all && evicts.n_hidden(3) == n_all, what + ": all together");
+        for (size_t seq_id = 0; seq_id < by_sequence.size(); ++seq_id) {
+            check(evicts.n_hidden((llama_seq_id) seq_id, 1) == by_sequence[seq_id], what + ": sequence " + std::to_string(seq_id));
+        }
+    };
+    some.prompt(n_prompt, 0, 5);
+    lack(0, { 0, 0, 0 }, "until the next batch every layer has every row");
+    llama_memory_seq_cp(some.memory(), 0, 1, -1, -1);
+    lack(200, { 200, 200, 0 }, "copies have the same cells");
+    some.prompt(n_prompt, 2, 9);
+    some.decode(1, n_prompt, 2, 9);
+    lack(400, { 200, 200, 200 }, "another prompt has its own");
+    llama_memory_seq_rm(some.memory(), 2, n_prompt, -1);
+    lack(400, { 200, 200, 200 }, "and keeps them when a token goes");
+    llama_memory_seq_rm(some.memory(), 0, -1, -1);
+    lack(400, { 0, 200, 200 }, "a copy keeps them");
+    llama_memory_seq_keep(some.memory(), 2);
+    lack(200, { 0, 0, 200 }, "others go");
+    llama_memory_clear(some.memory(), false);
+    lack(0, { 0, 0, 0 }, "all go");
+}
+
 static std::vector<float> rest_of_prompt(tested & t, llama_seq_id seq_id, uint32_t n, uint32_t seed) {
     for (uint32_t n_more; n < n_prompt; n += n_more) {
         n_more = std::min(chunk - n % chunk, n_prompt - n);
@@ -468,6 +495,11 @@ static void states_hold_what_is_left(const variant & how, const std::string & pl
     std::vector<uint8_t> state(llama_state_seq_get_size(some.context.get(), 0));
     llama_state_seq_get_data(some.context.get(), state.data(), state.size(), 0);
     check(llama_state_seq_set_data(restored.context.get(), state.data(), state.size(), 1) == state.size(), plan + ": a state is restored");
+    for (int il = 0; il < 4; ++il) {
+        check(evictor_of(restored.memory())->n_hidden(1, il) == evictor_of(some.memory())->n_hidden(0, il), plan + ": with the rows that each layer has");
+    }
+    check(restored.committed() <= some.committed(), plan + ": and their memory: " + std::to_string(restored.committed()) + " bytes, not " +
+          std::to_string(some.committed()));
     const auto expected = some.decode(1, n_prompt + 1, 0, 5);
     check(alike(restored.decode(1, n_prompt + 1, 1, 5), expected), plan + ": and goes on");
     some.decode(80, n_prompt + 2, 0, 5);
@@ -578,6 +610,7 @@ int main(int argc, char ** argv) {
             states_hold_what_is_left(how, "cla:2;evict=pyramidkv:100;queries=16");
         }
     }
+    rows_that_layers_lack_count_once();
     for (const char * attributes : { "evict=snapkv:100", "evict=tova:100", "evict=pyramidkv:100;queries=16", "evict=chunkkv:0.4;queries=32;skip=1", "evict=observed:100",
                                     "evict=expected:100;future=64" }) {
         the_last_queries_are_those_of_the_prompt(attributes);
