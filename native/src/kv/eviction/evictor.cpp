@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 #include <stdexcept>
 #include <string>
 
@@ -49,6 +50,7 @@ evictor::evictor(const llama_hparams & hparams, llama_kv_cache & cache) :
         v_rotated = (uint32_t) rot->ne[0];
     }
     queries.resize(plan.n_layer);
+    hidden.resize(LLAMA_MAX_SEQ);
     done.n_kept.resize(plan.n_layer);
     done.n_evicted.resize(plan.n_layer);
     const auto ids = cache.get_layer_ids();
@@ -126,7 +128,7 @@ void evictor::vote(const kv_ubatch_part & part, int il, const float * votes, int
     auto & sums = seq.votes[il_kv];
     sums.resize(hparams.n_head_kv(il_kv));
     for (size_t h = 0; h < sums.size(); ++h) {
-        if (!evicts_by_all_queries(plan)) {
+        if (!evicts_by_all_queries(plan) && il == il_kv) { // the first of those that read it
             sums[h].clear(); // of a chunk that ended where no batch did
         }
         sums[h].resize(cells.size()); // of later ubatches as well
@@ -355,6 +357,9 @@ void evictor::evict(llama_seq_id seq_id) {
     for (size_t i = 0; i < layers.size(); ++i) {
         keys_of  (seq_id, layers[i], rows[i]).write(chosen[i], to);
         values_of(seq_id, layers[i], rows[i]).write(chosen[i], to);
+        if (listens) {
+            listens(seq_id, layers[i].il, chosen[i], n_tokens);
+        }
     }
     for (const uint32_t i : own) {
         cells.rm(i);
@@ -381,11 +386,25 @@ void evictor::evict(llama_seq_id seq_id) {
 }
 
 void evictor::release_hidden(llama_seq_id seq_id) {
-    for (const uint32_t il : hides_any() ? cache.get_layer_ids() : std::vector<uint32_t>()) {
+    if (!hides_any()) {
+        return;
+    }
+    for (const uint32_t il : cache.get_layer_ids()) {
         release_layer(cache, il, [&](const llama_kv_cells & all, uint32_t i) {
             return all.seq_has(i, seq_id) && hides(seq_id, (int) il, all.pos_get(i));
         }, false);
     }
+    count_hidden(seq_id);
+}
+
+void evictor::count_hidden(llama_seq_id seq_id) {
+    const sequence &      seq = sequences[seq_id];
+    std::vector<uint32_t> n(plan.n_layer);
+    for (const uint32_t il : cache.get_layer_ids()) {
+        n[il] = seq.n_cells - (seq.n_rows.empty() ? 0 : seq.n_rows[il]);
+    }
+    const std::lock_guard<std::mutex> lock(mutex);
+    hidden[seq_id] = std::make_shared<const std::vector<uint32_t>>(std::move(n));
 }
 
 void evictor::count(const kv_tensors & layer, uint64_t n_kept, uint64_t n_kept_before, uint64_t n_evicted) {
@@ -393,6 +412,11 @@ void evictor::count(const kv_tensors & layer, uint64_t n_kept, uint64_t n_kept_b
     done.n_kept   [layer.il] += n_kept - n_kept_before;
     done.n_evicted[layer.il] += n_evicted;
     done.n_bytes             += n_evicted*(ggml_row_size(layer.k->type, layer.k->ne[0]) + ggml_row_size(layer.v->type, layer.v->ne[0]));
+}
+
+void evictor::share_hidden(llama_seq_id seq_id, llama_seq_id from) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    hidden[seq_id] = from < 0 ? nullptr : hidden[from];
 }
 
 evictor::account evictor::so_far() const {
@@ -404,9 +428,19 @@ bool evictor::keep_alike(int a, int b) const {
     return a == b || (plan.evict_skip[a] == plan.evict_skip[b] && (plan.evict_skip[a] || plan.evict != EVICT_PYRAMIDKV));
 }
 
-uint32_t evictor::n_hidden(llama_seq_id seq_id, int il) const {
-    const sequence & seq = sequences[seq_id];
-    return seq.n_cells - (seq.n_rows.empty() ? 0 : seq.n_rows[il]);
+uint64_t evictor::n_hidden(llama_seq_id seq_id, int il) const {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return hidden[seq_id] ? (*hidden[seq_id])[il] : 0;
+}
+
+uint64_t evictor::n_hidden(int il) const {
+    const std::lock_guard<std::mutex>       lock(mutex);
+    std::set<const std::vector<uint32_t> *> counted = { nullptr };
+    uint64_t                                n       = 0;
+    for (const auto & each : hidden) {
+        n += counted.insert(each.get()).second ? (*each)[il] : 0;
+    }
+    return n;
 }
 
 llama_pos evictor::last_of(llama_seq_id seq_id) const {
@@ -432,6 +466,7 @@ void evictor::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
         sequence & seq = sequences[id];
         if (is_whole(id, p0, p1)) {
             seq = {};
+            share_hidden(id, -1);
         } else if (p0 <= last_of(id)) {
             const evicted left = seq;
             seq = {};
@@ -443,6 +478,7 @@ void evictor::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
 void evictor::copy(llama_seq_id from, llama_seq_id to) {
     if (from != to) {
         sequences[to] = sequences[from];
+        share_hidden(to, from);
     }
 }
 
@@ -480,6 +516,7 @@ void evictor::keep(llama_seq_id seq_id) {
     for (llama_seq_id id = 0; id < LLAMA_MAX_SEQ; ++id) {
         if (id != seq_id) {
             sequences[id] = {};
+            share_hidden(id, -1);
         }
     }
 }
@@ -493,11 +530,20 @@ void evictor::write(llama_io_write_i & io, llama_seq_id seq_id) const {
 void evictor::read(llama_io_read_i & io, llama_seq_id seq_id) {
     for (llama_seq_id id = seq_id < 0 ? 0 : seq_id; id <= (seq_id < 0 ? LLAMA_MAX_SEQ - 1 : seq_id); ++id) {
         sequences[id] = {};
+        share_hidden(id, -1);
         static_cast<evicted &>(sequences[id]) = evicted::read(plan, [&] {
             uint32_t number = 0;
             io.read(&number, sizeof(number));
             return number;
         });
+    }
+}
+
+void evictor::restored(llama_seq_id seq_id) {
+    for (llama_seq_id id = seq_id < 0 ? 0 : seq_id; id <= (seq_id < 0 ? LLAMA_MAX_SEQ - 1 : seq_id); ++id) {
+        if (sequences[id].n_compact() > 0) {
+            release_hidden(id);
+        }
     }
 }
 
