@@ -248,6 +248,11 @@ bool evictor::has_too_many(llama_seq_id seq_id, uint32_t n_tokens) const {
     });
 }
 
+size_t evictor::n_hiding(llama_seq_id seq_id, llama_pos pos) const {
+    const auto ids = cache.get_layer_ids();
+    return (size_t) std::count_if(ids.begin(), ids.end(), [&](uint32_t il) { return hides(seq_id, (int) il, pos); });
+}
+
 uint32_t evictor::stream_of(llama_seq_id seq_id) const {
     return cache.get_n_stream() > 1 ? (uint32_t) seq_id : 0;
 }
@@ -350,10 +355,17 @@ void evictor::evict(llama_seq_id seq_id) {
     }
     const uint32_t n_cells = *std::max_element(n_rows.begin(), n_rows.end());
 
-    // those in front, so that attention has less to look at
-    std::vector<uint32_t> to = own;
-    std::sort(to.begin(), to.end());
-    to.resize(n_cells);
+    // those in front, so that attention has less to look at; but first those that hold something in all layers, then those in which
+    // ever fewer have memory
+    std::vector<std::pair<size_t, uint32_t>> order;
+    for (const uint32_t i : own) {
+        order.push_back({ hides_any() ? n_hiding(seq_id, cells.pos_get(i)) : 0, i });
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<uint32_t> to;
+    for (uint32_t i = 0; i < n_cells; ++i) {
+        to.push_back(order[i].second);
+    }
     for (size_t i = 0; i < layers.size(); ++i) {
         keys_of  (seq_id, layers[i], rows[i]).write(chosen[i], to);
         values_of(seq_id, layers[i], rows[i]).write(chosen[i], to);
@@ -369,7 +381,7 @@ void evictor::evict(llama_seq_id seq_id) {
         cells.seq_add(to[i], seq_id);
     }
     if (cache.get_n_stream() == 1) {
-        cache.kv_memory->places->moved(seq_id, to.back());
+        cache.kv_memory->places->moved(seq_id, *std::max_element(to.begin(), to.end()));
     }
     seq.begins.push_back(std::max(seq.begin, seq.n_compact()));
     seq.points.push_back((llama_pos) n_tokens);

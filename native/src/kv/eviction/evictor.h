@@ -168,6 +168,9 @@ private:
     std::vector<uint32_t> cells_of(llama_seq_id seq_id) const;
     std::vector<uint32_t> rows_of (llama_seq_id seq_id, uint32_t il) const;
 
+    // Producers that do not see the cell at this position.
+    size_t n_hiding(llama_seq_id seq_id, llama_pos pos) const;
+
     // Some producer has more rows of a sequence of n_tokens than it is to keep.
     bool has_too_many(llama_seq_id seq_id, uint32_t n_tokens) const;
 
