@@ -134,7 +134,7 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *   "ubatch-size"   defaults to 512, or less where masks and scores over the pool would take more than a twentieth of
  *                   "kv-budget"; with "embeddings" or "reranking" and pooling by mean, first token or rank, where a text
  *                   must fit into one, to what a slot holds, as far as the model was trained
- *   "ctx-checkpoints"  defaults to 2: copies of what the windows of a slot hold, where the cache has any; they count against
+ *   "ctx-checkpoints"  defaults to 3: copies of what the windows of a slot hold, where the cache has any; they count against
  *                   "kv-budget", and are dropped before cells lack memory
  *   "batch-size"    defaults to "ubatch-size", so that a cancelled prefill stops after one ubatch, or what slots need: 2 or more, and
  *                   of each slot a token and those that are drafted. With "embeddings" a batch is a ubatch

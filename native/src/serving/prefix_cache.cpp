@@ -141,21 +141,22 @@ std::vector<kvfold_slot_action> prefix_cache::share(const std::vector<kvfold_pro
     return actions;
 }
 
-// What the slot held for an earlier task is kept as far as the new one is different, and goes if it is of another likeness.
+// What the slot held for an earlier task is kept as far as the new one is different, and goes if it is of another likeness or the new
+// one gets all of its cells from its parent: waiting for them, it holds none.
 void prefix_cache::settle(const kvfold_prompt_view & slot, std::vector<kvfold_slot_action> & actions) {
     seat & own = seats[slot.slot];
-    if (!slot.task || slot.follows_parent || own.task == slot.task->id) {
+    if (!slot.task || own.task == slot.task->id) {
         return;
     }
     const std::string likeness = likeness_of(slot);
     const bool        alike    = own.likeness == likeness;
     const bool        shares   = is_shareable(slot);
-    if (slot.begins) {
-        const size_t n_reused = alike && shares ? slot.held->get_common_prefix(slot.task->tokens) : 0;
+    if (slot.begins || slot.follows_parent) {
+        const size_t n_reused = alike && shares && slot.begins ? slot.held->get_common_prefix(slot.task->tokens) : 0;
         if (on && own.shareable && slot.held->size() >= n_reused + least_tokens) {
             keep(slot, slot.last_used);
         }
-        if (!alike && !slot.held->empty()) {
+        if ((!alike || slot.follows_parent) && !slot.held->empty()) {
             llama_memory_seq_rm(llama_get_memory(ctx), slot.slot, -1, -1);
             actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, 0 });
         }
