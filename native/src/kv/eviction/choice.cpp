@@ -193,6 +193,12 @@ static std::vector<float> mean_of_seen(const std::vector<float> & votes, uint32_
 std::vector<std::vector<uint32_t>> choose_by_votes(
         const kvfold_plan & plan, const std::vector<std::vector<float>> & votes, uint32_t n_prompt, uint32_t n_kept) {
     std::vector<std::vector<uint32_t>> chosen;
+    if (evicts_by_sums(plan)) {
+        for (const auto & each : votes) {
+            chosen.push_back(keep_highest(pooled(each, n_kept/2, 1), n_kept));
+        }
+        return chosen;
+    }
     if (evicts_by_all_queries(plan)) {
         for (const auto & each : votes) {
             chosen.push_back(keep_highest(mean_of_seen(each, n_prompt), n_kept));

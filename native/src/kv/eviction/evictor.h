@@ -8,6 +8,8 @@
 //
 // The next prompt of the conversation is added to what is left, and at its end rows are chosen anew from all that is there. With
 // at=chunk this is also done on the way, wherever a prompt is cut (kv/retention/cuts.h). Those queries decide that have come since.
+// With answer=N it goes on in the answer, whenever the sequence has come to a multiple of N tokens. Drafts are cut there
+// (kvfold_most_drafted()), so that such a multiple is complete when tokens up to it have been accepted.
 #pragma once
 
 #include "hooks/kv-plan.h"
@@ -59,11 +61,12 @@ public:
     // kvfold_prefill.
     void advance(const kv_ubatch_part & part, int32_t prefill, const kv_kept_queries & kept);
 
-    // A prompt has ended since settle(), or a chunk of one.
+    // A prompt has ended since settle(), or a chunk of one, or an answer has come to where it loses tokens.
     bool is_due() const;
 
-    // Evicts from the sequences for which it is time; between two batches.
-    void settle();
+    // Evicts from the sequence if it is time, or from each for which it is; between two batches, when of drafted tokens those are there
+    // that were accepted.
+    void settle(llama_seq_id seq_id = -1);
 
     // Layer il does not see the cell at this position of the sequence: other layers keep more.
     bool hides(llama_seq_id seq_id, int il, llama_pos pos) const {
@@ -94,7 +97,7 @@ public:
 
     const evicted & of(llama_seq_id seq_id) const { return sequences[seq_id]; }
 
-    // Some cell of the sequence is another one's as well, so that nothing can be evicted from it.
+    // Some cell of the sequence is another one's as well, so that it needs others for what it keeps.
     bool shares(llama_seq_id seq_id) const;
 
     // A prompt of n_prompt tokens has n_common of them in common with the n_listed ones of the sequence: with how many it can begin, so
@@ -122,14 +125,19 @@ public:
     void read (llama_io_read_i  & io, llama_seq_id seq_id);
 
 private:
+    using votes_by_head = std::vector<std::vector<std::vector<float>>>; // [producer][head][row]
+
     struct sequence : evicted {
         bool in_prompt = false; // the last ubatch ended in the middle of a prompt
-        bool due       = false; // a prompt or a chunk of it ended with the last ubatch, since settle()
+        bool due       = false; // a prompt, a chunk of it or a part of the answer ended with the last ubatch, since settle()
+        bool answers   = false; // that was a part of the answer
 
         kv_kept_queries                              kept;         // the last ones of its prompt
-        std::vector<std::vector<std::vector<float>>> votes;        // [producer][head][row], since its prompt began or lost tokens
+        votes_by_head                                votes;        // since its prompt began or lost tokens, or since the sequence did
+        votes_by_head                                votes_left;   // where these are added up: as they were when it had lost tokens last
         std::vector<query_moments>                   moments;      // by layer, likewise
         uint32_t                                     n_scored = 0; // tokens of its prompt, likewise
+        std::vector<uint32_t>                        voted_on;     // its cells, while votes of a ubatch come in
 
         llama_pos begin = 0; // of its prompt
 
@@ -139,6 +147,12 @@ private:
     };
 
     void evict(llama_seq_id seq_id);
+
+    // What of the sums of votes belongs to the first tokens of a sequence, of which none has gone since it lost some last.
+    votes_by_head votes_of_first(const sequence & seq, llama_pos n_tokens) const;
+
+    // For what the sequence keeps: of its own cells those in front that nobody else has, and free ones. None if there is no room.
+    std::vector<uint32_t> cells_to_keep_in(llama_seq_id seq_id, const std::vector<uint32_t> & own, uint32_t n_cells);
 
     // The memory of layers that keep fewer rows of the sequence than others.
     void release_hidden(llama_seq_id seq_id);
@@ -151,9 +165,9 @@ private:
     // Whether rows are chosen after the ubatch, if there are too many.
     bool evicts_after(const kv_ubatch_part & part, stage now) const;
 
-    // The cells of a sequence in the order of their positions: all, and those that producer il has rows in.
+    // The cells of a sequence in the order of their positions: all, and those of them that producer il has rows in.
     std::vector<uint32_t> cells_of(llama_seq_id seq_id) const;
-    std::vector<uint32_t> rows_of (llama_seq_id seq_id, uint32_t il) const;
+    std::vector<uint32_t> rows_of (llama_seq_id seq_id, uint32_t il, std::vector<uint32_t> cells) const;
 
     // Some producer has more rows of a sequence of n_tokens than it is to keep.
     bool has_too_many(llama_seq_id seq_id, uint32_t n_tokens) const;

@@ -35,12 +35,17 @@ score_inputs & kvfold_attn_input::get_score(const llm_graph_context & graph) {
         }
         score.mask     = input(ggml_new_tensor_2d(graph.ctx0, GGML_TYPE_F32, n_kv, n_scored), "kv_scored_mask");
         score.retained = input(ggml_new_tensor_2d(graph.ctx0, GGML_TYPE_F32, n_kv, n_scored), "kv_scored_retained");
-        for (int64_t first = 0; first < n_each; first += at_once) {
-            const int64_t n   = std::min(at_once, n_each - first);
-            const size_t  row = score.mask->nb[1], at = first*n_stream*row;
-            score.parts.push_back({ first, n,
-                    ggml_view_4d(graph.ctx0, score.mask,     n_kv, n, 1, n_stream, row, n*row, n*row, at),
-                    ggml_view_4d(graph.ctx0, score.retained, n_kv, 1, n, n_stream, row, row,   n*row, at) });
+        const auto    groups = who.groups.empty() ? std::vector<size_t> { (size_t) n_each } : who.groups; // with streams there is one
+        int64_t       first  = 0, end = 0;
+        for (size_t group = 0; group < groups.size(); ++group) {
+            end += (int64_t) groups[group];
+            for (int64_t n; first < end; first += n) {
+                n = std::min(at_once, end - first);
+                const size_t row = score.mask->nb[1], at = first*n_stream*row;
+                score.parts.push_back({ first, n, group,
+                        ggml_view_4d(graph.ctx0, score.mask,     n_kv, n, 1, n_stream, row, n*row, n*row, at),
+                        ggml_view_4d(graph.ctx0, score.retained, n_kv, 1, n, n_stream, row, row,   n*row, at) });
+            }
         }
     }
     return score;
@@ -101,7 +106,8 @@ std::vector<int32_t> kvfold_attn_input::kept_rows(const llama_ubatch & ubatch) c
 
 int64_t kvfold_attn_input::row_of_query(int64_t q, int64_t n_stream) const {
     const int64_t n_each = (int64_t) who.n_scored/n_stream;
-    const auto &  part   = score.parts[q%n_each/score.parts[0].n];
+    const auto &  part   = *std::prev(std::upper_bound(score.parts.begin(), score.parts.end(), q%n_each,
+            [](int64_t at, const score_inputs::part & each) { return at < each.first; }));
     return part.first*n_stream + q/n_each*part.n + q%n_each - part.first;
 }
 
@@ -190,14 +196,20 @@ void kvfold_attn_input::read_scores(const llama_ubatch & ubatch, ggml_backend_sc
 }
 
 void kvfold_attn_input::evict(const llama_ubatch & ubatch) {
-    const auto         parts = kvfold_ubatch_parts(ubatch);
+    const auto                          parts = kvfold_ubatch_parts(ubatch);
+    std::vector<const kv_ubatch_part *> scored;
+    for (const kv_ubatch_part & part : parts) {
+        if (!score.votes.empty() && !evictor->scored_queries(part, cparams.kv_prefill).empty()) {
+            scored.push_back(&part);
+        }
+    }
     std::vector<float> votes;
-    for (const auto & [il, tensor] : score.votes) {
-        votes.resize(ggml_nelements(tensor));
-        ggml_backend_tensor_get(tensor, votes.data(), 0, ggml_nbytes(tensor));
-        for (const kv_ubatch_part & part : parts) {
-            if (!evictor->scored_queries(part, cparams.kv_prefill).empty()) {
-                evictor->vote(part, il, votes.data(), tensor->ne[1]);
+    for (const score_inputs::vote & vote : score.votes) {
+        votes.resize(ggml_nelements(vote.tensor));
+        ggml_backend_tensor_get(vote.tensor, votes.data(), 0, ggml_nbytes(vote.tensor));
+        for (size_t i = 0; i < scored.size(); ++i) {
+            if (who.groups.empty() || i == vote.group) {
+                evictor->vote(*scored[i], vote.il, votes.data(), vote.tensor->ne[1]);
             }
         }
     }
@@ -292,7 +304,7 @@ void kvfold::build_score(
         ggml_format_name(hidden, "kv_scored_hidden-%d", il);
         score.hidden.push_back({ il, hidden });
     }
-    ggml_tensor * votes = nullptr;
+    std::vector<ggml_tensor *> votes(score.parts.back().group + 1);
     for (const score_inputs::part & part : score.parts) {
         ggml_tensor * those = ggml_view_4d(ctx0, q, n_embd_head, n_head, part.n, n_stream, q->nb[1], q->nb[2], q->nb[3], part.first*q->nb[2]);
         ggml_tensor * kq   = ggml_mul_mat(ctx0, k, ggml_permute(ctx0, those, 0, 2, 1, 3));
@@ -314,7 +326,8 @@ void kvfold::build_score(
             const int64_t n_kv = k->ne[1], n_head_kv = k->ne[2];
             ggml_tensor * of_head = ggml_reshape_3d(ctx0, probabilities, n_kv, part.n*n_head/n_head_kv, n_head_kv);
             ggml_tensor * some    = ggml_sum_rows(ctx0, ggml_cont(ctx0, ggml_transpose(ctx0, of_head)));
-            votes = votes ? ggml_add(ctx0, votes, some) : some;
+            ggml_tensor * & sum = votes[part.group];
+            sum = sum ? ggml_add(ctx0, sum, some) : some;
             continue;
         }
 
@@ -326,10 +339,10 @@ void kvfold::build_score(
 
         score.masses.push_back({ il, part.first, mass });
     }
-    if (votes) {
-        graph.cb(votes, "kv_votes", il);
-        ggml_set_output(votes);
-        ggml_build_forward_expand(graph.gf, votes);
-        score.votes.push_back({ il, votes });
+    for (size_t group = 0; group < votes.size() && votes[group]; ++group) {
+        graph.cb(votes[group], "kv_votes", il);
+        ggml_set_output(votes[group]);
+        ggml_build_forward_expand(graph.gf, votes[group]);
+        score.votes.push_back({ il, group, votes[group] });
     }
 }

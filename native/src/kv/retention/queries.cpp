@@ -15,10 +15,10 @@ int64_t kvfold_scored_at_once(int64_t n) {
     return std::max(SCORED_AT_ONCE, (n + MAX_SCORE_PARTS - 1)/MAX_SCORE_PARTS);
 }
 
-uint32_t kvfold_score_max_nodes(const kvfold_plan & plan, uint32_t n_queries) {
+uint32_t kvfold_score_max_nodes(const kvfold_plan & plan, uint32_t n_queries, uint32_t n_seqs) {
     const int64_t n        = n_queries;
     const int64_t at_once  = kvfold_scored_at_once(n);
-    const int64_t of_layer = 16*((n + at_once - 1)/at_once) + 16; // each part, and what they share
+    const int64_t of_layer = 16*((n + at_once - 1)/at_once + n_seqs) + 16; // each part, and what they share
     return (uint32_t) (plan.n_layer*of_layer);
 }
 

@@ -38,7 +38,8 @@ struct kv_kept_queries {
 
 // How many of n queries have their probabilities in memory at once.
 int64_t  kvfold_scored_at_once(int64_t n);
-uint32_t kvfold_score_max_nodes(const kvfold_plan & plan, uint32_t n_queries); // of a graph that scores so many of one cache
+// Of a graph that scores so many of one cache, perhaps those of each sequence for themselves.
+uint32_t kvfold_score_max_nodes(const kvfold_plan & plan, uint32_t n_queries, uint32_t n_seqs);
 
 // Who looks at how the last queries of a prompt attend.
 struct kv_judge {

@@ -360,9 +360,15 @@ final class InspectCommand implements Callable<Integer> {
                         ", and has %s on the way in chunks of %d",
                         span(evicted, layer -> eviction.peak(layer, plan.layers(), tokens)),
                         eviction.chunk().getAsInt());
+        String answers = eviction.answerPart().isEmpty()
+                ? ""
+                : Values.format(
+                        ", and at most %s during an answer, from which it evicts every %d",
+                        span(evicted, layer -> eviction.answerPeak(layer, plan.layers(), 1, Math.max(0, tokens - 1))),
+                        eviction.answerPart().getAsInt());
         return Values.format(
-                "%s leaves %s of %d tokens when a prompt has ended%s%s",
-                eviction.method().label(), left, tokens, skipped, chunks);
+                "%s leaves %s of %d tokens when a prompt has ended%s%s%s",
+                eviction.method().label(), left, tokens, skipped, chunks, answers);
     }
 
     private static String span(List<Integer> layers, IntToLongFunction what) {
