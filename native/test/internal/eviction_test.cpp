@@ -105,7 +105,7 @@ static void budgets_are_tokens_or_shares() {
                                "standard;at=chunk", "standard;evict=knorm:64;at=chunk:15", "standard;evict=knorm:64;at=chunk:",
                                "standard;evict=knorm:64;at=soon", "standard;evict=snapkv:100;at=chunk:63", "standard;evict=observed:64;at=chunk",
                                "standard;answer=64", "standard;evict=knorm:64;answer=0", "standard;evict=knorm:64;answer=", "standard;evict=knorm:64;answer=1000000000",
-                               "standard;evict=snapkv:100;answer=64", "standard;evict=observed:100;answer=64", "standard;evict=expected:100;answer=64",
+                               "standard;evict=snapkv:100;answer=64", "standard;evict=observed:100;answer=64", "standard;evict=expected:100;answer=64", "standard;evict=rkv:100;answer=7", "standard;evict=rkv:8", "standard;evict=rkv:100;kernel=4",
                                "standard;evict=lagkv:5;lag=1", "standard;evict=knorm:5;skip=0_1", "standard;evict=knorm:5;evict=knorm:5",
                                "streaming:8;evict=knorm:5", "simlayerkv:0.9;evict=knorm:5", "0_0s;window=4;evict=knorm:5", "standard;evict" }) {
         bool refused = false;
@@ -475,11 +475,55 @@ static void readers_of_a_layer_vote_together() {
     }
 }
 
+// R-KV of a KV head with n + 1 tokens, those at these positions left, each product and each cosine for itself.
+static std::vector<double> scores_of_rkv(
+        const seen_queries & queries, uint32_t n, uint32_t h, const std::vector<float> & keys, const rows_t & positions) {
+    const size_t n_rows = positions.size(), n_old = n_rows - 8;
+    const auto   product = [](const float * a, const float * b) { return std::inner_product(a, a + n_embd_head, b, 0.0); };
+    const auto   key     = [&](size_t row) { return &keys[positions[row]*n_embd_head]; };
+    std::vector<double> attention(n_old), like(n_rows), scores(n_old);
+    for (uint32_t token = n - 7; token <= n; ++token) {
+        std::vector<double> shares(n_old);
+        double              sum = 0;
+        for (size_t i = 0; i < n_old; ++i) {
+            const float * q = &queries.values[0][(token*4 + 2*h)*n_embd_head];
+            shares[i] = std::exp(std::max(product(q, key(i)), product(q + n_embd_head, key(i)))/8);
+            sum += shares[i];
+        }
+        for (size_t i = 0; i < n_old; ++i) {
+            attention[i] += shares[i]/sum/8;
+        }
+    }
+    for (size_t row = 0; row < n_rows; ++row) {
+        std::vector<double> cosines(n_rows);
+        size_t              newest = n_rows;
+        for (size_t i = 0; i < n_rows; ++i) {
+            cosines[i] = i == row ? 0 : product(key(row), key(i))/std::sqrt(product(key(row), key(row))*product(key(i), key(i)));
+            newest     = cosines[i] > 0.5 ? i : newest;
+        }
+        for (size_t i = 0; i < n_rows; ++i) {
+            like[i] += i == newest ? 0 : cosines[i]/(double) n_rows;
+        }
+    }
+    double sum = 0;
+    for (const double each : like) {
+        sum += std::exp(each);
+    }
+    for (size_t i = 0; i < n_old; ++i) {
+        double highest = 0;
+        for (size_t j = i < 3 ? 0 : i - 3; j < std::min(n_old, i + 4); ++j) {
+            highest = std::max(highest, attention[j]);
+        }
+        scores[i] = 0.07*highest - 0.93*std::exp(like[i])/sum;
+    }
+    return scores;
+}
+
 // By the attention of queries: in the lowest layer keys and queries of a token are the same whatever it sees.
 static void attention_leaves_the_same_positions_as_a_plain_loop(const std::string & attributes) {
     const std::string plan   = answering(attributes);
     const auto        parsed = kvfold_plan_parse(plan, 4);
-    const bool        adds   = parsed.evict == EVICT_H2O;
+    const bool        adds   = parsed.evict == EVICT_H2O, unlike = parsed.evict == EVICT_RKV;
     seen_queries      queries;
     variant           how  = variants()[0];
     how.options.n_batch    = how.options.n_ubatch = chunk;
@@ -519,11 +563,12 @@ static void attention_leaves_the_same_positions_as_a_plain_loop(const std::strin
         if (n + 1 == n_all || !(ends_a_part(n + 1) || in_chunks) || positions[0].size() <= n_kept) {
             continue;
         }
-        const uint32_t n_recent = adds ? n_kept/2 : 1, n_old = (uint32_t) positions[0].size() - n_recent;
+        const uint32_t n_recent = adds ? n_kept/2 : unlike ? 8 : 1, n_old = (uint32_t) positions[0].size() - n_recent;
         for (uint32_t h = 0; h < 2; ++h) {
-            rows_t rows(n_old);
+            const auto unlike_scores = unlike ? scores_of_rkv(queries, n, h, all.k[h], positions[h]) : std::vector<double>();
+            rows_t     rows(n_old);
             std::iota(rows.begin(), rows.end(), 0);
-            const auto worth = [&](uint32_t i) { return adds ? sums[h][i] : votes[0][i] + votes[1][i]; };
+            const auto worth = [&](uint32_t i) { return unlike ? (float) unlike_scores[i] : adds ? sums[h][i] : votes[0][i] + votes[1][i]; };
             std::sort(rows.begin(), rows.end(), [&](uint32_t a, uint32_t b) { return worth(a) > worth(b); });
             rows.resize(n_kept - n_recent);
             std::sort(rows.begin(), rows.end());
@@ -969,18 +1014,20 @@ int main(int argc, char ** argv) {
         }
     }
     for (const char * attributes : { "evict=snapkv:100", "evict=tova:100", "evict=pyramidkv:100;queries=16", "evict=chunkkv:0.4;queries=32;skip=1", "evict=observed:100",
-                                    "evict=expected:100;future=64", "evict=h2o:100" }) {
+                                    "evict=expected:100;future=64", "evict=h2o:100", "evict=rkv:100" }) {
         the_last_queries_are_those_of_the_prompt(attributes);
     }
-    for (const char * attributes : { "evict=tova:100", "evict=tova:0.4;at=chunk:64", "evict=h2o:100", "evict=h2o:0.3", "evict=h2o:101;at=chunk:64" }) {
+    for (const char * attributes : { "evict=tova:100", "evict=tova:0.4;at=chunk:64", "evict=h2o:100", "evict=h2o:0.3", "evict=h2o:101;at=chunk:64", "evict=rkv:100", "evict=rkv:0.3;at=chunk:64" }) {
         attention_leaves_the_same_positions_as_a_plain_loop(attributes);
     }
     for (const char * attributes : { "evict=knorm:100", "evict=keydiff:0.3", "evict=streaming:100;sinks=4", "evict=lagkv:100;lag=16", "evict=streaming:100;skip=1" }) {
         the_same_positions_stay_as_in_a_plain_loop(attributes);
         an_answer_leaves_the_same_positions_as_a_plain_loop(attributes);
     }
-    for (const char * attributes : { "evict=keydiff:100", "evict=tova:100", "evict=tova:0.3;skip=1", "evict=h2o:100", "evict=h2o:0.3;skip=0" }) {
-        a_part_of_an_answer_is_evicted_from_as_a_prompt(attributes);
+    for (const char * attributes : { "evict=keydiff:100", "evict=tova:100", "evict=tova:0.3;skip=1", "evict=h2o:100", "evict=h2o:0.3;skip=0", "evict=rkv:100", "evict=rkv:100;skip=1" }) {
+        if (attributes[6] != 'r') { // which looks at more queries than such a prompt has
+            a_part_of_an_answer_is_evicted_from_as_a_prompt(attributes);
+        }
         if (attributes[6] != 'h') { // which is never drafted for
             drafts_lose_tokens_when_they_are_accepted(attributes);
         }
@@ -994,7 +1041,7 @@ int main(int argc, char ** argv) {
     }
     for (const char * plan : { "standard;evict=knorm:100", "cla:2;evict=lagkv:0.4;lag=16;skip=0", "standard;evict=snapkv:100;queries=16", "cla:2;evict=tova:100",
                                "standard;evict=pyramidkv:100;queries=16", "standard;evict=chunkkv:0.4;queries=32", "yoco:55;evict=keydiff:100",
-                               "cla:2;evict=expected:60", "cla:2;evict=h2o:100;skip=2" }) {
+                               "cla:2;evict=expected:60", "cla:2;evict=h2o:100;skip=2", "cla:2;evict=rkv:100" }) {
         a_chunk_is_evicted_from_as_a_prompt(plan);
     }
     const golden_eviction golden(argc > 2 ? argv[1] : "");

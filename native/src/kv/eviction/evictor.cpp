@@ -110,7 +110,7 @@ std::vector<kv_query> evictor::scored_queries(const kv_ubatch_part & part, int32
     if (!evicts_by_queries(plan) || !evicts_after(part, now) || !has_too_many(part.seq_id, (uint32_t) part.n_tokens())) {
         return {};
     }
-    return last_queries(part, seq.in_prompt && is_prompt(now) ? seq.kept.pos : std::vector<llama_pos>(), plan.n_queries);
+    return last_queries(part, seq.in_prompt || now == stage::GENERATED ? seq.kept.pos : std::vector<llama_pos>(), plan.n_queries);
 }
 
 std::vector<int32_t> evictor::kept_rows(const kv_ubatch_part & part, int32_t prefill) const {
@@ -119,7 +119,14 @@ std::vector<int32_t> evictor::kept_rows(const kv_ubatch_part & part, int32_t pre
         const auto first = std::lower_bound(part.pos.begin(), part.pos.end(), sinks) - part.pos.begin();
         return is_prompt(stage_of_part(part, prefill)) ? std::vector<int32_t>(part.rows.begin() + first, part.rows.end()) : std::vector<int32_t>();
     }
-    if (!evicts_by_queries(plan) || plan.n_queries <= 1 || stage_of_part(part, prefill) != stage::PROMPT) {
+    if (!evicts_by_queries(plan) || plan.n_queries <= 1) {
+        return {};
+    }
+    // of an answer those that decide when it has come to the next place where tokens go, or of those drafts that end there some are refused
+    const stage    now     = stage_of_part(part, prefill);
+    const uint32_t n_part  = plan.evict_answer > 0 ? part.n_tokens() % plan.evict_answer : 0;
+    const bool     answers = now == stage::GENERATED && plan.evict_answer > 0 && (n_part == 0 || plan.evict_answer - n_part < plan.n_queries);
+    if (now != stage::PROMPT && !answers) {
         return {};
     }
     return { part.rows.end() - (ptrdiff_t) std::min<size_t>(plan.n_queries, part.rows.size()), part.rows.end() };
@@ -162,16 +169,16 @@ void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kep
             }
         }
     }
+    if (!kept.pos.empty() && !evicts_by_moments(plan)) {
+        std::vector<bool> judged(plan.n_layer);
+        for (uint32_t il = 0; il < plan.n_layer; ++il) {
+            judged[il] = judges(part.seq_id, (int) il);
+        }
+        keep_last(seq.kept, kept, plan.n_queries, judged);
+    }
     switch (now) {
         case stage::PROMPT:
             seq.n_scored += (uint32_t) part.rows.size();
-            if (!kept.pos.empty() && !evicts_by_moments(plan)) {
-                std::vector<bool> judged(plan.n_layer);
-                for (uint32_t il = 0; il < plan.n_layer; ++il) {
-                    judged[il] = judges(part.seq_id, (int) il);
-                }
-                keep_last(seq.kept, kept, plan.n_queries, judged);
-            }
             seq.in_prompt = true;
             seq.due       = evicts_after(part, now);
             seq.answers   = false;
@@ -223,6 +230,11 @@ std::vector<uint32_t> evictor::cells_of(llama_seq_id seq_id) const {
     }
     std::sort(own.begin(), own.end(), [&](uint32_t a, uint32_t b) { return cells.pos_get(a) < cells.pos_get(b); });
     return own;
+}
+
+llama_pos evictor::first_of_last(llama_seq_id seq_id, uint32_t n) const {
+    const std::vector<uint32_t> own = cells_of(seq_id);
+    return own.size() <= n ? 0 : cache.get_cells(seq_id).pos_get(own[own.size() - n]);
 }
 
 bool evictor::shares(llama_seq_id seq_id) const {
@@ -287,7 +299,9 @@ std::vector<std::vector<uint32_t>> evictor::choose(
         for (auto & each : votes[layer.il]) {
             each.resize(cells.size()); // of tokens that no query of a prompt or an answer has seen
         }
-        return choose_by_votes(plan, votes[layer.il], sequences[seq_id].n_scored, n_kept);
+        if (!evicts_by_highest(plan)) {
+            return choose_by_votes(plan, votes[layer.il], sequences[seq_id].n_scored, n_kept);
+        }
     }
     const cell_rows                    k = keys_of(seq_id, layer, cells);
     std::vector<std::vector<float>>    values(n_heads);
@@ -302,7 +316,8 @@ std::vector<std::vector<uint32_t>> evictor::choose(
     for (uint32_t h = 0; h < n_heads; ++h) {
         const head_rows rows = { k.n(), k.head(h, k_rotated), std::move(values[h]) };
         chosen.push_back(keep_highest(
-                evicts_by_moments(plan) ? expected_scores(sequences[seq_id], (int) layer.il, h, rows, n_tokens) : evict_scores(plan, rows, n_kept),
+                evicts_by_moments(plan) ? expected_scores(sequences[seq_id], (int) layer.il, h, rows, n_tokens) :
+                evicts_by_highest(plan) ? of_unlike(plan, sequences[seq_id].votes[layer.il][h], rows) : evict_scores(plan, rows, n_kept),
                 n_kept));
     }
     return chosen;
@@ -494,9 +509,12 @@ void evictor::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
             const evicted   left  = seq;
             const llama_pos begin = seq.begin;
             votes_by_head   votes = votes_of_first(seq, p0), votes_left = std::move(seq.votes_left);
+            kv_kept_queries kept  = std::move(seq.kept);
+            keep_before(kept, p0);
             seq = {};
             static_cast<evicted &>(seq) = left;
             seq.begin      = begin;
+            seq.kept       = std::move(kept);
             seq.votes      = std::move(votes);
             seq.votes_left = std::move(votes_left);
         }

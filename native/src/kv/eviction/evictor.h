@@ -104,6 +104,9 @@ public:
     // that it leaves what it would leave without them, or beside what an earlier prompt of the conversation has left.
     uint32_t n_beginning(llama_seq_id seq_id, uint32_t n_common, uint32_t n_listed, uint32_t n_prompt) const;
 
+    // The position of the first of the last n cells of the sequence; 0 if it has no more than these.
+    llama_pos first_of_last(llama_seq_id seq_id, uint32_t n) const;
+
     // Tokens of the sequence that have no cell, and need none.
     uint32_t n_gone(llama_seq_id seq_id) const { return (uint32_t) sequences[seq_id].n_compact() - sequences[seq_id].n_cells; }
 

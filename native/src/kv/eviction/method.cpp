@@ -24,6 +24,7 @@ const std::vector<evict_method> & evict_methods() {
         { "observed",  {} },
         { "expected",  { { "sinks", 4, 1, many }, { "future", 512, 1, 65536 } } },
         { "h2o",       {} },
+        { "rkv",       { { "queries", 8, 1, KVFOLD_MAX_QUERIES }, { "kernel", 7, 1, many } } },
     };
     return methods;
 }
@@ -50,7 +51,11 @@ bool evicts_by_sums(const kvfold_plan & plan) {
 }
 
 bool evicts_in_answers(const kvfold_plan & plan) {
-    return !evicts_by_queries(plan) || plan.evict == EVICT_TOVA || evicts_by_sums(plan);
+    return !evicts_by_queries(plan) || plan.evict == EVICT_TOVA || evicts_by_sums(plan) || evicts_by_highest(plan);
+}
+
+bool evicts_by_highest(const kvfold_plan & plan) {
+    return plan.evict == EVICT_RKV;
 }
 
 bool evicts_by_moments(const kvfold_plan & plan) {

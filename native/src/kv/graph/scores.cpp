@@ -2,6 +2,7 @@
 
 #include "hooks/kv-lazy-layers.h"
 #include "kv/eviction/evictor.h"
+#include "kv/eviction/method.h"
 #include "kv/graph/attn_input.h"
 #include "kv/retention/retention.h"
 
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 
 using namespace kvfold;
@@ -121,12 +123,19 @@ void kvfold_attn_input::set_score_input(const llama_ubatch & ubatch) {
     std::vector<float>   retained(in_use(score.retained) ? mask.size() : 0); // where something may be lazy
     std::vector<int32_t> rows, order;
     int32_t              n_carried = 0;
+    std::map<llama_seq_id, llama_pos> ends; // behind the tokens that have a part
     for (size_t q = 0; q < queries.size(); ++q) {
         const kv_query &       query = queries[q];
         const llama_kv_cells & cells = kv.get_cells(query.seq_id);
         const int64_t          at    = row_of_query((int64_t) q, n_streams(ubatch))*n_kv;
+        if (evicts_by_highest(plan) && ends.count(query.seq_id) == 0) {
+            ends[query.seq_id] = evictor->first_of_last(query.seq_id, evict_queries_of(plan));
+        }
         for (int64_t j = 0; j < n_kv; ++j) {
             if (cells.is_empty(j) || !cells.seq_has(j, query.seq_id) || cells.pos_get(j) > query.pos - (plan.strict ? 1 : 0)) {
+                continue;
+            }
+            if (evicts_by_highest(plan) && cells.pos_get(j) >= ends[query.seq_id]) {
                 continue;
             }
             mask[at + j]     = 0.0f;
@@ -281,6 +290,17 @@ ggml_tensor * kvfold::rows_of(ggml_context * ctx, ggml_tensor * q) {
     return ggml_reshape_2d(ctx, ggml_is_contiguous(q) ? q : ggml_cont(ctx, q), q->ne[0]*q->ne[1], q->ne[2]);
 }
 
+// [n_kv, n, n_head] -> [n_kv, n, n_head_kv]: of the heads that read one the highest.
+static ggml_tensor * highest_of_alike(ggml_context * ctx, ggml_tensor * kq, int64_t n_head_kv) {
+    const int64_t n_alike = kq->ne[2]/n_head_kv;
+    ggml_tensor * most    = nullptr;
+    for (int64_t i = 0; i < n_alike; ++i) {
+        ggml_tensor * each = ggml_cont(ctx, ggml_view_3d(ctx, kq, kq->ne[0], kq->ne[1], n_head_kv, kq->nb[1], n_alike*kq->nb[2], i*kq->nb[2]));
+        most = most ? ggml_add(ctx, most, ggml_relu(ctx, ggml_sub(ctx, each, most))) : each;
+    }
+    return most;
+}
+
 // As in build_attn_mha(); flash attention never writes its probabilities down.
 void kvfold::build_score(
         const llm_graph_context & graph, kvfold_attn_input & inp, ggml_tensor * q, ggml_tensor * k, ggml_tensor * sinks, float kq_scale, int il) {
@@ -304,6 +324,8 @@ void kvfold::build_score(
         ggml_format_name(hidden, "kv_scored_hidden-%d", il);
         score.hidden.push_back({ il, hidden });
     }
+    const bool highest = evicts_by_highest(graph.hparams.kv_plan);
+
     std::vector<ggml_tensor *> votes(score.parts.back().group + 1);
     for (const score_inputs::part & part : score.parts) {
         ggml_tensor * those = ggml_view_4d(ctx0, q, n_embd_head, n_head, part.n, n_stream, q->nb[1], q->nb[2], q->nb[3], part.first*q->nb[2]);
@@ -317,14 +339,15 @@ void kvfold::build_score(
             kq = ggml_scale(ctx0, kq, 1.0f / graph.hparams.f_attn_logit_softcapping);
             kq = ggml_scale(ctx0, ggml_tanh(ctx0, kq), graph.hparams.f_attn_logit_softcapping);
         }
+        kq = highest ? highest_of_alike(ctx0, kq, k->ne[2]) : kq;
         kq = hidden ? ggml_add(ctx0, kq, hidden) : kq;
         ggml_tensor * probabilities = ggml_soft_max_ext(ctx0, kq, part.mask, kq_scale, 0.0f);
-        ggml_soft_max_add_sinks(probabilities, sinks);
+        ggml_soft_max_add_sinks(probabilities, highest ? nullptr : sinks);
 
         if (inp.evictor) {
             // [n_kv, n, n_head] -> [n*n_head/n_head_kv, n_kv, n_head_kv] -> [1, n_kv, n_head_kv]
             const int64_t n_kv = k->ne[1], n_head_kv = k->ne[2];
-            ggml_tensor * of_head = ggml_reshape_3d(ctx0, probabilities, n_kv, part.n*n_head/n_head_kv, n_head_kv);
+            ggml_tensor * of_head = ggml_reshape_3d(ctx0, probabilities, n_kv, part.n*probabilities->ne[2]/n_head_kv, n_head_kv);
             ggml_tensor * some    = ggml_sum_rows(ctx0, ggml_cont(ctx0, ggml_transpose(ctx0, of_head)));
             ggml_tensor * & sum = votes[part.group];
             sum = sum ? ggml_add(ctx0, sum, some) : some;

@@ -114,6 +114,9 @@ static void check_queries(const kvfold_plan & plan) {
     if (plan.evict_chunk > 0 && plan.evict_chunk < n_queries) {
         fail("a chunk has " + std::to_string(plan.evict_chunk) + " tokens, fewer than the last " + std::to_string(n_queries) + ", whose attention decides");
     }
+    if (plan.evict_answer > 0 && plan.evict_answer < n_queries) {
+        fail("answer=" + std::to_string(plan.evict_answer) + " is fewer than the last " + std::to_string(n_queries) + " tokens, whose attention decides");
+    }
     if (plan.evict_budget > 0 && plan.evict_budget <= n_queries) {
         fail("the number of tokens to keep is " + std::to_string(plan.evict_budget) + ", not more than the last " + std::to_string(n_queries) +
              ", which always stay");

@@ -108,7 +108,13 @@ public final class Eviction {
          * half of the budget (<a href="https://arxiv.org/abs/2306.14048">H2O</a>). The attention of every token is computed
          * twice for it, and nothing is drafted.
          */
-        H2O();
+        H2O(),
+        /**
+         * What the last {@code queries} tokens (8), which stay themselves, attend to, or a token within {@code kernel} around it
+         * (7), unless its key is much like others (R-KV, <a href="https://arxiv.org/abs/2505.24133">paper</a>), which is meant
+         * for long answers: {@link Eviction#inAnswers}.
+         */
+        RKV(new Parameter(QUERIES, 8, 1, AutomaticRetention.MAX_QUERIES), new Parameter(KERNEL, 7, 1, MANY));
 
         private final List<Parameter> parameters;
 
@@ -126,7 +132,7 @@ public final class Eviction {
         }
 
         boolean evictsInAnswers() {
-            return !looksAtQueries() || this == TOVA || this == H2O;
+            return !looksAtQueries() || this == TOVA || this == H2O || this == RKV;
         }
 
         private Parameter parameter(String name) {
@@ -256,7 +262,8 @@ public final class Eviction {
      * than its budget and so many tokens after the prompt, however long the answer is.
      *
      * <p>For {@link Method#KNORM}, {@link Method#KEYDIFF}, {@link Method#LAGKV}, {@link Method#STREAMING}, {@link
-     * Method#TOVA}, which takes the query of the newest token, and {@link Method#H2O}. No plan has it with the others, whose queries are those of a
+     * Method#TOVA}, which takes the query of the newest token, {@link Method#H2O}, and {@link Method#RKV}, whose queries
+     * are no more than these tokens. No plan has it with the others, whose queries are those of a
      * prompt.
      *
      * @param tokens between two evictions, from 1 to 999,999,999; 0 evicts nothing from answers, as without this call
@@ -575,6 +582,12 @@ public final class Eviction {
             throw new InvalidPlanException(
                     "a chunk has " + chunk + " tokens, fewer than the last " + queries() + ", whose attention decides",
                     (long) chunk,
+                    (long) queries());
+        }
+        if (part > 0 && method.looksAtQueries() && part < queries()) {
+            throw new InvalidPlanException(
+                    "answer=" + part + " is fewer than the last " + queries() + " tokens, whose attention decides",
+                    (long) part,
                     (long) queries());
         }
         if (method.looksAtQueries() && tokens > 0 && tokens <= queries()) {

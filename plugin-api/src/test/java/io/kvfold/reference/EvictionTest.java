@@ -12,6 +12,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.Engine;
 import io.kvfold.FlashAttention;
 import io.kvfold.Generation;
+import io.kvfold.InvalidPlanException;
 import io.kvfold.KvBudgetExceededException;
 import io.kvfold.KvCacheStats;
 import io.kvfold.KvPlan;
@@ -89,7 +90,8 @@ final class EvictionTest {
                 "standard;evict=knorm:40;answer=8",
                 "cla:2;evict=tova:0.3;answer=10",
                 "standard;evict=lagkv:40;lag=8;at=chunk:32;answer=16;skip=0",
-                "standard;evict=h2o:40;answer=8"
+                "standard;evict=h2o:40;answer=8",
+                "cla:2;evict=rkv:40;answer=10"
             })
     void aConversationGoesOnWithWhatIsLeft(String plan) {
         try (Engine engine = builder(plan, 2).open();
@@ -149,7 +151,8 @@ final class EvictionTest {
                 "cla:2;evict=lagkv:40;lag=8",
                 "standard;evict=keydiff:40;answer=8",
                 "cla:2;evict=tova:40;answer=8",
-                "standard;evict=h2o:40;answer=8"
+                "standard;evict=h2o:40;answer=8",
+                "cla:2;evict=rkv:40;answer=8"
             })
     void severalAnswersToAPromptShareWhatIsLeft(String plan) {
         try (Engine engine = builder(plan, 3).open()) {
@@ -178,7 +181,8 @@ final class EvictionTest {
                 "cla:2;evict=snapkv:40;queries=16",
                 "standard;evict=keydiff:40;answer=8",
                 "cla:2;evict=tova:40;answer=8",
-                "standard;evict=h2o:40;answer=8"
+                "standard;evict=h2o:40;answer=8",
+                "standard;evict=rkv:40;answer=10"
             })
     void draftsDoNotChangeAnAnswer(String plan) {
         try (Engine plain = builder(plan, 1).open();
@@ -199,6 +203,18 @@ final class EvictionTest {
         }
     }
 
+    @Test
+    void aDraftModelThatEvictsDuringItsAnswerIsRefused() throws IOException {
+        Path draft = MODEL.writeForText(
+                folder.resolve("draft.gguf"), KvPlan.parse("standard;evict=knorm:40;answer=8", LAYERS));
+        Engine.Builder builder = builder("standard", 1)
+                .option("spec-type", "draft-simple")
+                .option("spec-draft-model", draft.toString());
+        assertThatThrownBy(builder::open)
+                .isInstanceOf(InvalidPlanException.class)
+                .hasMessageContaining("answer=8");
+    }
+
     /** The youngest gives its cells up in the middle of its second answer, and gets the same ones back. */
     @ParameterizedTest
     @ValueSource(
@@ -213,7 +229,8 @@ final class EvictionTest {
                 "cla:2;evict=tova:100;at=chunk:64",
                 "standard;evict=keydiff:140;answer=16",
                 "cla:2;evict=tova:140;at=chunk:32;answer=10",
-                "cla:2;evict=h2o:0.6;answer=24"
+                "cla:2;evict=h2o:0.6;answer=24",
+                "standard;evict=rkv:140;answer=24"
             })
     void aSuspendedConversationLosesTheSameTokensAgain(String plan) {
         Engine.Builder builder = builder(plan, 4).contextSize(512).option("kv-unified-per-slot", 512);
@@ -313,7 +330,8 @@ final class EvictionTest {
             strings = {
                 "standard;evict=keydiff:40;answer=16",
                 "cla:2;evict=tova:0.3;answer=10",
-                "cla:2;evict=h2o:40;answer=10;skip=0"
+                "cla:2;evict=h2o:40;answer=10;skip=0",
+                "standard;evict=rkv:0.4;at=chunk:32;answer=12"
             })
     void longAnswersAreThoseOfTheRequestsAlone(String plan) {
         List<ObjectNode> bodies = IntStream.range(0, 6)
@@ -397,6 +415,7 @@ final class EvictionTest {
                 "standard;answer=64 | evict=METHOD:BUDGET",
                 "standard;evict=knorm:64;answer=0 | 1 to",
                 "standard;evict=knorm:64;answer=x | x",
+                "standard;evict=rkv:64;answer=7 | last 8",
                 "standard;evict=snapkv:100;answer=64 | knorm, keydiff, lagkv, streaming, tova",
                 "standard;evict=observed:100;answer=64 | answer=64",
                 "standard;evict=expected:100;answer=64 | expected looks at the queries of a prompt",

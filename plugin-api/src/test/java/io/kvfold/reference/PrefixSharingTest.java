@@ -420,6 +420,7 @@ final class PrefixSharingTest {
         "standard;evict=streaming:30;answer=8, 18",
         "cla:2;evict=tova:0.5;at=chunk:32;answer=10, 19",
         "standard;evict=h2o:40;answer=16, 20",
+        "cla:2;evict=rkv:40;answer=16, 21",
     })
     void requestsOfARandomTreeAnswerAsAlone(String plan, long seed) throws IOException {
         Random random = new Random(seed);
