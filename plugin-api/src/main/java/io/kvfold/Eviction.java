@@ -567,7 +567,8 @@ public final class Eviction {
     void check() {
         if (part > 0 && !method.evictsInAnswers()) {
             throw new InvalidPlanException(method.label()
-                    + " looks at the queries of a prompt, so it evicts nothing during the answer (answer=" + part + "); "
+                    + " looks at the queries of a prompt, so it evicts nothing during the answer (answer=" + part
+                    + "); "
                     + Arrays.stream(Method.values())
                             .filter(Method::evictsInAnswers)
                             .map(Method::label)

@@ -207,9 +207,8 @@ final class EvictionTest {
     void aDraftModelThatEvictsDuringItsAnswerIsRefused() throws IOException {
         Path draft = MODEL.writeForText(
                 folder.resolve("draft.gguf"), KvPlan.parse("standard;evict=knorm:40;answer=8", LAYERS));
-        Engine.Builder builder = builder("standard", 1)
-                .option("spec-type", "draft-simple")
-                .option("spec-draft-model", draft.toString());
+        Engine.Builder builder =
+                builder("standard", 1).option("spec-type", "draft-simple").option("spec-draft-model", draft.toString());
         assertThatThrownBy(builder::open)
                 .isInstanceOf(InvalidPlanException.class)
                 .hasMessageContaining("answer=8");
@@ -317,7 +316,12 @@ final class EvictionTest {
             });
             System.out.printf(
                     "%s, keys and values in %s, layers in groups of %d: %,d bytes behind an answer of 2000 tokens, never more than %,d, %.3f s%n",
-                    method, type, cla, stats.bytesCommitted(), most, stats.evictions().seconds());
+                    method,
+                    type,
+                    cla,
+                    stats.bytesCommitted(),
+                    most,
+                    stats.evictions().seconds());
         }
         try (Engine engine = builder.kvPlan(KvPlan.parse(plan, LAYERS)).open()) {
             assertThatThrownBy(() -> engine.call("/completion", body)).isInstanceOf(KvBudgetExceededException.class);
@@ -346,7 +350,11 @@ final class EvictionTest {
         try (Engine engine = builder(plan, 3).open()) {
             List<Generation> together = bodies.stream().map(engine::complete).toList();
             for (int i = 0; i < bodies.size(); i++) {
-                assertSame(plan + ", request " + i, alone.get(i), Objects.requireNonNull(together.get(i).next()), GAP);
+                assertSame(
+                        plan + ", request " + i,
+                        alone.get(i),
+                        Objects.requireNonNull(together.get(i).next()),
+                        GAP);
                 together.get(i).close();
             }
             assertThat(engine.kvCacheStats().evictions().prompts()).isEqualTo(6);
