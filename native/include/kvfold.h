@@ -136,7 +136,8 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   must fit into one, to what a slot holds, as far as the model was trained
  *   "ctx-checkpoints"  defaults to 2: copies of what the windows of a slot hold, where the cache has any; they count against
  *                   "kv-budget", and are dropped before cells lack memory
- *   "batch-size"    defaults to "ubatch-size", so that a cancelled prefill stops after one ubatch; at least 2
+ *   "batch-size"    defaults to "ubatch-size", so that a cancelled prefill stops after one ubatch, or what slots need: 2 or more, and
+ *                   of each slot a token and those that are drafted. With "embeddings" a batch is a ubatch
  *   "fit"           defaults to off: nothing is resized behind the caller's back
  *   "warmup"        defaults to false
  *   "cache-ram"     defaults to 0: no second copy of the KV cache of idle prompts in host memory
@@ -265,7 +266,7 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  * lazy_layers is empty unless the plan leaves it to the engine which layers are lazy. bytes_per_token = sum over layers with
  * storage of the K row and the V row of one token, in bytes. bytes_allocated is the
  * sum of all K and V tensors, bytes_committed what of it takes memory now: pages that hold tokens, where memory is
- * committed as it fills (host memory on Linux, CUDA devices that can map memory), else all of it. bytes_in_use is what the cells that hold a token take, which
+ * committed as it fills (host memory on Linux, CUDA devices that can map memory), else all of it. bytes_in_use is what the rows of tokens take in cells, which
  * fill the last of their pages in part; by_layer has the layers with storage, by_slot every slot, where several answers to
  * one prompt count what they share once each. bytes_budget is "kv-budget" or its default, ledger what counts
  * against it, in bytes: pages of cells in all contexts, context checkpoints, sequences that gave their cells up, buffers of
@@ -438,6 +439,10 @@ KVFOLD_API int32_t kvfold_evaluate(kvfold_engine * engine, const int32_t * token
  *                               [layers]  the share of the attention of the last `queries` tokens that falls on the first
  *                               `sinks` positions and the `recent` most recent ones, the query's own included: what a
  *                               layer sees if it retains only these. Mean over heads and queries. Without flash attention
+ *   {"what": "kept_tokens"}     [layers, heads_kv, n_tokens]  1 where the head keeps the token when the prompt has ended, 0 where not.
+ *                               Of a plan that evicts tokens, else KVFOLD_ERROR_UNSUPPORTED; keys and values are of the engine's types.
+ *                               A layer that reads another one's is as that one, one with a window keeps this and its sinks; where a
+ *                               layer has fewer heads than others the rest is -1
  *
  * values  row-major float32 of the shape above, n_values its length in floats; NULL to be told the shape only
  *

@@ -121,6 +121,56 @@ static void rejects_values_out_of_range() {
     CHECK(slots.object().value("limit", 0) >= 1);
 }
 
+// Whatever they are together, an engine opens and answers, or says which of them is too small, and for what.
+static void ubatches_batches_and_slots_go_together_or_are_refused() {
+    const json plain = json::object(), drafts = { { "spec-type", "ngram-simple" } };
+    const auto embeds = [](const char * pooling) { return json{ { "embeddings", true }, { "pooling", pooling } }; };
+    int        n_opened = 0, n_refused = 0;
+    for (const json & more : { plain, drafts, embeds("mean"), embeds("cls"), embeds("last"), embeds("none") }) {
+        for (const bool unified : { true, false }) {
+            for (const int slots : { 1, 4, 17 }) {
+                for (const int ubatch : { 0, 1, 2, 17 }) {
+                    for (const int batch : { 0, 2, 17 }) {
+                        json options = with(with(small(), "parallel", slots), "kv-unified", unified);
+                        options.update(more);
+                        if (ubatch > 0) {
+                            options["ubatch-size"] = ubatch;
+                        }
+                        if (batch > 0) {
+                            options["batch-size"] = batch;
+                        }
+                        const engine e(options);
+                        (e.ok() ? n_opened : n_refused)++;
+                        if (e.ok()) {
+                            const bool           to_embed = options.contains("embeddings");
+                            std::vector<request> together;
+                            for (int i = 0; i < slots; i++) {
+                                together.push_back(to_embed ? request(e, "/embeddings", { { "input", { 5 + i } } })
+                                                            : request(e, "/completion", { { "prompt", { 5 + i, 6, 7 } }, { "n_predict", 3 } }));
+                            }
+                            for (const request & each : together) {
+                                answer last;
+                                CHECK_EQUAL(each.drain(&last).size(), (size_t) 1);
+                                CHECK_EQUAL(last.status, (int) KVFOLD_DONE);
+                            }
+                            continue;
+                        }
+                        const json        why    = e.opened.object();
+                        const std::string option = why.value("option", "");
+                        CHECK_EQUAL(e.opened.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+                        CHECK(option == "ubatch-size" || option == "batch-size");
+                        CHECK_EQUAL(why.value("value", 0), options.value(option, 0));
+                        CHECK(why.value("limit", 0) > why.value("value", 0) || e.opened.mentions("multiple"));
+                        CHECK(e.opened.mentions(std::to_string(slots) + " slot"));
+                    }
+                }
+            }
+        }
+    }
+    printf("ubatches, batches and slots: %d engines opened and answered, %d were refused\n", n_opened, n_refused);
+    CHECK(n_opened > 0 && n_refused > 0);
+}
+
 static void reports_a_server_that_cannot_be_reached() {
     const answer a = engine(with(small(), "rpc", "127.0.0.1:1")).opened;
     CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
@@ -315,6 +365,7 @@ int main() {
     rejects_unknown_options_with_a_hint();
     refuses_options_that_print_exit_listen_or_download();
     rejects_values_out_of_range();
+    ubatches_batches_and_slots_go_together_or_are_refused();
     reports_a_server_that_cannot_be_reached();
     takes_an_option_in_every_form();
     refuses_a_cache_that_cannot_fit();

@@ -1,5 +1,5 @@
-// What a model computes inside: hidden states, keys and values, and how much attention falls on what a lazy layer retains.
-// Searches for KV plans are made of these (KVSharer, arXiv 2410.18517; SimLayerKV, arXiv 2410.13846).
+// What a model computes inside: hidden states, keys and values, how much attention falls on what a lazy layer retains, and which tokens
+// stay where some are evicted. Searches for KV plans are made of these (KVSharer, arXiv 2410.18517; SimLayerKV, arXiv 2410.13846).
 
 #include "engine/observe.h"
 
@@ -8,7 +8,11 @@
 #include "process/at_exit.h"
 #include "engine/evaluation.h"
 #include "process/json_text.h"
+#include "kv/eviction/evictor.h"
+#include "kv/eviction/kept_tokens.h"
 #include "kv/memory/caches.h"
+#include "kv/memory/folded_memory.h"
+#include "kv/retention/cuts.h"
 
 #include "ggml-backend.h"
 #include "llama-kv-cache.h"
@@ -34,6 +38,7 @@ observation parse_observation(const std::string & text) {
         { "hidden_states",  observation::HIDDEN_STATES  },
         { "keys_values",    observation::KEYS_VALUES    },
         { "attention_mass", observation::ATTENTION_MASS },
+        { "kept_tokens",    observation::KEPT_TOKENS    },
     };
     const json  object = parse_object(text, "what to observe");
     observation wanted;
@@ -44,7 +49,7 @@ observation parse_observation(const std::string & text) {
             named       = true;
         } else if (name == "what") {
             throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"what\" is " + value.dump_safe() +
-                                                           ", known are hidden_states, keys_values and attention_mass").about_option(name);
+                                                           ", known are hidden_states, keys_values, attention_mass and kept_tokens").about_option(name);
         } else if (name == "queries") {
             wanted.queries = read_count(name, value, 1);
         } else if (name == "sinks") {
@@ -76,12 +81,21 @@ int64_t uniform_row(const llama_model * model) {
     return width;
 }
 
+uint32_t most_heads(const llama_hparams & hparams) {
+    uint32_t n = 0;
+    for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
+        n = std::max(n, hparams.n_head_kv(il));
+    }
+    return n;
+}
+
 std::vector<int64_t> shape_of(const observation & wanted, const llama_model * model, int32_t n_tokens) {
     const int64_t n_layer = model->hparams.n_layer();
     switch (wanted.what) {
         case observation::HIDDEN_STATES:  return { n_tokens, llama_model_n_embd_out(model) };
         case observation::KEYS_VALUES:    return { 2, n_layer, n_tokens, uniform_row(model) };
         case observation::ATTENTION_MASS: return { n_layer };
+        case observation::KEPT_TOKENS:    return { n_layer, most_heads(model->hparams), n_tokens };
     }
     return {};
 }
@@ -185,6 +199,43 @@ struct mass_reader {
     }
 };
 
+// Which tokens stay when the prompt has ended: as the engine computes one, up to the logits of its last token.
+void read_kept_tokens(evaluation & run, const llama_hparams & hparams, const int32_t * tokens, int32_t n_tokens, int32_t n_ubatch, int64_t n_heads,
+                      float * values) {
+    const kvfold_plan &      plan   = hparams.kv_plan;
+    llama_memory_i * const   memory = llama_get_memory(run.get());
+    std::vector<kept_tokens> layers;
+    for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
+        layers.emplace_back(hparams.n_head_kv(il));
+    }
+    evictor_of(memory)->on_choice([&](llama_seq_id, uint32_t il, const std::vector<std::vector<uint32_t>> & rows, uint32_t n) {
+        layers[il].choose(rows, n);
+    });
+    for (int32_t start = 0, end; start < n_tokens; start = end) {
+        const int32_t more = std::min(n_ubatch, n_tokens - start);
+        end = start + (int32_t) std::min<int64_t>(more, tokens_to_cut(run.get(), (uint32_t) start));
+        run.decode(tokens, start, end, n_tokens - 1);
+    }
+    settle_evictions(memory);
+
+    const auto sees = [&](uint32_t il, int32_t token) {
+        return !plan.in_swa[il] || plan.is_sink(token) || n_tokens - token <= (int32_t) plan.n_swa;
+    };
+    for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
+        const auto il_kv = (uint32_t) plan.kv[il];
+        const auto kept  = layers[il_kv].at((uint32_t) n_tokens);
+        float *    row   = values + il*n_heads*n_tokens;
+        std::fill(row, row + n_heads*n_tokens, -1.0f);
+        for (const auto & of_head : kept) {
+            std::fill(row, row + n_tokens, 0.0f);
+            for (const uint32_t token : of_head) {
+                row[token] = sees(il_kv, (int32_t) token) ? 1.0f : 0.0f;
+            }
+            row += n_tokens;
+        }
+    }
+}
+
 } // namespace
 
 json engine::observe(const std::string & what, const int32_t * tokens, int32_t n_tokens, float * values, size_t n_values) {
@@ -193,6 +244,10 @@ json engine::observe(const std::string & what, const int32_t * tokens, int32_t n
     const llama_model * model  = llama_get_model(server->get_llama_context());
     const observation   wanted = parse_observation(what);
     check_sequence(model, tokens, n_tokens);
+    const kvfold_plan & plan = model->hparams.kv_plan;
+    if (wanted.what == observation::KEPT_TOKENS && !plan.evicts()) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "the KV plan " + (plan.active() ? plan.str() : "standard") + " evicts no tokens; evict=METHOD:BUDGET does");
+    }
 
     const auto shape  = shape_of(wanted, model, n_tokens);
     size_t     needed = 1;
@@ -208,8 +263,17 @@ json engine::observe(const std::string & what, const int32_t * tokens, int32_t n
                                                        std::to_string(n_values)).compares((int64_t) n_values, (int64_t) needed);
     }
 
-    // the scored queries have a ubatch of their own
     const int32_t n_ubatch = options.params.n_ubatch;
+    if (wanted.what == observation::KEPT_TOKENS) {
+        evaluation run(*this, model, options.params, n_tokens, [](llama_context_params & params) {
+            params.n_outputs_max         = 1;
+            params.n_outputs_max_per_seq = 1;
+        });
+        read_kept_tokens(run, model->hparams, tokens, n_tokens, n_ubatch, shape[1], values);
+        return answer;
+    }
+
+    // the scored queries have a ubatch of their own
     const int32_t n_last   = wanted.what == observation::ATTENTION_MASS ? wanted.queries : 0;
     if (n_last > std::min(n_ubatch, n_tokens)) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"queries\" is " + std::to_string(n_last) + " but the sequence has " +

@@ -9,7 +9,7 @@
 namespace kvfold {
 
 struct observation {
-    enum kind { HIDDEN_STATES, KEYS_VALUES, ATTENTION_MASS };
+    enum kind { HIDDEN_STATES, KEYS_VALUES, ATTENTION_MASS, KEPT_TOKENS };
 
     kind    what    = HIDDEN_STATES;
     int32_t queries = 32; // of ATTENTION_MASS

@@ -431,21 +431,24 @@ common_params parse_server_options(const common_params & engine, const std::stri
     return params;
 }
 
-// Follows common_params_parse_ex() and llama_server() of the pinned version, in their order.
-// The server core aborts when one decode call cannot take each slot's last token and its draft.
-static void make_room_for_drafts(engine_options & options) {
+// One decode call has to take each slot's last token and its draft, and as many outputs; or llama.cpp aborts.
+static void make_room_for_slots(engine_options & options) {
     common_params & params = options.params;
     const int64_t   drafts = common_speculative_n_max(&params.speculative);
-    const int64_t   needed = params.n_parallel * (1 + drafts);
-    if (drafts == 0 || needed <= params.n_batch) {
+    const int64_t   needed = std::max<int64_t>(min_batch_size, params.n_parallel * (1 + drafts));
+    if (needed <= params.n_batch) {
         return;
     }
-    if (options.batch_size_given || needed > std::numeric_limits<int32_t>::max()) {
-        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"batch-size\" is " + std::to_string(params.n_batch) + ", but " +
-                                                       std::to_string(params.n_parallel) + " slots with drafts of up to " +
-                                                       std::to_string(drafts) + " tokens need " + std::to_string(needed))
+    const bool by_ubatch = params.embedding && params.n_batch == params.n_ubatch; // there a batch is a ubatch
+    if (by_ubatch || options.batch_size_given || needed > std::numeric_limits<int32_t>::max()) {
+        const std::string option = by_ubatch ? "ubatch-size" : "batch-size";
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"" + option + "\" is " + std::to_string(params.n_batch) + ", but " +
+                                                       (by_ubatch ? "embeddings in " : "") + std::to_string(params.n_parallel) +
+                                                       (params.n_parallel > 1 ? " slots" : " slot") +
+                                                       (drafts > 0 ? " with drafts of up to " + std::to_string(drafts) + " tokens" : "") +
+                                                       " need " + std::to_string(needed))
             .compares(params.n_batch, needed)
-            .about_option("batch-size");
+            .about_option(option);
     }
     params.n_batch = (int32_t) needed;
 }
@@ -462,22 +465,25 @@ static bool sums_up_texts(const common_params & params, const model_facts & fact
 
 // Where embeddings are means, llama.cpp aborts as it reserves memory for a ubatch that has not as many tokens of each slot.
 static void divide_ubatch(engine_options & options, const model_facts & facts) {
-    common_params & params  = options.params;
-    const int       pooling = pooling_of(params, facts);
-    const bool      means   = pooling == LLAMA_POOLING_TYPE_MEAN || (pooling == LLAMA_POOLING_TYPE_RANK && facts.architecture == "modern-bert");
-    const int32_t   cells   = params.n_ctx > 0 ? params.n_ctx : std::numeric_limits<int32_t>::max();
-    const int32_t   n       = std::min(params.n_ubatch, cells);
-    const int32_t   over    = n % params.n_parallel;
+    common_params & params   = options.params;
+    const int       pooling  = pooling_of(params, facts);
+    const bool      means    = pooling == LLAMA_POOLING_TYPE_MEAN || (pooling == LLAMA_POOLING_TYPE_RANK && facts.architecture == "modern-bert");
+    const int32_t   cells    = params.n_ctx > 0 ? params.n_ctx : std::numeric_limits<int32_t>::max();
+    const bool      by_batch = options.batch_size_given && params.n_batch < params.n_ubatch;
+    const int32_t   asked    = by_batch ? params.n_batch : params.n_ubatch;
+    const int32_t   n        = std::min(asked, cells);
+    const int32_t   over     = n % params.n_parallel;
     if (!params.embedding || !means || over == 0) {
         return;
     }
     const int32_t less = n - over, even = cells - less >= params.n_parallel ? less + params.n_parallel : less;
-    if (options.ubatch_size_given) {
-        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"ubatch-size\" is " + std::to_string(params.n_ubatch) +
+    if (by_batch || options.ubatch_size_given) {
+        const std::string option = by_batch ? "batch-size" : "ubatch-size";
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"" + option + "\" is " + std::to_string(asked) +
                                                        ", but for means of texts in " + std::to_string(params.n_parallel) +
                                                        " slots it must be a multiple of their number, as " + std::to_string(even))
-            .compares(params.n_ubatch, even)
-            .about_option("ubatch-size");
+            .compares(asked, even)
+            .about_option(option);
     }
     params.n_ubatch = even;
 }
@@ -489,6 +495,7 @@ static int32_t longest_text(const common_params & params, const model_facts & fa
     return (int32_t) (facts.context_length > 0 ? std::min<uint64_t>(slot, facts.context_length) : slot);
 }
 
+// Follows common_params_parse_ex() and llama_server() of the pinned version, in their order.
 void complete_options(engine_options & options, const model_facts & facts, const std::function<void()> & fit) {
     common_params & params = options.params;
 
@@ -544,7 +551,7 @@ void complete_options(engine_options & options, const model_facts & facts, const
     if (params.embedding && params.n_batch > params.n_ubatch) {
         params.n_batch = params.n_ubatch;
     }
-    make_room_for_drafts(options);
+    make_room_for_slots(options);
     if (params.model_alias.empty()) {
         params.model_alias.insert(std::filesystem::u8path(params.model.path).stem().u8string());
     }

@@ -380,7 +380,8 @@ int slot_schedule::replay(llama_context * ctx, common_speculative * spec, int id
     for (uint32_t i = 0; i < n; ++i) {
         common_batch_add(owned.batch, tokens[at + i], (llama_pos) (at + i), { id_slot }, each_out);
     }
-    if (in_prompt && ((at + n == n_prompt && (plan.is_automatic() || plan.evicts())) || at + n == n_evicted)) {
+    const bool ends_chunk = plan.evict_chunk > 0 && (at + n) % plan.evict_chunk == 0; // where a prompt goes on
+    if (in_prompt && ((at + n == n_prompt && (plan.is_automatic() || plan.evicts())) || (at + n == n_evicted && !ends_chunk))) {
         owned.batch.logits[n - 1] = true; // what tells the end of a prompt
     }
     llama_set_embeddings(ctx, false);

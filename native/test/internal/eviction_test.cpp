@@ -7,6 +7,7 @@
 
 #include "kv/eviction/choice.h"
 #include "kv/eviction/evictor.h"
+#include "kv/eviction/kept_tokens.h"
 #include "kv/eviction/method.h"
 #include "kv/eviction/rows.h"
 #include "kv/memory/folded_memory.h"
@@ -214,6 +215,21 @@ static tested context_of(const variant & how, const std::string & plan, const kv
     return tested(model, options);
 }
 
+// Which tokens a sequence keeps, as the evictor tells whoever listens.
+struct heard {
+    std::vector<kept_tokens> layers = std::vector<kept_tokens>(4, kept_tokens(2));
+
+    explicit heard(const tested & t) {
+        evictor_of(t.memory())->on_choice([this](llama_seq_id, uint32_t il, const std::vector<rows_t> & rows, uint32_t n_tokens) {
+            layers[il].choose(rows, n_tokens);
+        });
+    }
+    heard(const heard &) = delete;
+
+    // `h`: layer*2 + head
+    rows_t kept(size_t h, uint32_t n_tokens) const { return layers[h/2].at(n_tokens)[h % 2]; }
+};
+
 static bool alike(const std::vector<float> & a, const std::vector<float> & b, float tolerance = 1e-3f) {
     return a.size() == b.size() && !a.empty() &&
            std::equal(a.begin(), a.end(), b.begin(), [&](float x, float y) { return std::fabs(x - y) <= tolerance; });
@@ -224,6 +240,7 @@ static void what_is_left_is_what_was_chosen(const variant & how, const std::stri
     const std::string name  = std::string(how.name) + ", " + attributes;
     const std::string plan  = "standard;" + attributes + ":" + std::to_string(budget);
     tested            whole = context_of(how, "standard"), some = context_of(how, plan);
+    const heard       told(some);
     const auto        first = whole.prompt(n_prompt, 1, 5);
     check(alike(some.prompt(n_prompt, 1, 5), first), name + ": a prompt is computed with all of its tokens");
     check(cells_in_use(*kv_caches_of(some.memory()).front(), 1) == n_prompt, name + ": and has them until the next batch");
@@ -241,6 +258,7 @@ static void what_is_left_is_what_was_chosen(const variant & how, const std::stri
         const auto front  = [&](const std::vector<float> & of) { return std::vector<float>(of.begin(), of.begin() + (ptrdiff_t) (of.size()/(budget + 1)*budget)); };
         check(front(left.k[h]) == picked(raw.k[h], chosen, n_prompt), name + ": keys of head " + std::to_string(h));
         check(front(left.v[h]) == picked(raw.v[h], chosen, n_prompt), name + ": values of head " + std::to_string(h));
+        check(told.kept(h, n_prompt) == chosen, name + ": it is told of head " + std::to_string(h));
     }
 }
 
@@ -260,7 +278,9 @@ static void each_chunk_leaves_what_was_chosen(const variant & how, const std::st
     const auto        parsed = kvfold_plan_parse(plan, 4);
     tested            some   = context_of(in_chunks(how), plan);
     const auto        n_used = [&] { return cells_in_use(*kv_caches_of(some.memory()).front(), 1); };
-    held              before(some, 1), raw(some, 1);
+    const heard         told(some);
+    std::vector<rows_t> tokens(8); // by head, as chosen so far
+    held                before(some, 1), raw(some, 1);
     for (uint32_t n = 0, n_more; n < n_prompt + 1; n += n_more) {
         n_more = n < n_prompt ? std::min(chunk, n_prompt - n) : 1;
         some.decode(n_more, (llama_pos) n, 1, 5);
@@ -272,9 +292,20 @@ static void each_chunk_leaves_what_was_chosen(const variant & how, const std::st
             const auto     front  = [&](const std::vector<float> & of) { return std::vector<float>(of.begin(), of.end() - (ptrdiff_t) (n_more*n_embd_head)); };
             check(front(after.k[h]) == picked(raw.k[h], chosen, n_had), name + ": keys of head " + std::to_string(h) + " with " + std::to_string(n) + " tokens");
             check(front(after.v[h]) == picked(raw.v[h], chosen, n_had), name + ": values of head " + std::to_string(h) + " with " + std::to_string(n) + " tokens");
+            rows_t kept;
+            for (const uint32_t row : chosen) {
+                kept.push_back(tokens[h][row]);
+            }
+            tokens[h] = kept;
+        }
+        for (uint32_t token = n; token < n + n_more; ++token) {
+            std::for_each(tokens.begin(), tokens.end(), [&](rows_t & of) { of.push_back(token); });
         }
         before = held(some, 1, ggml_is_quantized(how.options.type) ? 64 : 0);
         raw    = held(some, 1);
+    }
+    for (size_t h = 0; h < tokens.size(); ++h) {
+        check(told.kept(h, n_prompt + 1) == tokens[h], name + ": head " + std::to_string(h) + " is told to keep " + text_of(told.kept(h, n_prompt + 1)));
     }
 }
 
@@ -284,6 +315,7 @@ static void the_same_positions_stay_as_in_a_plain_loop(const std::string & attri
     const auto        parsed = kvfold_plan_parse(plan, 4);
     const variant     how    = in_chunks(variants()[0]);
     tested            whole  = context_of(how, "standard"), some = context_of(how, plan);
+    const heard       told(some);
     whole.prompt(n_prompt, 1, 5, chunk);
     some.prompt(n_prompt, 1, 5, chunk);
     const held all(whole, 1);
@@ -308,6 +340,7 @@ static void the_same_positions_stay_as_in_a_plain_loop(const std::string & attri
         }
         const auto front = std::vector<float>(left.k[h].begin(), left.k[h].end() - n_embd_head);
         check(alike(front, picked(all.k[h], positions, n_prompt)), plan + ": head " + std::to_string(h) + " keeps " + text_of(positions));
+        check(told.kept(h, n_prompt) == positions, plan + ": and is told to");
     }
 }
 
@@ -829,6 +862,33 @@ static void copies_share_what_is_left(const variant & how) {
     check(alike(left, alone.decode(1, n_prompt + 1, 1, 7)), std::string(how.name) + ": and the copy is what it was");
 }
 
+// What layers do not have of the cells of a sequence, as the statistics ask for it.
+static void rows_that_layers_lack_count_once() {
+    tested          some   = context_of(variants()[0], "standard;evict=streaming:100;skip=0");
+    const evictor & evicts = *evictor_of(some.memory());
+    const auto      lack   = [&](uint64_t n_all, const std::vector<uint64_t> & by_sequence, const std::string & what) {
+        check(evicts.n_hidden(0) == 0 && evicts.n_hidden(1) == n_all && evicts.n_hidden(3) == n_all, what + ": all together");
+        for (size_t seq_id = 0; seq_id < by_sequence.size(); ++seq_id) {
+            check(evicts.n_hidden((llama_seq_id) seq_id, 1) == by_sequence[seq_id], what + ": sequence " + std::to_string(seq_id));
+        }
+    };
+    some.prompt(n_prompt, 0, 5);
+    lack(0, { 0, 0, 0 }, "until the next batch every layer has every row");
+    llama_memory_seq_cp(some.memory(), 0, 1, -1, -1);
+    lack(200, { 200, 200, 0 }, "copies have the same cells");
+    some.prompt(n_prompt, 2, 9);
+    some.decode(1, n_prompt, 2, 9);
+    lack(400, { 200, 200, 200 }, "another prompt has its own");
+    llama_memory_seq_rm(some.memory(), 2, n_prompt, -1);
+    lack(400, { 200, 200, 200 }, "and keeps them when a token goes");
+    llama_memory_seq_rm(some.memory(), 0, -1, -1);
+    lack(400, { 0, 200, 200 }, "a copy keeps them");
+    llama_memory_seq_keep(some.memory(), 2);
+    lack(200, { 0, 0, 200 }, "others go");
+    llama_memory_clear(some.memory(), false);
+    lack(0, { 0, 0, 0 }, "all go");
+}
+
 static std::vector<float> rest_of_prompt(tested & t, llama_seq_id seq_id, uint32_t n, uint32_t seed) {
     for (uint32_t n_more; n < n_prompt; n += n_more) {
         n_more = std::min(chunk - n % chunk, n_prompt - n);
@@ -874,6 +934,11 @@ static void states_hold_what_is_left(const variant & how, const std::string & pl
     std::vector<uint8_t> state(llama_state_seq_get_size(some.context.get(), 0));
     llama_state_seq_get_data(some.context.get(), state.data(), state.size(), 0);
     check(llama_state_seq_set_data(restored.context.get(), state.data(), state.size(), 1) == state.size(), plan + ": a state is restored");
+    for (int il = 0; il < 4; ++il) {
+        check(evictor_of(restored.memory())->n_hidden(1, il) == evictor_of(some.memory())->n_hidden(0, il), plan + ": with the rows that each layer has");
+    }
+    check(restored.committed() <= some.committed(), plan + ": and their memory: " + std::to_string(restored.committed()) + " bytes, not " +
+          std::to_string(some.committed()));
     const auto expected = some.decode(1, n_prompt + 1, 0, 5);
     check(alike(restored.decode(1, n_prompt + 1, 1, 5), expected), plan + ": and goes on");
     some.decode(80, n_prompt + 2, 0, 5);
@@ -1013,6 +1078,7 @@ int main(int argc, char ** argv) {
             states_hold_what_is_left(how, "cla:2;evict=pyramidkv:100;queries=16");
         }
     }
+    rows_that_layers_lack_count_once();
     for (const char * attributes : { "evict=snapkv:100", "evict=tova:100", "evict=pyramidkv:100;queries=16", "evict=chunkkv:0.4;queries=32;skip=1", "evict=observed:100",
                                     "evict=expected:100;future=64", "evict=h2o:100", "evict=rkv:100" }) {
         the_last_queries_are_those_of_the_prompt(attributes);

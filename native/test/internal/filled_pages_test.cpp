@@ -17,9 +17,9 @@ struct setup {
     bool         scores = false; // how tokens are rounded may decide which of two stays
 };
 
-// Between the two most likely tokens of an answer. One token in place of another in one head moves logits by a few hundredths.
+// Between the two most likely tokens of an answer.
 static double least_gap(const setup & s) {
-    return s.scores ? 0.1 : s.flash_attn ? 1e-2 : 1e-3;
+    return s.flash_attn ? 1e-2 : 1e-3;
 }
 
 using tokens_t = std::vector<int>;
@@ -55,8 +55,8 @@ static std::string write_model() {
     return path.string();
 }
 
-static json options(const setup & s, const std::string & model, int slots) {
-    return { { "model", model }, { "parallel", slots }, { "ctx-size", 512 }, { "kv-unified-per-slot", 512 }, { "ubatch-size", 64 },
+static json options(const setup & s, const std::string & model, int slots, int n_ubatch = 64) {
+    return { { "model", model }, { "parallel", slots }, { "ctx-size", 512 }, { "kv-unified-per-slot", 512 }, { "ubatch-size", n_ubatch },
              { "threads", 1 }, { "cache-ram", 0 }, { "kv-plan", s.plan }, { "cache-type-k", s.type }, { "cache-type-v", s.type },
              { "flash-attn", s.flash_attn ? "on" : "off" }, { "prefix-sharing", slots > 1 } };
 }
@@ -101,6 +101,21 @@ static std::string difference(const json & alone, const json & answer, double le
 
 static int n_preemptions = 0;
 static int n_hits        = 0;
+static int n_rounded     = 0;
+
+// Where scores decide which tokens stay, two of them may be equal but for rounding, and one in place of the other moves logits by a
+// few hundredths. What is rounded how depends on how many tokens a batch has; so then it is the answer of the request alone in
+// batches of some size.
+static bool is_alone_in_other_batches(const setup & s, const std::string & model, const json & body, const json & answer) {
+    for (const int n_ubatch : { 1, 2, 3, 5, 7, 11, 16, 23, 32, 48 }) {
+        const engine e(options(s, model, 1, n_ubatch));
+        CHECK(e.ok());
+        if (difference(run(e, "/completion", body), answer, least_gap(s)).empty()) {
+            return true;
+        }
+    }
+    return false;
+}
 
 static void a_random_tree_answers_as_alone(const setup & s, const std::string & model, uint32_t seed) {
     std::mt19937      random(seed);
@@ -137,7 +152,12 @@ static void a_random_tree_answers_as_alone(const setup & s, const std::string & 
             CHECK_EQUAL(last.text, std::string());
             CHECK_EQUAL(chunks.size(), (size_t) 1);
             const auto wrong = chunks.empty() ? "" : difference(alone[i], chunks[0], least_gap(s));
-            if (!wrong.empty()) {
+            if (wrong.empty()) {
+                continue;
+            }
+            if (s.scores && is_alone_in_other_batches(s, model, bodies[i], chunks[0])) {
+                n_rounded++;
+            } else {
                 n_wrong++;
                 fprintf(stderr, "%s, %s, seed %u, request %zu: %s\n", s.plan, s.type, seed, i, wrong.c_str());
             }
@@ -178,7 +198,8 @@ int main() {
         a_random_tree_answers_as_alone(s, model, ++seed);
     }
     std::filesystem::remove(model);
-    printf("%d preemptions, %d prompts began with cells of others\n", n_preemptions, n_hits);
+    printf("%d preemptions, %d prompts began with cells of others, %d answers were those alone in batches of another size\n", n_preemptions,
+           n_hits, n_rounded);
     CHECK(n_preemptions > 0 && n_hits > 0);
     return report();
 }

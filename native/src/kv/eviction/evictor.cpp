@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 #include <stdexcept>
 #include <string>
 
@@ -49,6 +50,7 @@ evictor::evictor(const llama_hparams & hparams, llama_kv_cache & cache) :
         v_rotated = (uint32_t) rot->ne[0];
     }
     queries.resize(plan.n_layer);
+    hidden.resize(LLAMA_MAX_SEQ);
     done.n_kept.resize(plan.n_layer);
     done.n_evicted.resize(plan.n_layer);
     const auto ids = cache.get_layer_ids();
@@ -272,6 +274,11 @@ bool evictor::has_too_many(llama_seq_id seq_id, uint32_t n_tokens) const {
     });
 }
 
+size_t evictor::n_hiding(llama_seq_id seq_id, llama_pos pos) const {
+    const auto ids = cache.get_layer_ids();
+    return (size_t) std::count_if(ids.begin(), ids.end(), [&](uint32_t il) { return hides(seq_id, (int) il, pos); });
+}
+
 uint32_t evictor::stream_of(llama_seq_id seq_id) const {
     return cache.get_n_stream() > 1 ? (uint32_t) seq_id : 0;
 }
@@ -388,6 +395,9 @@ void evictor::evict(llama_seq_id seq_id) {
         count(layers[i], n_rows[il], again ? seq.n_rows[il] : 0, rows[i].size() - n_rows[il]);
         keys_of  (seq_id, layers[i], rows[i]).write(chosen[i], to);
         values_of(seq_id, layers[i], rows[i]).write(chosen[i], to);
+        if (listens) {
+            listens(seq_id, layers[i].il, chosen[i], n_tokens);
+        }
     }
     for (const uint32_t i : own) {
         cells.seq_rm(i, seq_id);
@@ -397,7 +407,7 @@ void evictor::evict(llama_seq_id seq_id) {
         cells.seq_add(to[i], seq_id);
     }
     if (cache.get_n_stream() == 1) {
-        cache.kv_memory->places->moved(seq_id, to.back());
+        cache.kv_memory->places->moved(seq_id, *std::max_element(to.begin(), to.end()));
     }
     if (evicts_by_sums(plan)) {
         for (size_t i = 0; i < layers.size() && !seq.votes.empty(); ++i) {
@@ -430,14 +440,22 @@ void evictor::evict(llama_seq_id seq_id) {
     }
 }
 
-// Those in front, so that attention has less to look at.
+// Those in front, so that attention has less to look at; but first those that hold something in all layers, then those in which ever
+// fewer have memory.
 std::vector<uint32_t> evictor::cells_to_keep_in(llama_seq_id seq_id, const std::vector<uint32_t> & own, uint32_t n_cells) {
-    const llama_kv_cells & cells = cache.get_cells(seq_id);
-    std::vector<uint32_t>  to;
-    std::copy_if(own.begin(), own.end(), std::back_inserter(to), [&](uint32_t i) { return cells.seq_count(i) == 1; });
-    std::sort(to.begin(), to.end());
-    if (to.size() >= n_cells) {
-        to.resize(n_cells);
+    const llama_kv_cells &                   cells = cache.get_cells(seq_id);
+    std::vector<std::pair<size_t, uint32_t>> order;
+    for (const uint32_t i : own) {
+        if (cells.seq_count(i) == 1) {
+            order.push_back({ hides_any() ? n_hiding(seq_id, cells.pos_get(i)) : 0, i });
+        }
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<uint32_t> to;
+    for (size_t i = 0; i < std::min<size_t>(n_cells, order.size()); ++i) {
+        to.push_back(order[i].second);
+    }
+    if (to.size() == n_cells) {
         return to;
     }
     const size_t n_more = n_cells - to.size();
@@ -454,11 +472,25 @@ std::vector<uint32_t> evictor::cells_to_keep_in(llama_seq_id seq_id, const std::
 }
 
 void evictor::release_hidden(llama_seq_id seq_id) {
-    for (const uint32_t il : hides_any() ? cache.get_layer_ids() : std::vector<uint32_t>()) {
+    if (!hides_any()) {
+        return;
+    }
+    for (const uint32_t il : cache.get_layer_ids()) {
         release_layer(cache, il, [&](const llama_kv_cells & all, uint32_t i) {
             return all.seq_has(i, seq_id) && hides(seq_id, (int) il, all.pos_get(i));
         }, false);
     }
+    count_hidden(seq_id);
+}
+
+void evictor::count_hidden(llama_seq_id seq_id) {
+    const sequence &      seq = sequences[seq_id];
+    std::vector<uint32_t> n(plan.n_layer);
+    for (const uint32_t il : cache.get_layer_ids()) {
+        n[il] = seq.n_cells - (seq.n_rows.empty() ? 0 : seq.n_rows[il]);
+    }
+    const std::lock_guard<std::mutex> lock(mutex);
+    hidden[seq_id] = std::make_shared<const std::vector<uint32_t>>(std::move(n));
 }
 
 void evictor::count(const kv_tensors & layer, uint64_t n_kept, uint64_t n_kept_before, uint64_t n_evicted) {
@@ -466,6 +498,11 @@ void evictor::count(const kv_tensors & layer, uint64_t n_kept, uint64_t n_kept_b
     done.n_kept   [layer.il] += n_kept - n_kept_before;
     done.n_evicted[layer.il] += n_evicted;
     done.n_bytes             += n_evicted*(ggml_row_size(layer.k->type, layer.k->ne[0]) + ggml_row_size(layer.v->type, layer.v->ne[0]));
+}
+
+void evictor::share_hidden(llama_seq_id seq_id, llama_seq_id from) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    hidden[seq_id] = from < 0 ? nullptr : hidden[from];
 }
 
 evictor::account evictor::so_far() const {
@@ -477,9 +514,19 @@ bool evictor::keep_alike(int a, int b) const {
     return a == b || (plan.evict_skip[a] == plan.evict_skip[b] && (plan.evict_skip[a] || plan.evict != EVICT_PYRAMIDKV));
 }
 
-uint32_t evictor::n_hidden(llama_seq_id seq_id, int il) const {
-    const sequence & seq = sequences[seq_id];
-    return seq.n_cells - (seq.n_rows.empty() ? 0 : seq.n_rows[il]);
+uint64_t evictor::n_hidden(llama_seq_id seq_id, int il) const {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return hidden[seq_id] ? (*hidden[seq_id])[il] : 0;
+}
+
+uint64_t evictor::n_hidden(int il) const {
+    const std::lock_guard<std::mutex>       lock(mutex);
+    std::set<const std::vector<uint32_t> *> counted = { nullptr };
+    uint64_t                                n       = 0;
+    for (const auto & each : hidden) {
+        n += counted.insert(each.get()).second ? (*each)[il] : 0;
+    }
+    return n;
 }
 
 llama_pos evictor::last_of(llama_seq_id seq_id) const {
@@ -505,6 +552,7 @@ void evictor::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
         sequence & seq = sequences[id];
         if (is_whole(id, p0, p1)) {
             seq = {};
+            share_hidden(id, -1);
         } else if (p0 <= last_of(id)) {
             const evicted   left  = seq;
             const llama_pos begin = seq.begin;
@@ -539,6 +587,7 @@ evictor::votes_by_head evictor::votes_of_first(const sequence & seq, llama_pos n
 void evictor::copy(llama_seq_id from, llama_seq_id to) {
     if (from != to) {
         sequences[to] = sequences[from];
+        share_hidden(to, from);
     }
 }
 
@@ -578,6 +627,7 @@ void evictor::keep(llama_seq_id seq_id) {
     for (llama_seq_id id = 0; id < LLAMA_MAX_SEQ; ++id) {
         if (id != seq_id) {
             sequences[id] = {};
+            share_hidden(id, -1);
         }
     }
 }
@@ -636,10 +686,19 @@ void evictor::write(llama_io_write_i & io, llama_seq_id seq_id) const {
 void evictor::read(llama_io_read_i & io, llama_seq_id seq_id) {
     for (llama_seq_id id = seq_id < 0 ? 0 : seq_id; id <= (seq_id < 0 ? LLAMA_MAX_SEQ - 1 : seq_id); ++id) {
         sequences[id] = {};
+        share_hidden(id, -1);
         static_cast<evicted &>(sequences[id]) = evicted::read(plan, [&] { return read_number(io); });
         if (evicts_by_sums(plan)) {
             sequences[id].votes      = read_votes(io, hparams);
             sequences[id].votes_left = read_votes(io, hparams);
+        }
+    }
+}
+
+void evictor::restored(llama_seq_id seq_id) {
+    for (llama_seq_id id = seq_id < 0 ? 0 : seq_id; id <= (seq_id < 0 ? LLAMA_MAX_SEQ - 1 : seq_id); ++id) {
+        if (sequences[id].n_compact() > 0) {
+            release_hidden(id);
         }
     }
 }

@@ -21,6 +21,8 @@
 #include "llama.h"
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -68,6 +70,10 @@ public:
     // that were accepted.
     void settle(llama_seq_id seq_id = -1);
 
+    // Is told which of their rows the heads of producer il keep, of a sequence of n_tokens.
+    using listener = std::function<void(llama_seq_id seq_id, uint32_t il, const std::vector<std::vector<uint32_t>> & rows, uint32_t n_tokens)>;
+    void on_choice(listener told) { listens = std::move(told); }
+
     // Layer il does not see the cell at this position of the sequence: other layers keep more.
     bool hides(llama_seq_id seq_id, int il, llama_pos pos) const {
         const sequence & seq = sequences[seq_id];
@@ -114,8 +120,9 @@ public:
     // so that both lose tokens as if they were alone. False, and nothing is done, if there is no room.
     bool copy_beginning(llama_seq_id from, llama_seq_id to, llama_pos n_tokens);
 
-    // Of the cells that it has, those that hold nothing of producer il.
-    uint32_t n_hidden(llama_seq_id seq_id, int il) const;
+    // Of the cells that it has, those that hold nothing of producer il; and of those of all sequences. For any thread.
+    uint64_t n_hidden(llama_seq_id seq_id, int il) const;
+    uint64_t n_hidden(int il) const;
 
     // Whether these are whole sequences, or none of the tokens whose cells are no tokens any more. -1: every sequence.
     bool can_remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) const;
@@ -126,6 +133,9 @@ public:
 
     void write(llama_io_write_i & io, llama_seq_id seq_id) const;
     void read (llama_io_read_i  & io, llama_seq_id seq_id);
+
+    // The cells of what was read are there as well.
+    void restored(llama_seq_id seq_id);
 
 private:
     using votes_by_head = std::vector<std::vector<std::vector<float>>>; // [producer][head][row]
@@ -157,8 +167,11 @@ private:
     // For what the sequence keeps: of its own cells those in front that nobody else has, and free ones. None if there is no room.
     std::vector<uint32_t> cells_to_keep_in(llama_seq_id seq_id, const std::vector<uint32_t> & own, uint32_t n_cells);
 
-    // The memory of layers that keep fewer rows of the sequence than others.
+    // The memory of layers that keep fewer rows of the sequence than others, which has these cells for itself.
     void release_hidden(llama_seq_id seq_id);
+
+    void count_hidden(llama_seq_id seq_id);
+    void share_hidden(llama_seq_id seq_id, llama_seq_id from); // -1: none are
 
     // n_kept_before: of these, that are counted already.
     void count(const kv_tensors & layer, uint64_t n_kept, uint64_t n_kept_before, uint64_t n_evicted);
@@ -171,6 +184,9 @@ private:
     // The cells of a sequence in the order of their positions: all, and those of them that producer il has rows in.
     std::vector<uint32_t> cells_of(llama_seq_id seq_id) const;
     std::vector<uint32_t> rows_of (llama_seq_id seq_id, uint32_t il, std::vector<uint32_t> cells) const;
+
+    // Producers that do not see the cell at this position.
+    size_t n_hiding(llama_seq_id seq_id, llama_pos pos) const;
 
     // Some producer has more rows of a sequence of n_tokens than it is to keep.
     bool has_too_many(llama_seq_id seq_id, uint32_t n_tokens) const;
@@ -199,6 +215,7 @@ private:
     uint32_t              v_rotated = 0;
     bool                  unlike    = false;
     std::vector<sequence> sequences;
+    listener              listens;
 
     struct turned {
         rotation how;
@@ -211,8 +228,11 @@ private:
     llama_pos          turned_at = -1;
     std::vector<float> turned_mean;
 
-    mutable std::mutex mutex; // for `done` and readers on other threads
+    mutable std::mutex mutex; // for what follows, and readers on other threads
     account            done;
+
+    // By sequence, where layers keep unequally many rows: cells that hold nothing of each producer. Those that share the cells have the same.
+    std::vector<std::shared_ptr<const std::vector<uint32_t>>> hidden;
 };
 
 } // namespace kvfold

@@ -305,6 +305,9 @@ void folded_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
     if (lazy) {
         lazy->restored();
     }
+    if (evicts && is_in_state(by_class.front(), flags)) {
+        evicts->restored(seq_id);
+    }
 }
 
 // ---- a batch

@@ -19,10 +19,16 @@
 
 namespace kvfold {
 
-static void add_tensor(kv_layout & layout, kv_layout::cache & cache, const ggml_tensor * tensor, bool seen) {
-    const uint64_t row = ggml_row_size(tensor->type, tensor->ne[0]);
-    cache.bytes_per_cell   += row;
-    layout.bytes_per_token += seen ? 0 : row;
+static uint64_t row_bytes(const ggml_tensor * tensor) {
+    return ggml_row_size(tensor->type, tensor->ne[0]);
+}
+
+static uint64_t row_bytes(const kv_tensors & layer) {
+    return row_bytes(layer.k) + (layer.v ? row_bytes(layer.v) : 0);
+}
+
+static void add_tensor(kv_layout & layout, const ggml_tensor * tensor, bool seen) {
+    layout.bytes_per_token += seen ? 0 : row_bytes(tensor);
     layout.bytes_allocated += ggml_nbytes(tensor);
     layout.bytes_whole     += page_size_of(tensor) == 0 ? ggml_nbytes(tensor) : 0;
     const auto & known = layout.buffers;
@@ -44,13 +50,13 @@ kv_layout read_kv_layout(const llama_context * context) {
     layout.plan      = &llama_get_model(context)->hparams.kv_plan;
     for (const llama_kv_cache * cells : caches) {
         layout.cells = std::max<uint64_t>(layout.cells, (uint64_t) cells->get_size() * cells->get_n_stream());
-        kv_layout::cache cache = { cells, cells->get_size(), cells->get_size(), 0, kv_tensors_of(*cells) };
+        kv_layout::cache cache = { cells, cells->get_size(), cells->get_size(), kv_tensors_of(*cells) };
         for (const kv_tensors & tensors : cache.layers) {
             const bool seen = !layers.insert(tensors.il).second; // in both caches, and its rows end up in one
             layout.layers_with_storage += !seen;
-            add_tensor(layout, cache, tensors.k, seen);
+            add_tensor(layout, tensors.k, seen);
             if (tensors.v) {
-                add_tensor(layout, cache, tensors.v, seen);
+                add_tensor(layout, tensors.v, seen);
             }
         }
         layout.caches.push_back(std::move(cache));
@@ -200,6 +206,13 @@ uint64_t kv_layout::tokens_for(uint64_t bytes, uint64_t n_prompt, uint64_t n_at_
     return fits;
 }
 
+uint64_t kv_layout::n_rows_of(const cache & in, int il, uint64_t n_cells, int32_t seq_id) const {
+    if (!evicts || &in != &caches.front()) {
+        return n_cells;
+    }
+    return n_cells - std::min(n_cells, seq_id < 0 ? evicts->n_hidden(il) : evicts->n_hidden(seq_id, il));
+}
+
 uint64_t kv_layout::bytes_held(int32_t seq_id) const {
     std::vector<uint64_t> n_cells;
     for (const cache & each : caches) {
@@ -215,8 +228,7 @@ uint64_t kv_layout::bytes_held(int32_t seq_id, const std::vector<uint64_t> & n_c
             const int  il     = (int) layer.il;
             const bool choice = retention && retention->plan.in_both[il];
             if (!choice || (c == 0 ? retention->needs_full(seq_id, il) : retention->needs_window(seq_id, il))) {
-                const uint64_t n_hidden = evicts && c == 0 ? evicts->n_hidden(seq_id, il) : 0;
-                bytes += layer_bytes_for(caches[c], layer, n_cells[c] - std::min(n_cells[c], n_hidden));
+                bytes += layer_bytes_for(caches[c], layer, n_rows_of(caches[c], il, n_cells[c], seq_id));
             }
         }
     }
@@ -239,7 +251,7 @@ uint64_t kv_layout::bytes_held_without(const std::set<int32_t> & seq_ids) const 
                     continue;
                 }
                 int32_t first = 0;
-                while (retention && !cells.seq_has(i, first)) {
+                while ((retention || (evicts && evicts->hides_any())) && !cells.seq_has(i, first)) {
                     ++first;
                 }
                 auto & counts = n_cells[first];
@@ -266,20 +278,25 @@ uint64_t bytes_committed(const kv_layout & layout) {
     return bytes;
 }
 
-uint64_t bytes_in_use(const kv_layout & layout) {
+// Of n_cells(cache) cells.
+template <typename F> static uint64_t bytes_of_rows(const kv_layout & layout, int32_t seq_id, F && n_cells) {
     uint64_t bytes = 0;
     for (const auto & cache : layout.caches) {
-        bytes += cells_in_use(*cache.cells)*cache.bytes_per_cell;
+        const uint64_t n = n_cells(*cache.cells);
+        for (const kv_tensors & layer : cache.layers) {
+            bytes += layout.n_rows_of(cache, (int) layer.il, n, seq_id)*row_bytes(layer);
+        }
     }
+    return bytes;
+}
+
+uint64_t bytes_in_use(const kv_layout & layout) {
+    const uint64_t bytes = bytes_of_rows(layout, -1, [](const llama_kv_cache & cells) { return cells_in_use(cells); });
     return std::min(bytes, bytes_committed(layout)); // a layer that may be lazy has a cell in both caches
 }
 
 uint64_t bytes_in_use(const kv_layout & layout, int32_t seq_id) {
-    uint64_t bytes = 0;
-    for (const auto & cache : layout.caches) {
-        bytes += cells_in_use(*cache.cells, seq_id)*cache.bytes_per_cell;
-    }
-    return bytes;
+    return bytes_of_rows(layout, seq_id, [&](const llama_kv_cache & cells) { return cells_in_use(cells, seq_id); });
 }
 
 json describe_layers(const kv_layout & layout) {
@@ -287,12 +304,12 @@ json describe_layers(const kv_layout & layout) {
     std::map<uint32_t, sums> layers; // one that may be lazy is in both caches
     for (const auto & cache : layout.caches) {
         for (const kv_tensors & layer : cache.layers) {
-            uint64_t allocated = 0, committed = 0, per_cell = 0;
+            const uint64_t per_cell  = row_bytes(layer);
+            uint64_t       allocated = 0, committed = 0;
             for (const ggml_tensor * tensor : { layer.k, layer.v }) {
                 if (tensor) {
                     allocated += ggml_nbytes(tensor);
                     committed += committed_bytes(tensor);
-                    per_cell  += ggml_row_size(tensor->type, tensor->ne[0]);
                 }
             }
             sums & layer_sums = layers[layer.il];
@@ -301,7 +318,7 @@ json describe_layers(const kv_layout & layout) {
             layer_sums.n_caches++;
             layer_sums.allocated += allocated;
             layer_sums.committed += committed;
-            layer_sums.in_use    += std::min(committed, cells_in_use(*cache.cells)*per_cell);
+            layer_sums.in_use    += std::min(committed, layout.n_rows_of(cache, (int) layer.il, cells_in_use(*cache.cells), -1)*per_cell);
         }
     }
     json list = json::array();

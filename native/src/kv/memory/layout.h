@@ -24,7 +24,6 @@ struct kv_layout {
         const llama_kv_cache *  cells;
         uint64_t                cells_per_stream;
         uint64_t                cells_of_sequence; // at most when a batch begins
-        uint64_t                bytes_per_cell;
         std::vector<kv_tensors> layers;
     };
 
@@ -71,6 +70,9 @@ struct kv_layout {
     // The most tokens of one sequence whose peak is no more than this.
     uint64_t tokens_for(uint64_t bytes, uint64_t n_prompt, uint64_t n_at_once) const;
 
+    // Rows of layer il in so many cells of a cache, which are those of a sequence, or of all (-1). For any thread.
+    uint64_t n_rows_of(const cache & in, int il, uint64_t n_cells, int32_t seq_id) const;
+
     // What the cells of a sequence hold now, for the layers that it keeps in each cache.
     uint64_t bytes_held(int32_t seq_id) const;
 
@@ -88,7 +90,7 @@ kv_layout read_kv_layout(const llama_context * context);
 // What of bytes_allocated takes memory now.
 uint64_t bytes_committed(const kv_layout & layout);
 
-// Bytes of cells that hold a token: of all sequences, or of one.
+// Bytes of rows in cells that hold a token: of all sequences, or of one.
 uint64_t bytes_in_use(const kv_layout & layout);
 uint64_t bytes_in_use(const kv_layout & layout, int32_t seq_id);
 

@@ -21,6 +21,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
 import java.util.concurrent.atomic.AtomicReference;
+import java.util.stream.IntStream;
 import org.jspecify.annotations.Nullable;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
@@ -325,6 +326,30 @@ public final class Engine implements AutoCloseable {
         return observe(what, tokens, (values, shape) -> rows(values, 1, shape[0])[0]);
     }
 
+    /**
+     * Computes one token sequence as a prompt, and tells which of its tokens each KV head keeps at its end. On a context of its
+     * own as {@link #evaluate}, so with the engine's {@linkplain KvType types}.
+     *
+     * @throws UnsupportedOperationByModelException if the KV plan evicts no tokens
+     * @throws InvalidRequestException if there are no tokens, or the answer takes more than 2 GiB
+     */
+    public KeptTokens keptTokens(int... tokens) {
+        ObjectNode what = Json.MAPPER.createObjectNode().put("what", "kept_tokens");
+        return observe(what, tokens, (values, shape) -> {
+            int[][][] positions = new int[shape[0]][][];
+            float[][] heads = rows(values, shape[0] * shape[1], shape[2]);
+            for (int layer = 0; layer < positions.length; layer++) {
+                positions[layer] = Arrays.stream(heads, layer * shape[1], (layer + 1) * shape[1])
+                        .filter(head -> head[0] >= 0) // the layer has it
+                        .map(head -> IntStream.range(0, head.length)
+                                .filter(token -> head[token] > 0)
+                                .toArray())
+                        .toArray(int[][]::new);
+            }
+            return new KeptTokens(shape[2], positions);
+        });
+    }
+
     private interface Observed<T> {
         T from(FloatBuffer values, int[] shape);
     }
@@ -513,7 +538,10 @@ public final class Engine implements AutoCloseable {
             return set("ubatch-size", tokens);
         }
 
-        /** Tokens handed to a decode at most; the ubatch size by default, so that a cancelled prefill stops soon. */
+        /**
+         * Tokens handed to a decode at most, and at least one for each slot; the ubatch size by default, so that a cancelled
+         * prefill stops soon, unless the slots need more.
+         */
         public Builder batchSize(int tokens) {
             return set("batch-size", tokens);
         }

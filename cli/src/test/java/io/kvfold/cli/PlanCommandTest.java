@@ -16,6 +16,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.IntStream;
 import javax.imageio.ImageIO;
 import javax.xml.parsers.DocumentBuilderFactory;
 import org.junit.jupiter.api.BeforeEach;
@@ -23,6 +24,8 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.w3c.dom.Element;
+import org.w3c.dom.NodeList;
 
 /** {@code kvfold plan} on a model with three layers and random weights. */
 final class PlanCommandTest {
@@ -139,6 +142,68 @@ final class PlanCommandTest {
                 .isEqualTo(KvPlan.standard(3));
     }
 
+    @Test
+    void showsWhichTokensEachLayerKeeps() throws Exception {
+        Path plot = folder.resolve("kept.svg");
+
+        CommandRun run = plan(
+                "evict", "--evict", "streaming:80;skip=1", "--tokens", "320", "--plot", plot.toString(), "--heads");
+
+        assertThat(run.exitCode()).as(run.err()).isZero();
+        String row = "\\|\\+ {47}\\.#{15}\\|"; // 5 tokens in a column: 4 sinks and 76 recent ones
+        assertThat(run.out())
+                .startsWith("320 tokens in 64 columns; # where all heads keep all of them")
+                .containsPattern(
+                        "    0       80      240    30.0 KiB  " + row) // keys and values of 2 heads of 16 in f16
+                .containsPattern("    1      320        0         0 B  \\|#{64}\\|")
+                .containsPattern("    2       80      240    30.0 KiB  " + row)
+                .containsPattern("  all      480      480    60.0 KiB\\R--kv-plan '0_1_2;evict=streaming:80;skip=1'");
+        Element picture = picture(plot);
+        assertThat(titles(picture))
+                .hasSize(6)
+                .startsWith("layer 0, head 0: 80 of 320 tokens", "layer 0, head 1: 80 of 320 tokens")
+                .contains("layer 1, head 1: 320 of 320 tokens");
+        // for each head the background, and the sinks and the recent tokens, or all
+        assertThat(picture.getElementsByTagName("rect").getLength()).isEqualTo(1 + 4 * 3 + 2 * 2);
+    }
+
+    @Test
+    void showsWhatAPlanKeepsInChunksAndWhereLayersShareOrHaveAWindow() throws Exception {
+        Path plot = folder.resolve("kept.svg");
+
+        CommandRun run = plan(
+                "evict",
+                "--kv-plan",
+                "0s_1_1;window=40;evict=snapkv:0.25;queries=16;at=chunk:64",
+                "--tokens",
+                "320",
+                "--plot",
+                plot.toString());
+
+        assertThat(run.exitCode()).as(run.err()).isZero();
+        assertThat(run.out())
+                .contains("    0       40  in its window       |" + " ".repeat(56) + "#".repeat(8) + "|")
+                .containsPattern(
+                        "    1       80      240    30.0 KiB  \\|[ .:+#]{64}\\|\\R  all       80      240    30.0 KiB")
+                .endsWith("--kv-plan '0s_1_1;window=40;evict=snapkv:0.25;queries=16;at=chunk:64'"
+                        + System.lineSeparator());
+        assertThat(titles(picture(plot))).containsExactly("layer 0: 40 of 320 tokens", "layer 1: 80 of 320 tokens");
+    }
+
+    private static Element picture(Path plot) throws Exception {
+        return DocumentBuilderFactory.newInstance()
+                .newDocumentBuilder()
+                .parse(plot.toFile())
+                .getDocumentElement();
+    }
+
+    private static List<String> titles(Element picture) {
+        NodeList titles = picture.getElementsByTagName("title");
+        return IntStream.range(0, titles.getLength())
+                .mapToObj(i -> titles.item(i).getTextContent())
+                .toList();
+    }
+
     private CommandRun tune(String memory, String... more) throws IOException {
         text = Files.writeString(folder.resolve("long text"), "a quick brown fox jumps over a lazy dog ".repeat(150));
         List<String> all = new ArrayList<>(List.of("--memory", memory, "--context", "1024", "--users", "2"));
@@ -193,6 +258,16 @@ final class PlanCommandTest {
                 "lazy | --recent 64 --tokens 80 | take 100",
                 "lazy | --kv-plan 0s_1_2;window=8 | has windows of its own",
                 "lazy | --count 1 --threshold 1 | exclude each other",
+                "evict | --tokens 300 | evicts no tokens; --evict METHOD:BUDGET does",
+                "evict | --evict knorm:301 --tokens 300 | the text has 300 tokens, and evict=knorm:301 keeps 301",
+                "evict | --evict knorm:0.999 --tokens 20 --kv-plan 0_1_1;evict=knorm:9 | both say what evicts",
+                "evict | --evict oracle:9 | \"oracle\" is no method of eviction; there are knorm, keydiff",
+                "evict | --evict snapkv:40 | not more than the last 64",
+                "evict | --evict knorm | needs a budget",
+                "evict | --evict knorm:9 --tokens 9999 | but --tokens is 9999",
+                "evict | --evict knorm:9 --tokens 0 | --tokens is 1 or more, not 0",
+                "evict | --evict knorm:9 --heads | about the picture of --plot",
+                "evict | --evict snapkv:100 --kv-plan lckv:1 | upward",
                 "share | --layers 3 | at most 2 can read another",
                 "share | --layers 0 | the least is 1",
                 "share | --layers 1 --threshold 2 | not within -1 to 1",

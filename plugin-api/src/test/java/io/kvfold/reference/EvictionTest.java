@@ -361,6 +361,40 @@ final class EvictionTest {
         }
     }
 
+    /** Layers of which some keep more rows than others fill as many cells as the largest of them. */
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "standard;evict=pyramidkv:256;queries=8;beta=16",
+                "cla:2;evict=pyramidkv:256;queries=8;beta=16;at=chunk:512",
+                "standard;evict=knorm:200;skip=3",
+                "standard;evict=knorm:200"
+            })
+    void bytesInUseAreThoseOfTheRowsThatEachLayerHas(String plan) throws IOException {
+        try (Engine engine = wide(KvType.F16, 4096)
+                .slots(2)
+                .kvPlan(KvPlan.parse(plan, LAYERS))
+                .open()) {
+            for (int prompts = 1; prompts <= 2; prompts++) {
+                engine.call("/completion", request(MODEL.tokens(1500, prompts)).put("n_predict", 5));
+                KvCacheStats stats = engine.kvCacheStats();
+                long row = stats.byLayer().get(0).bytesPerToken();
+                long answers = 4L * prompts; // the last token of each is not computed
+                List<Long> expected = stats.evictions().byLayer().stream()
+                        .map(layer -> (layer.kept() + answers) * row)
+                        .toList();
+                assertThat(stats.byLayer())
+                        .extracting(KvCacheStats.Layer::bytesInUse)
+                        .containsExactlyElementsOf(expected);
+                long sum = expected.stream().mapToLong(Long::longValue).sum();
+                assertThat(stats.bytesInUse()).isEqualTo(sum);
+                assertThat(stats.bySlot())
+                        .extracting(KvCacheStats.Slot::bytesInUse)
+                        .containsExactlyInAnyOrder(sum / prompts, prompts == 1 ? 0 : sum / prompts);
+            }
+        }
+    }
+
     /** Which is a hard limit: without chunks the same prompt is refused. */
     @ParameterizedTest
     @CsvSource({"knorm, F16, 1", "streaming, Q4_0, 2", "tova, F16, 2"})
