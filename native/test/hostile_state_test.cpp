@@ -281,6 +281,37 @@ static void says_what_cannot_be_written(const engine & e) {
     CHECK(ask(e, { { "load", "." }, { "strict", true } }).mentions("cannot be read"));
 }
 
+// Behind the number of cells and the rows of each layer: the number of layers with votes, of heads, of rows.
+static void test_votes() {
+    remove(path.c_str());
+    const engine e({ { "model", tiny_model() }, { "ctx-size", 256 }, { "parallel", 1 }, { "threads", 1 }, { "kv-plan", "standard;evict=h2o:20;answer=8" } });
+    const answer fresh = ask(e, { { "load", path }, { "save", path }, { "strict", true } });
+    CHECK_EQUAL(fresh.status, (int) KVFOLD_OK);
+    const std::string good = read_file(path);
+    const size_t      from = cells_at(good) + 8 + 8;
+    const uint32_t    n    = number_at(good, from); // points
+    CHECK(n > 1);
+    size_t at = from + 4 + 8*n + 4;
+    while (number_at(good, at) == 20) {
+        at += 4; // a layer
+    }
+    const auto with = [&](size_t where, uint32_t number) {
+        std::string file = good;
+        set_number(file, where, number);
+        return file;
+    };
+    const size_t n_layers = (at - from - 4 - 8*n - 4)/4;
+    CHECK_EQUAL((size_t) number_at(good, at), n_layers);
+    refuses(e, with(at, (uint32_t) n_layers + 1), "layers with votes");
+    refuses(e, with(at, 0xffffffff), "layers with votes");
+    refuses(e, with(at + 4, 0), "");
+    refuses(e, with(at + 4, 0xffffffff), "");
+    refuses(e, with(at + 8, 0xffffffff), "votes for 4294967295 rows");
+    survives_random_changes(e, good);
+    survives_cells_that_are_no_numbers(e, good);
+    CHECK_EQUAL(ask(e, json::object()).object().value("content", ""), fresh.object().value("content", "-"));
+}
+
 int main() {
     test_plan(nullptr, false);
     test_plan("1_1", false);           // layer 0 reads upward
@@ -293,6 +324,7 @@ int main() {
     test_plan("0_0;window=32;sinks=4;lazy=0", true, true);
     test_plan("standard;evict=knorm:200", false, false, false, 8 + 4); // more than there are
     test_eviction();
+    test_votes();
     const engine e({ { "model", tiny_model() }, { "ctx-size", 256 }, { "parallel", 1 }, { "threads", 1 } });
     checks_its_arguments(e);
     says_what_cannot_be_written(e);

@@ -39,7 +39,7 @@ void engine::leave() {
 
 static void check_companions(const common_params & params) {
     check_companion(params.mmproj.path);
-    check_companion(params.speculative.draft.mparams.path);
+    check_draft_model(params.speculative.draft.mparams.path);
     for (const auto & adapter : params.lora_adapters) {
         check_companion(adapter.path);
     }

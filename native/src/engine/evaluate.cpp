@@ -106,8 +106,9 @@ void engine::evaluate(const int32_t * tokens, int32_t n_tokens, int32_t first, k
     const int32_t       decided = plan.is_automatic() ? first : plan.evicts() ? first + 1 : 0;
     for (int32_t start = 0, end; start < n_tokens; start = end) {
         end = std::min(start + n_ubatch, start < decided ? decided : n_tokens);
-        if (plan.evicts() && start < decided) {
-            end = (int32_t) std::min<int64_t>(end, (int64_t) start + tokens_to_cut(run.get(), (uint32_t) start));
+        if (plan.evicts()) {
+            const auto to_cut = start < decided ? tokens_to_cut : tokens_to_answer_cut;
+            end = (int32_t) std::min<int64_t>(end, (int64_t) start + to_cut(run.get(), (uint32_t) start));
         }
         run.decode(tokens, start, end, first);
         const int32_t from = std::max(start, first);

@@ -249,6 +249,28 @@ void check_companion(const std::string & path) {
     }
 }
 
+static kvfold_plan read_plan(const gguf_context * file, const std::string & architecture, uint64_t layers, const std::string & path) {
+    try {
+        return kvfold_plan_from_metadata(file, architecture, (uint32_t) layers);
+    } catch (const std::invalid_argument & e) {
+        throw error(KVFOLD_ERROR_PLAN_INVALID, "'" + path + "': " + e.what()).about_path(path);
+    }
+}
+
+void check_draft_model(const std::string & path) {
+    if (path.empty()) {
+        return;
+    }
+    const opened_file opened       = open_whole(path);
+    const std::string architecture = read_string(opened.header.get(), "general.architecture");
+    const uint64_t    layers       = read_unsigned(opened.header.get(), architecture + ".block_count").value_or(0);
+    const kvfold_plan plan         = read_plan(opened.header.get(), architecture, layers, path);
+    if (plan.evict_answer > 0) {
+        throw error(KVFOLD_ERROR_PLAN_INVALID, "'" + path + "' evicts tokens during its answer (answer=" + std::to_string(plan.evict_answer) +
+                                                   "), which a draft model cannot, since some of its tokens are not accepted").about_path(path);
+    }
+}
+
 model_facts check_model(const std::string & path) {
     const opened_file        opened = open_whole(path);
     const gguf_context_ptr & file   = opened.header;
@@ -274,11 +296,7 @@ model_facts check_model(const std::string & path) {
     check_tokens(file.get(), path);
     facts.chat_templates = read_templates(file.get());
     count_kv_elements(facts, file.get());
-    try {
-        facts.kv_plan = kvfold_plan_from_metadata(file.get(), facts.architecture, (uint32_t) facts.layers);
-    } catch (const std::invalid_argument & e) {
-        throw error(KVFOLD_ERROR_PLAN_INVALID, "'" + path + "': " + e.what()).about_path(path);
-    }
+    facts.kv_plan = read_plan(file.get(), facts.architecture, facts.layers, path);
     return facts;
 }
 

@@ -38,4 +38,7 @@ void check_unchanged(const model_facts & facts);
 // As check_model() for a file that goes with a model: a projector, a draft model, an adapter. An empty path is none.
 void check_companion(const std::string & path);
 
+// As check_companion() for a draft model, which loses no tokens of its drafts: some of them are not accepted.
+void check_draft_model(const std::string & path);
+
 } // namespace kvfold

@@ -74,6 +74,7 @@ struct kvfold_plan {
     uint32_t evict_budget = 0; // tokens that it keeps; 0: a share
     uint32_t evict_share  = 0; // of the sequence, millionths
     uint32_t evict_chunk  = 0; // it is also done whenever a prompt has come to a multiple of so many tokens; 0: at its end only
+    uint32_t evict_answer = 0; // and whenever an answer has brought the sequence to a multiple of so many; 0: never
     std::array<uint32_t, KVFOLD_EVICT_PARAMETERS> evict_parameters = {}; // of the method, in its order
 
     std::array<int16_t, KVFOLD_MAX_LAYERS> kv       = {}; // layer whose keys and values layer i reads
@@ -162,7 +163,7 @@ struct kvfold_plan {
 //              | "lazy=" ( threshold | "default" ) | "full=" number | "queries=" number
 //              | "decide=" ( "early" | "end" | "decode" ) | "keep=" number { "_" number }
 //              | "evict=" method ":" ( number | share ) | "at=" ( "end" | "chunk" [ ":" number ] )
-//              | "skip=" number { "_" number }
+//              | "answer=" number | "skip=" number { "_" number }
 //              | parameter "=" number                     of the method, see kv/eviction/method.h
 //
 // The same grammar as io.kvfold.KvPlan. Throws std::invalid_argument with a message that names the value and the limit.

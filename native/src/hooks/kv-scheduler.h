@@ -97,6 +97,10 @@ bool kvfold_slot_rests(int id_slot);
 // `share`, and not beyond a position at which every prompt is cut whatever else runs. Not for a text that is pooled as a whole.
 int32_t kvfold_prompt_tokens(llama_context * ctx, int id_slot, int32_t n_tokens, int32_t share);
 
+// How many tokens may be drafted behind the next one of a slot that has `n_tokens`: at most `n_most`, and none beyond a position at
+// which an answer loses tokens, so that those which are there are accepted ones.
+int kvfold_drafted_tokens(llama_context * ctx, int n_tokens, int n_most);
+
 // The slot's cells are gone, and come back token by token; `n_tokens` of them are listed.
 void kvfold_slot_suspended(int id_slot, uint32_t n_tokens);
 

@@ -245,7 +245,7 @@ void kvfold_slot_begins_anew(const server_task & task) {
 
 void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt & prompt, const server_task & task) {
     kvfold_task_gone(task.id);
-    settle_evictions(llama_get_memory(context));
+    settle_evictions(llama_get_memory(context), id_slot); // what others have drafted may not be accepted yet
     const auto exchange = exchange_of(task);
     if (!exchange) {
         return;

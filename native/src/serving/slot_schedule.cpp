@@ -3,6 +3,7 @@
 #include "hooks/kv-budget.h"
 #include "hooks/kv-plan-prefill.h"
 #include "kv/eviction/evictor.h"
+#include "kv/eviction/method.h"
 #include "kv/graph/passes.h"
 #include "kv/memory/caches.h"
 #include "kv/memory/folded_memory.h"
@@ -95,7 +96,10 @@ std::vector<slot_view> slot_schedule::view(const std::vector<kvfold_slot_view> &
         view.resuming  = own.resuming;
         view.n_cells   = cells_of(cells, each.slot, own.suspended ? own.n_replayed : each.n_tokens);
         view.n_gone    = n_gone_of(ctx, each.slot);
-        view.n_peak    = own.n_prompt_cells + each.n_tokens - std::min(each.n_tokens, each.n_prompt);
+        view.n_peak    = own.n_prompt_cells;
+        if (each.n_tokens > each.n_prompt) {
+            view.n_peak = std::max(view.n_peak, (uint32_t) layout.cells_for_answer(each.n_prompt, each.n_tokens - each.n_prompt));
+        }
         view.n_step    = !each.drafts ? 1 : std::clamp<int64_t>((int64_t) rules.n_slot - each.n_tokens - 1, 1, rules.tokens_at_once);
         view.last_run  = own.last_run;
         views.push_back(view);
@@ -142,6 +146,7 @@ std::vector<kvfold_slot_action> slot_schedule::share(std::vector<kvfold_prompt_v
 std::vector<kvfold_slot_action> slot_schedule::plan(
         llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & idle) {
     ++step;
+    settle_evictions(llama_get_memory(ctx)); // before somebody gives cells up
     cell_room room;
     room.n_cells = room.n_free = UINT32_MAX;
     room.n_batch = rules.n_batch;
@@ -359,8 +364,9 @@ int slot_schedule::replay(llama_context * ctx, common_speculative * spec, int id
         return next == points.end() ? UINT32_MAX : (uint32_t) *next;
     };
     const uint32_t n_evicted = after(own.gone.points); // then tokens go as they went before
+    n = std::min(n, n_evicted - at);
     if (in_prompt) {
-        n = std::min({ n, n_prompt - at, tokens_to_cut(ctx, at), n_evicted - at, after(own.gone.begins) - at });
+        n = std::min({ n, n_prompt - at, tokens_to_cut(ctx, at), after(own.gone.begins) - at });
     } else if (needs_outputs(ctx, id_slot)) {
         // as they were computed: one after the other, the first of them perhaps deciding which layers are lazy
         each_out = true;
@@ -465,6 +471,11 @@ int32_t kvfold_prompt_tokens(llama_context * ctx, int id_slot, int32_t n_tokens,
         most = std::min<int64_t>({ most, schedule_here->most(id_slot), stop > n_tokens ? stop - n_tokens : INT32_MAX });
     }
     return (int32_t) std::min<int64_t>(most, tokens_to_cut(ctx, n_tokens));
+}
+
+int kvfold_drafted_tokens(llama_context * ctx, int n_tokens, int n_most) {
+    const bool sums = evicts_by_sums(llama_get_model(ctx)->hparams.kv_plan); // of which nothing can be taken back
+    return sums ? 0 : (int) std::min<int64_t>(n_most, (int64_t) tokens_to_answer_cut(ctx, (uint32_t) n_tokens) - 1);
 }
 
 void kvfold_slot_suspended(int id_slot, uint32_t n_tokens) {

@@ -16,6 +16,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <functional>
 #include <numeric>
 
 using rows_t = std::vector<uint32_t>;
@@ -97,11 +99,14 @@ static void budgets_are_tokens_or_shares() {
     check(kvfold_plan_parse("standard;at=chunk:0512;skip=1;evict=tova:64", 2).str() == "0_1;evict=tova:64;at=chunk;skip=1", "which a plan does not say");
     check(kvfold_plan_parse("standard;evict=snapkv:100;at=chunk:64", 2).str() == "0_1;evict=snapkv:100;at=chunk:64", "but another size");
     check(kvfold_plan_parse("standard;evict=knorm:64;at=end", 2).str() == "0_1;evict=knorm:64", "nor that all is done at the end");
+    check(kvfold_plan_parse("standard;answer=064;skip=1;at=chunk;evict=tova:64", 2).str() == "0_1;evict=tova:64;at=chunk;answer=64;skip=1", "answers lose tokens");
     for (const char * text : { "standard;evict=knorm", "standard;evict=knorm:0", "standard;evict=knorm:0.0", "standard;evict=knorm:1.5",
                                "standard;evict=nothing:5", "standard;evict=:5", "standard;evict=knorm:5;lag=4", "standard;lag=4", "standard;evict=knorm:5;queries=4", "standard;queries=4",
                                "standard;evict=snapkv:64", "standard;evict=snapkv:100;kernel=4", "1_1;evict=snapkv:100", "standard;skip=0",
                                "standard;at=chunk", "standard;evict=knorm:64;at=chunk:15", "standard;evict=knorm:64;at=chunk:",
                                "standard;evict=knorm:64;at=soon", "standard;evict=snapkv:100;at=chunk:63", "standard;evict=observed:64;at=chunk",
+                               "standard;answer=64", "standard;evict=knorm:64;answer=0", "standard;evict=knorm:64;answer=", "standard;evict=knorm:64;answer=1000000000",
+                               "standard;evict=snapkv:100;answer=64", "standard;evict=observed:100;answer=64", "standard;evict=expected:100;answer=64", "standard;evict=rkv:100;answer=7", "standard;evict=rkv:8", "standard;evict=rkv:100;kernel=4",
                                "standard;evict=lagkv:5;lag=1", "standard;evict=knorm:5;skip=0_1", "standard;evict=knorm:5;evict=knorm:5",
                                "streaming:8;evict=knorm:5", "simlayerkv:0.9;evict=knorm:5", "0_0s;window=4;evict=knorm:5", "standard;evict" }) {
         bool refused = false;
@@ -111,6 +116,26 @@ static void budgets_are_tokens_or_shares() {
             refused = true;
         }
         check(refused, std::string("refuses ") + text);
+    }
+}
+
+// What admission reckons with, against a loop over the tokens of an answer.
+static void an_answer_has_at_most_what_a_loop_finds() {
+    std::mt19937 random(1);
+    for (const char * attributes : { "evict=knorm:100", "evict=knorm:100;answer=32", "evict=tova:0.3;answer=50", "evict=knorm:1.0;answer=7", "evict=streaming:20;answer=1" }) {
+        const auto plan = kvfold_plan_parse("cla:2;skip=2;" + std::string(attributes), 4);
+        for (int i = 0; i < 200; ++i) {
+            const uint32_t n = random() % 300, n_answer = random() % 300;
+            uint32_t       most = 0, rows = evict_budget_of(plan, 0, n);
+            for (uint32_t t = n + 1; t <= n + n_answer; ++t) {
+                most = std::max(most, ++rows);
+                rows = plan.evict_answer > 0 && t % plan.evict_answer == 0 ? std::min(rows, evict_budget_of(plan, 0, t)) : rows;
+            }
+            const uint32_t found = evict_answer_peak_of(plan, 0, n, n_answer);
+            check(found == std::max(most, evict_budget_of(plan, 0, n)), std::string(attributes) + ": " + std::to_string(found) + " rows of " + std::to_string(n) +
+                                                                          " + " + std::to_string(n_answer) + " tokens, not " + std::to_string(most));
+            check(evict_answer_peak_of(plan, 2, n, n_answer) == n + n_answer && evict_answer_peak_of(plan, n, n_answer) == n + n_answer, "a layer that is skipped has all");
+        }
     }
 }
 
@@ -345,6 +370,413 @@ static void a_chunk_is_evicted_from_as_a_prompt(const std::string & plan) {
     check(brief.decode(1, n_prompt, 1, 5) == as_before, plan + ": a prompt that is no longer than a chunk loses tokens at its end");
 }
 
+// ---- during the answer
+
+static constexpr uint32_t part     = 32; // of an answer
+static constexpr uint32_t n_answer = 150;
+
+static std::string answering(const std::string & attributes) {
+    return "standard;" + attributes + ";answer=" + std::to_string(part);
+}
+
+// Tokens up to here are evicted from, once there are too many.
+static bool ends_a_part(uint32_t n) {
+    return n == n_prompt || (n > n_prompt && n % part == 0);
+}
+
+// Whenever it has grown by a part each head has the rows that it chooses of what it had, and else one more.
+static void each_part_of_an_answer_leaves_what_was_chosen(const variant & how, const std::string & attributes) {
+    const std::string plan   = answering(attributes + ":" + std::to_string(budget)), name = std::string(how.name) + ", " + plan;
+    const auto        parsed = kvfold_plan_parse(plan, 4);
+    tested            some   = context_of(how, plan);
+    some.prompt(n_prompt, 1, 5);
+    held before(some, 1, ggml_is_quantized(how.options.type) ? 64 : 0), raw(some, 1);
+    for (uint32_t n = n_prompt; n < n_prompt + n_answer; ++n) {
+        some.decode(1, (llama_pos) n, 1, 5);
+        const auto n_used = cells_in_use(*kv_caches_of(some.memory()).front(), 1);
+        check(n_used <= budget + part, name + ": " + std::to_string(n_used) + " cells with " + std::to_string(n + 1) + " tokens");
+        const held after(some, 1);
+        for (size_t h = 0; h < before.k.size(); ++h) {
+            const auto     n_had  = (uint32_t) (before.k[h].size()/n_embd_head);
+            const uint32_t n_kept = ends_a_part(n) ? std::min(budget, n_had) : n_had;
+            const auto     chosen = keep_highest(evict_scores(parsed, { n_had, before.k[h], before.v[h] }, n_kept), n_kept);
+            const auto     front  = [&](const std::vector<float> & of) { return std::vector<float>(of.begin(), of.end() - n_embd_head); };
+            check(front(after.k[h]) == picked(raw.k[h], chosen, n_had), name + ": keys of head " + std::to_string(h) + " with " + std::to_string(n) + " tokens");
+            check(front(after.v[h]) == picked(raw.v[h], chosen, n_had), name + ": values of head " + std::to_string(h) + " with " + std::to_string(n) + " tokens");
+        }
+        before = held(some, 1, ggml_is_quantized(how.options.type) ? 64 : 0);
+        raw    = held(some, 1);
+    }
+    check(some.follows_use() || !how.options.flash_attn, name + ": and memory is that of what is left");
+    const auto done = evictor_of(some.memory())->so_far();
+    check(done.n_prompts == 1 && done.n_kept[2] == budget && done.n_kept[2] + done.n_evicted[2] == (n_prompt + n_answer)/part*part, name + ": each token is counted once");
+}
+
+// In the lowest layer, as in the_same_positions_stay_as_in_a_plain_loop().
+static void an_answer_leaves_the_same_positions_as_a_plain_loop(const std::string & attributes) {
+    const std::string plan   = answering(attributes);
+    const auto        parsed = kvfold_plan_parse(plan, 4);
+    tested            whole  = context_of(variants()[0], "standard"), some = context_of(variants()[0], plan);
+    for (tested * each : { &whole, &some }) {
+        each->prompt(n_prompt, 1, 5);
+        for (uint32_t n = n_prompt; n < n_prompt + n_answer; ++n) {
+            each->decode(1, (llama_pos) n, 1, 5);
+        }
+    }
+    const held all(whole, 1), left(some, 1);
+    for (size_t h = 0; h < 2; ++h) {
+        rows_t positions;
+        for (uint32_t n = 0; n < n_prompt + n_answer; ++n) {
+            positions.push_back(n);
+            const uint32_t n_kept = evict_budget_of(parsed, 0, n + 1);
+            if (n + 1 == n_prompt + n_answer || !ends_a_part(n + 1) || positions.size() <= n_kept) { // nothing follows the last one
+                continue;
+            }
+            const head_rows rows = { (uint32_t) positions.size(), picked(all.k[h], positions, n_prompt + n_answer), picked(all.v[h], positions, n_prompt + n_answer) };
+            rows_t          kept;
+            for (const uint32_t row : keep_highest(evict_scores(parsed, rows, n_kept), n_kept)) {
+                kept.push_back(positions[row]);
+            }
+            positions = kept;
+        }
+        check(alike(left.k[h], picked(all.k[h], positions, n_prompt + n_answer)), plan + ": head " + std::to_string(h) + " keeps " + text_of(positions));
+    }
+}
+
+// The queries of a layer after RoPE, of one ubatch after the other.
+struct seen_queries {
+    std::vector<float> values[2]; // by layer, of the lowest ones; [token][head][n_embd_head]
+
+    // A ggml_backend_sched_eval_callback.
+    static bool take(ggml_tensor * t, bool ask, void * user) {
+        const int  il     = strcmp(t->name, "Qcur-0") == 0 ? 0 : strcmp(t->name, "Qcur-1") == 0 ? 1 : -1;
+        const bool is_one = t->op == GGML_OP_ROPE && il >= 0;
+        if (ask || !is_one) {
+            return is_one || !ask;
+        }
+        auto &       all = static_cast<seen_queries *>(user)->values[il];
+        const size_t n   = all.size();
+        all.resize(n + (size_t) ggml_nelements(t));
+        ggml_backend_tensor_get(t, &all[n], 0, ggml_nbytes(t));
+        return true;
+    }
+
+    // How a query of a layer attends to keys: one share for each of them.
+    std::vector<double> shares(int il, uint32_t token, uint32_t head, const std::vector<float> & keys, const rows_t & positions) const {
+        static constexpr uint32_t n_heads = 4;
+        const float *             q       = &values[il][(token*n_heads + head)*n_embd_head];
+        std::vector<double>       all;
+        for (const uint32_t at : positions) {
+            all.push_back(std::exp(std::inner_product(q, q + n_embd_head, &keys[at*n_embd_head], 0.0)/8)); // of root 64
+        }
+        const double sum = std::accumulate(all.begin(), all.end(), 0.0);
+        for (double & each : all) {
+            each /= sum;
+        }
+        return all;
+    }
+};
+
+// Both layers that read what a layer stores.
+static void readers_of_a_layer_vote_together() {
+    seen_queries queries;
+    variant      how = variants()[0];
+    tested       some = context_of(how, "cla:2;evict=tova:100");
+    how.options.cb_eval = seen_queries::take;
+    how.options.cb_user = &queries;
+    tested       whole = context_of(how, "cla:2");
+    for (tested * each : { &whole, &some }) {
+        each->prompt(n_prompt, 1, 5);
+        each->decode(1, n_prompt, 1, 5);
+    }
+    const held          all(whole, 1), left(some, 1);
+    rows_t              positions(n_prompt);
+    std::vector<double> votes(n_prompt);
+    std::iota(positions.begin(), positions.end(), 0);
+    for (const int il : { 0, 1 }) {
+        for (uint32_t head = 0; head < 4; ++head) {
+            const auto shares = queries.shares(il, n_prompt - 1, head, all.k[head/2], positions);
+            std::transform(votes.begin(), votes.end(), shares.begin(), votes.begin(), std::plus<>());
+        }
+    }
+    std::sort(positions.begin(), positions.end() - 1, [&](uint32_t a, uint32_t b) { return votes[a] > votes[b]; });
+    positions.erase(positions.begin() + budget - 1, positions.end() - 1); // the last one stays
+    std::sort(positions.begin(), positions.end());
+    positions.push_back(n_prompt); // came since
+    for (uint32_t h = 0; h < 2; ++h) {
+        check(alike(left.k[h], picked(all.k[h], positions, n_prompt + 1)), "layers 0 and 1 together keep " + text_of(positions));
+    }
+}
+
+// R-KV of a KV head with n + 1 tokens, those at these positions left, each product and each cosine for itself.
+static std::vector<double> scores_of_rkv(
+        const seen_queries & queries, uint32_t n, uint32_t h, const std::vector<float> & keys, const rows_t & positions) {
+    const size_t n_rows = positions.size(), n_old = n_rows - 8;
+    const auto   product = [](const float * a, const float * b) { return std::inner_product(a, a + n_embd_head, b, 0.0); };
+    const auto   key     = [&](size_t row) { return &keys[positions[row]*n_embd_head]; };
+    std::vector<double> attention(n_old), like(n_rows), scores(n_old);
+    for (uint32_t token = n - 7; token <= n; ++token) {
+        std::vector<double> shares(n_old);
+        double              sum = 0;
+        for (size_t i = 0; i < n_old; ++i) {
+            const float * q = &queries.values[0][(token*4 + 2*h)*n_embd_head];
+            shares[i] = std::exp(std::max(product(q, key(i)), product(q + n_embd_head, key(i)))/8);
+            sum += shares[i];
+        }
+        for (size_t i = 0; i < n_old; ++i) {
+            attention[i] += shares[i]/sum/8;
+        }
+    }
+    for (size_t row = 0; row < n_rows; ++row) {
+        std::vector<double> cosines(n_rows);
+        size_t              newest = n_rows;
+        for (size_t i = 0; i < n_rows; ++i) {
+            cosines[i] = i == row ? 0 : product(key(row), key(i))/std::sqrt(product(key(row), key(row))*product(key(i), key(i)));
+            newest     = cosines[i] > 0.5 ? i : newest;
+        }
+        for (size_t i = 0; i < n_rows; ++i) {
+            like[i] += i == newest ? 0 : cosines[i]/(double) n_rows;
+        }
+    }
+    double sum = 0;
+    for (const double each : like) {
+        sum += std::exp(each);
+    }
+    for (size_t i = 0; i < n_old; ++i) {
+        double highest = 0;
+        for (size_t j = i < 3 ? 0 : i - 3; j < std::min(n_old, i + 4); ++j) {
+            highest = std::max(highest, attention[j]);
+        }
+        scores[i] = 0.07*highest - 0.93*std::exp(like[i])/sum;
+    }
+    return scores;
+}
+
+// By the attention of queries: in the lowest layer keys and queries of a token are the same whatever it sees.
+static void attention_leaves_the_same_positions_as_a_plain_loop(const std::string & attributes) {
+    const std::string plan   = answering(attributes);
+    const auto        parsed = kvfold_plan_parse(plan, 4);
+    const bool        adds   = parsed.evict == EVICT_H2O, unlike = parsed.evict == EVICT_RKV;
+    seen_queries      queries;
+    variant           how  = variants()[0];
+    how.options.n_batch    = how.options.n_ubatch = chunk;
+    tested            some = context_of(how, plan);
+    how.options.cb_eval    = seen_queries::take;
+    how.options.cb_user    = &queries;
+    tested            whole = context_of(how, "standard");
+    const uint32_t    n_all = n_prompt + n_answer;
+    for (tested * each : { &whole, &some }) {
+        each->prompt(n_prompt, 1, 5, chunk);
+        for (uint32_t n = n_prompt; n < n_all; ++n) {
+            each->decode(1, (llama_pos) n, 1, 5);
+        }
+    }
+    const held     all(whole, 1), left(some, 1);
+    const uint32_t n_alike = 2; // query heads that read one KV head
+    check(queries.values[0].size() == (size_t) n_all*4*n_embd_head, "every query was seen once");
+
+    std::vector<rows_t>             positions(2);
+    std::vector<std::vector<float>> sums(2);
+    for (uint32_t n = 0; n < n_all; ++n) {
+        std::vector<std::vector<float>> votes(2);
+        for (uint32_t h = 0; h < 2; ++h) {
+            positions[h].push_back(n);
+            sums[h].push_back(0);
+            votes[h].resize(positions[h].size());
+            for (uint32_t head = h*n_alike; head < (h + 1)*n_alike; ++head) {
+                const auto shares = queries.shares(0, n, head, all.k[h], positions[h]);
+                for (size_t i = 0; i < shares.size(); ++i) {
+                    votes[h][i] += (float) shares[i];
+                    sums[h][i]  += (float) shares[i];
+                }
+            }
+        }
+        const bool     in_chunks = parsed.evict_chunk > 0 && n < n_prompt && (n + 1) % chunk == 0;
+        const uint32_t n_kept    = evict_budget_of(parsed, 0, n + 1);
+        if (n + 1 == n_all || !(ends_a_part(n + 1) || in_chunks) || positions[0].size() <= n_kept) {
+            continue;
+        }
+        const uint32_t n_recent = adds ? n_kept/2 : unlike ? 8 : 1, n_old = (uint32_t) positions[0].size() - n_recent;
+        for (uint32_t h = 0; h < 2; ++h) {
+            const auto unlike_scores = unlike ? scores_of_rkv(queries, n, h, all.k[h], positions[h]) : std::vector<double>();
+            rows_t     rows(n_old);
+            std::iota(rows.begin(), rows.end(), 0);
+            const auto worth = [&](uint32_t i) { return unlike ? (float) unlike_scores[i] : adds ? sums[h][i] : votes[0][i] + votes[1][i]; };
+            std::sort(rows.begin(), rows.end(), [&](uint32_t a, uint32_t b) { return worth(a) > worth(b); });
+            rows.resize(n_kept - n_recent);
+            std::sort(rows.begin(), rows.end());
+            rows_t             kept;
+            std::vector<float> kept_sums;
+            for (uint32_t i = 0; i < n_recent; ++i) {
+                rows.push_back(n_old + i);
+            }
+            for (const uint32_t row : rows) {
+                kept.push_back(positions[h][row]);
+                kept_sums.push_back(sums[h][row]);
+            }
+            positions[h] = kept;
+            sums[h]      = kept_sums;
+        }
+    }
+    for (uint32_t h = 0; h < 2; ++h) {
+        check(alike(left.k[h], picked(all.k[h], positions[h], n_all)), plan + ": head " + std::to_string(h) + " keeps " + text_of(positions[h]));
+    }
+}
+
+// It is as if a part's last two tokens ended a prompt, in their logits, too.
+static void a_part_of_an_answer_is_evicted_from_as_a_prompt(const std::string & attributes) {
+    tested some = context_of(variants()[0], answering(attributes)), turns = context_of(variants()[0], "standard;" + attributes);
+    some.prompt(n_prompt, 1, 5);
+    turns.prompt(n_prompt, 1, 5);
+    for (uint32_t n = n_prompt; n < n_prompt + n_answer; ++n) {
+        const bool two = ends_a_part(n + 1) || ends_a_part(n + 2);
+        const auto one = some.decode_tokens({ (llama_token) (n % some.n_vocab) }, (llama_pos) n, 1);
+        if (two && ends_a_part(n + 2)) {
+            continue;
+        }
+        std::vector<llama_token> tokens = { (llama_token) (n % some.n_vocab) };
+        if (two) {
+            tokens.insert(tokens.begin(), (llama_token) ((n - 1) % some.n_vocab));
+        }
+        const auto expected = turns.decode_tokens(tokens, (llama_pos) (n + 1 - tokens.size()), 1);
+        check(alike(one, expected), attributes + ": token " + std::to_string(n) + " of an answer");
+    }
+    check(evictor_of(some.memory())->of(1).points == evictor_of(turns.memory())->of(1).points, attributes + ": evicted at the same places");
+    check(evictor_of(some.memory())->of(1).points.size() == 6, attributes + ": that is at each part of it");
+}
+
+static std::vector<float> draft(tested & t, uint32_t from, uint32_t n, uint32_t n_accepted) {
+    llama_batch batch = llama_batch_init((int32_t) n, 0, 1);
+    for (uint32_t i = 0; i < n; ++i) {
+        batch.token[i]     = (llama_token) ((from + i) % t.n_vocab);
+        batch.pos[i]       = (llama_pos) (from + i);
+        batch.n_seq_id[i]  = 1;
+        batch.seq_id[i][0] = 1;
+        batch.logits[i]    = true;
+    }
+    batch.n_tokens = (int32_t) n;
+    const bool ok = llama_decode(t.context.get(), batch) == 0;
+    llama_batch_free(batch);
+    if (!ok) {
+        return {};
+    }
+    const float * l = llama_get_logits_ith(t.context.get(), (int32_t) n_accepted - 1);
+    const std::vector<float> logits(l, l + t.n_vocab);
+    check(llama_memory_seq_rm(t.memory(), 1, (llama_pos) (from + n_accepted), -1), "what was not accepted goes");
+    return logits;
+}
+
+// Whether the last of them is accepted or not, tokens go when those before have been.
+static void drafts_lose_tokens_when_they_are_accepted(const std::string & attributes) {
+    const std::string plan = answering(attributes);
+    tested            some = context_of(variants()[0], plan), plain = context_of(variants()[0], plan);
+    some.prompt(n_prompt, 1, 5);
+    plain.prompt(n_prompt, 1, 5);
+    std::mt19937 random(3);
+    for (uint32_t n = n_prompt; n < n_prompt + n_answer;) {
+        const uint32_t n_drafted = std::min<uint32_t>(1 + random() % 7, part - n % part), n_accepted = 1 + random() % n_drafted;
+        const auto     actual    = draft(some, n, n_drafted, n_accepted);
+        std::vector<float> expected;
+        for (uint32_t i = 0; i < n_accepted; ++i, ++n) {
+            expected = plain.decode_tokens({ (llama_token) (n % plain.n_vocab) }, (llama_pos) n, 1);
+        }
+        check(alike(actual, expected), plan + ": drafts up to " + std::to_string(n));
+    }
+    check(evictor_of(some.memory())->of(1).points == evictor_of(plain.memory())->of(1).points, plan + ": drafts lose tokens at the same places");
+    check(evictor_of(some.memory())->of(1).points.size() >= 5, plan + ": at each part");
+}
+
+static void copies_lose_tokens_of_their_own(const std::string & attributes) {
+    const std::string plan = answering(attributes);
+    variant           how  = variants()[0];
+    how.options.n_seq = 3;
+    tested some = context_of(how, plan), alone = context_of(how, plan);
+    some.prompt(n_prompt, 0, 5);
+    llama_memory_seq_cp(some.memory(), 0, 1, -1, -1);
+    alone.prompt(n_prompt, 0, 5);
+    alone.prompt(n_prompt, 1, 5);
+    for (uint32_t n = n_prompt; n < n_prompt + n_answer; ++n) {
+        check(some.decode_together({ { 0, (llama_pos) n, 1, 7 }, { 1, (llama_pos) n, 1, 8 } }), plan + ": two answers go on side by side");
+        for (const llama_seq_id seq_id : { 0, 1 }) {
+            const float * l = llama_get_logits_ith(some.context.get(), seq_id);
+            const std::vector<float> actual(l, l + some.n_vocab);
+            check(alike(alone.decode(1, (llama_pos) n, seq_id, 7 + (uint32_t) seq_id), actual), plan + ": token " + std::to_string(n) + " of a copy");
+        }
+    }
+    for (const llama_seq_id seq_id : { 0, 1 }) {
+        const held own(some, seq_id), expected(alone, seq_id);
+        for (size_t h = 0; h < own.k.size(); ++h) {
+            check(alike(own.k[h], expected.k[h]) && alike(own.v[h], expected.v[h]), plan + ": what is left of a copy in head " + std::to_string(h));
+        }
+    }
+    check(!evictor_of(some.memory())->shares(0) && !evictor_of(some.memory())->shares(1), plan + ": which have cells of their own now");
+    check(evictor_of(some.memory())->of(1).points == evictor_of(alone.memory())->of(1).points, plan + ": which lost tokens at the same places");
+    check(some.follows_use() || attributes.find("skip") != std::string::npos, plan + ": and their memory");
+}
+
+// Until there is room for what it keeps, a copy keeps all that it has.
+static void a_copy_without_room_waits() {
+    tested some = context_of(variants()[0], answering("evict=knorm:1030"));
+    some.prompt(1100, 0, 5);
+    llama_memory_seq_cp(some.memory(), 0, 1, -1, -1); // of 2048 cells 1030 are in use
+    llama_pos n = 1100;
+    for (; n < 1100 + 2*(llama_pos) part; ++n) {
+        check(!some.decode(1, n, 0, 5).empty() && !some.decode(1, n, 1, 6).empty(), "two answers go on, token " + std::to_string(n));
+    }
+    const auto n_used = [&](llama_seq_id seq_id) { return cells_in_use(*kv_caches_of(some.memory()).front(), seq_id); };
+    check(n_used(0) == 1030 + 2*part && n_used(1) == 1030 + 2*part, "both keep all, there is no room for another 1030");
+    llama_memory_seq_rm(some.memory(), 1, -1, -1);
+    for (; n < 1100 + 3*(llama_pos) part; ++n) {
+        some.decode(1, n, 0, 5);
+    }
+    check(n_used(0) < 1030 + part, "alone it has them");
+}
+
+// Computed again as slot_schedule::replay() does it: tokens are where they were, whoever had them.
+static void an_answer_that_is_computed_again_is_what_it_was(const std::string & attributes) {
+    const std::string plan = answering(attributes);
+    tested            some = context_of(variants()[0], plan), again = context_of(variants()[0], plan);
+    const auto        run  = [&](tested & t, uint32_t first, uint32_t n, bool output) {
+        std::vector<llama_token> tokens;
+        for (uint32_t i = first; i < first + n; ++i) {
+            tokens.push_back((llama_token) (i*i % t.n_vocab));
+        }
+        return t.decode_tokens(tokens, (llama_pos) first, 1, output);
+    };
+    // a prompt, an answer that loses tokens twice, the next prompt, and an answer that has lost some once
+    const uint32_t first = n_prompt, second = n_prompt + 100, n_all = second + 30 + 40;
+    run(some, 0, 256, false);
+    run(some, 256, first - 256, true);
+    for (uint32_t n = first; n < second; ++n) {
+        run(some, n, 1, true);
+    }
+    run(some, second, 30, true);
+    for (uint32_t n = second + 30; n < n_all; ++n) {
+        run(some, n, 1, true);
+    }
+    settle_evictions(some.memory());
+    evictor * const  evicts = evictor_of(again.memory());
+    const evicted    before = evictor_of(some.memory())->of(1);
+    check(before.points.size() >= 5, plan + ": it has lost tokens in both answers");
+    evicts->replays(1, before, (llama_pos) second + 30);
+    for (uint32_t n = 0, n_more; n < n_all; n += n_more) {
+        n_more = std::min(64u, n_all - n);
+        for (const auto & cuts : { before.points, before.begins, std::vector<llama_pos>({ (llama_pos) second + 30 }) }) {
+            const auto next = std::upper_bound(cuts.begin(), cuts.end(), (llama_pos) n);
+            n_more = next == cuts.end() ? n_more : std::min(n_more, (uint32_t) *next - n);
+        }
+        const bool ends = n + n_more == second + 30 || std::count(before.points.begin(), before.points.end(), (llama_pos) (n + n_more)) > 0;
+        run(again, n, n_more, n < second + 30 && ends);
+    }
+    evicts->replayed(1);
+    for (uint32_t n = n_all; n < n_all + 2*part; ++n) {
+        const auto expected = run(some, n, 1, true);
+        check(alike(run(again, n, 1, true), expected), plan + ": token " + std::to_string(n) + " after it was computed again");
+    }
+    check(evicts->of(1).points == evictor_of(some.memory())->of(1).points && evicts->of(1).begins == evictor_of(some.memory())->of(1).begins,
+          plan + ": which says the same of where it lost tokens");
+}
+
 // ---- conversations
 
 // Where all heads keep the same tokens it is as if the others had been removed.
@@ -416,11 +848,18 @@ static void copies_share_what_is_left(const variant & how) {
     const auto a = some.decode(1, n_prompt, 0, 5), b = some.decode(1, n_prompt, 1, 5);
     check(alike(a, b), std::string(how.name) + ": a copy goes on as the first one");
     check(kv_caches_of(some.memory()).front()->get_cells(0).get_used() == 102, std::string(how.name) + ": in the same cells");
-    // what is another one's as well stays, whatever the budget
+    check(evictor_of(some.memory())->shares(0), std::string(how.name) + ": which are said to be shared");
+    // what is another one's as well stays there, and what is kept is copied
     some.decode(50, n_prompt + 1, 0, 5);
     some.decode(1, n_prompt + 51, 0, 5);
-    check(cells_in_use(*kv_caches_of(some.memory()).front(), 0) == 152, std::string(how.name) + ": shared cells are left alone");
-    check(evictor_of(some.memory())->shares(0), std::string(how.name) + ": and said to be shared");
+    check(cells_in_use(*kv_caches_of(some.memory()).front(), 0) == 101, std::string(how.name) + ": the next prompt leaves its budget");
+    check(kv_caches_of(some.memory()).front()->get_cells(0).get_used() == 202, std::string(how.name) + ": in cells of its own");
+    check(some.follows_use() || !how.options.flash_attn, std::string(how.name) + ": and their memory");
+    const auto left = some.decode(1, n_prompt + 1, 1, 7);
+    tested     alone = context_of(how, "standard;evict=knorm:100");
+    alone.prompt(n_prompt, 1, 5);
+    alone.decode(1, n_prompt, 1, 5);
+    check(alike(left, alone.decode(1, n_prompt + 1, 1, 7)), std::string(how.name) + ": and the copy is what it was");
 }
 
 // What layers do not have of the cells of a sequence, as the statistics ask for it.
@@ -509,6 +948,25 @@ static void states_hold_what_is_left(const variant & how, const std::string & pl
     check(evictor_of(restored.memory())->of(1).points == std::vector<llama_pos>({ n_prompt, n_prompt + 82 }), plan + ": and knows when it did");
 }
 
+static void a_state_in_an_answer_holds_what_is_left(const variant & how, const std::string & attributes) {
+    const std::string plan = answering(attributes);
+    tested            some = context_of(how, plan), restored = context_of(how, plan);
+    some.prompt(n_prompt, 0, 5);
+    uint32_t n = n_prompt;
+    for (; n < n_prompt + part; ++n) {
+        some.decode(1, (llama_pos) n, 0, 5);
+    }
+    std::vector<uint8_t> state(llama_state_seq_get_size(some.context.get(), 0));
+    llama_state_seq_get_data(some.context.get(), state.data(), state.size(), 0);
+    check(llama_state_seq_set_data(restored.context.get(), state.data(), state.size(), 1) == state.size(), plan + ": a state in an answer is restored");
+    for (; n < n_prompt + 3*part; ++n) {
+        const auto expected = some.decode(1, (llama_pos) n, 0, 5);
+        check(alike(restored.decode(1, (llama_pos) n, 1, 5), expected), plan + ": and goes on at " + std::to_string(n));
+    }
+    check(evictor_of(restored.memory())->of(1).points == evictor_of(some.memory())->of(0).points, plan + ": and loses tokens where the first one does");
+    check(evictor_of(restored.memory())->of(1).points.size() == 4, plan + ": which is before and after");
+}
+
 // ---- the attention of queries
 
 // However the prompt is cut, and whoever else has one.
@@ -591,6 +1049,9 @@ int main(int argc, char ** argv) {
     }, nullptr);
     methods_choose_what_their_papers_say();
     budgets_are_tokens_or_shares();
+    an_answer_has_at_most_what_a_loop_finds();
+    a_copy_without_room_waits();
+    readers_of_a_layer_vote_together();
     for (const variant & how : variants()) {
         for (const char * method : { "evict=knorm", "evict=keydiff", "evict=streaming" }) {
             what_is_left_is_what_was_chosen(how, method);
@@ -598,6 +1059,8 @@ int main(int argc, char ** argv) {
         what_is_left_is_what_was_chosen(how, "lag=16;evict=lagkv");
         each_chunk_leaves_what_was_chosen(how, "evict=knorm");
         each_chunk_leaves_what_was_chosen(how, "lag=16;evict=lagkv");
+        each_part_of_an_answer_leaves_what_was_chosen(how, "evict=knorm");
+        each_part_of_an_answer_leaves_what_was_chosen(how, "lag=16;evict=lagkv");
         goes_on_as_if_the_others_were_gone(how);
         others_are_as_they_were(how);
         layers_that_are_skipped_keep_everything(how);
@@ -605,18 +1068,37 @@ int main(int argc, char ** argv) {
         states_hold_what_is_left(how, "standard;evict=knorm:100");
         states_hold_what_is_left(how, "standard;evict=knorm:0.4;skip=1");
         states_hold_what_is_left(how, "yoco:55;evict=keydiff:100");
+        a_state_in_an_answer_holds_what_is_left(how, "evict=knorm:100");
+        if (how.options.unified && how.options.type == GGML_TYPE_F32) {
+            a_state_in_an_answer_holds_what_is_left(how, "evict=h2o:100;skip=1");
+        }
         if (how.options.unified && how.options.type == GGML_TYPE_F32) { // rounded attention may choose other rows
             states_hold_what_is_left(how, "standard;evict=snapkv:100;queries=16");
+            states_hold_what_is_left(how, "cla:2;evict=h2o:100");
             states_hold_what_is_left(how, "cla:2;evict=pyramidkv:100;queries=16");
         }
     }
     rows_that_layers_lack_count_once();
     for (const char * attributes : { "evict=snapkv:100", "evict=tova:100", "evict=pyramidkv:100;queries=16", "evict=chunkkv:0.4;queries=32;skip=1", "evict=observed:100",
-                                    "evict=expected:100;future=64" }) {
+                                    "evict=expected:100;future=64", "evict=h2o:100", "evict=rkv:100" }) {
         the_last_queries_are_those_of_the_prompt(attributes);
+    }
+    for (const char * attributes : { "evict=tova:100", "evict=tova:0.4;at=chunk:64", "evict=h2o:100", "evict=h2o:0.3", "evict=h2o:101;at=chunk:64", "evict=rkv:100", "evict=rkv:0.3;at=chunk:64" }) {
+        attention_leaves_the_same_positions_as_a_plain_loop(attributes);
     }
     for (const char * attributes : { "evict=knorm:100", "evict=keydiff:0.3", "evict=streaming:100;sinks=4", "evict=lagkv:100;lag=16", "evict=streaming:100;skip=1" }) {
         the_same_positions_stay_as_in_a_plain_loop(attributes);
+        an_answer_leaves_the_same_positions_as_a_plain_loop(attributes);
+    }
+    for (const char * attributes : { "evict=keydiff:100", "evict=tova:100", "evict=tova:0.3;skip=1", "evict=h2o:100", "evict=h2o:0.3;skip=0", "evict=rkv:100", "evict=rkv:100;skip=1" }) {
+        if (attributes[6] != 'r') { // which looks at more queries than such a prompt has
+            a_part_of_an_answer_is_evicted_from_as_a_prompt(attributes);
+        }
+        if (attributes[6] != 'h') { // which is never drafted for
+            drafts_lose_tokens_when_they_are_accepted(attributes);
+        }
+        copies_lose_tokens_of_their_own(attributes);
+        an_answer_that_is_computed_again_is_what_it_was(attributes);
     }
     for (const variant & how : { variants()[0], variants()[1], variants()[5] }) {
         for (const char * attributes : { "evict=streaming:100", "evict=snapkv:100;queries=16", "evict=lagkv:100;lag=16;at=chunk:128;skip=1", "evict=keydiff:100;at=chunk:128" }) {
@@ -625,7 +1107,7 @@ int main(int argc, char ** argv) {
     }
     for (const char * plan : { "standard;evict=knorm:100", "cla:2;evict=lagkv:0.4;lag=16;skip=0", "standard;evict=snapkv:100;queries=16", "cla:2;evict=tova:100",
                                "standard;evict=pyramidkv:100;queries=16", "standard;evict=chunkkv:0.4;queries=32", "yoco:55;evict=keydiff:100",
-                               "cla:2;evict=expected:60" }) {
+                               "cla:2;evict=expected:60", "cla:2;evict=h2o:100;skip=2", "cla:2;evict=rkv:100" }) {
         a_chunk_is_evicted_from_as_a_prompt(plan);
     }
     const golden_eviction golden(argc > 2 ? argv[1] : "");

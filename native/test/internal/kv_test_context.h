@@ -41,6 +41,9 @@ struct context_options {
     uint32_t n_batch  = 256;
     uint32_t n_ubatch = 64;
     bool     swa_full = true; // windows forget nothing
+
+    ggml_backend_sched_eval_callback cb_eval = nullptr; // shown what graphs compute
+    void *                           cb_user = nullptr;
 };
 
 struct tested {
@@ -64,6 +67,8 @@ struct tested {
         p.n_threads       = 1;
         p.n_threads_batch = 1;
         p.cpu_attention   = o.cpu_attention;
+        p.cb_eval           = o.cb_eval;
+        p.cb_eval_user_data = o.cb_user;
         context.reset(llama_init_from_model(model.get(), p));
     }
 

@@ -171,6 +171,57 @@ std::vector<float> of_values(const std::vector<float> & shares, const head_rows 
     return scores;
 }
 
+// How much the key of each token is like those of the others: the mean of their cosines, as shares of all tokens. A token has no part
+// in its own, nor in that of the newest one that is much like it, so that of many that are alike this one is not called so.
+static std::vector<double> likeness(const matrix & k) {
+    static constexpr float much = 0.5f;
+    std::vector<float>     unit(k.data, k.data + (size_t) k.n*k.d);
+    std::vector<double>    sum(k.d), like(k.n);
+    for (uint32_t i = 0; i < k.n; ++i) {
+        const auto scale = (float) (1/(norm(k.row(i), k.d) + 1e-8));
+        for (uint32_t c = 0; c < k.d; ++c) {
+            unit[(size_t) i*k.d + c] *= scale;
+            sum[c] += unit[(size_t) i*k.d + c];
+        }
+    }
+    const auto product = [&](uint32_t a, const auto & with) { return std::inner_product(with, with + k.d, &unit[(size_t) a*k.d], 0.0); };
+    for (uint32_t i = 0; i < k.n; ++i) {
+        like[i] += product(i, sum.data()) - product(i, &unit[(size_t) i*k.d]);
+    }
+    for (uint32_t i = 0; i < k.n; ++i) {
+        for (uint32_t other = k.n; other-- > 0;) {
+            const double cosine = other == i ? 0 : product(i, &unit[(size_t) other*k.d]);
+            if (cosine > much) {
+                like[other] -= cosine;
+                break;
+            }
+        }
+    }
+    const double most = *std::max_element(like.begin(), like.end());
+    double       all  = 0;
+    for (double & each : like) {
+        each = std::exp((each - most)/k.n);
+        all += each;
+    }
+    for (double & each : like) {
+        each /= all;
+    }
+    return like;
+}
+
+std::vector<float> of_unlike(const kvfold_plan & plan, const std::vector<float> & votes, const head_rows & rows) {
+    static constexpr double attention = 0.07; // against likeness, as in the paper
+    const int64_t           n    = (int64_t) rows.n - std::min(evict_queries_of(plan), rows.n), half = evict_parameter_of(plan, "kernel")/2;
+    const double            sum  = std::max(std::accumulate(votes.begin(), votes.begin() + n, 0.0), 1e-12); // of as many queries and layers as voted
+    const auto              like = likeness(matrix(rows.k, rows.n));
+    std::vector<float>      scores(rows.n, INFINITY);
+    for (int64_t i = 0; i < n; ++i) {
+        const float highest = *std::max_element(votes.begin() + std::max<int64_t>(0, i - half), votes.begin() + std::min(n, i + half + 1));
+        scores[i] = (float) (attention*highest/sum - (1 - attention)*like[i]);
+    }
+    return scores;
+}
+
 std::vector<float> evict_scores(const kvfold_plan & plan, const head_rows & rows, uint32_t n_kept) {
     const matrix k(rows.k, rows.n);
     switch (plan.evict) {
@@ -193,6 +244,12 @@ static std::vector<float> mean_of_seen(const std::vector<float> & votes, uint32_
 std::vector<std::vector<uint32_t>> choose_by_votes(
         const kvfold_plan & plan, const std::vector<std::vector<float>> & votes, uint32_t n_prompt, uint32_t n_kept) {
     std::vector<std::vector<uint32_t>> chosen;
+    if (evicts_by_sums(plan)) {
+        for (const auto & each : votes) {
+            chosen.push_back(keep_highest(pooled(each, n_kept/2, 1), n_kept));
+        }
+        return chosen;
+    }
     if (evicts_by_all_queries(plan)) {
         for (const auto & each : votes) {
             chosen.push_back(keep_highest(mean_of_seen(each, n_prompt), n_kept));

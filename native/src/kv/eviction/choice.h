@@ -30,6 +30,10 @@ std::vector<float> of_values(const std::vector<float> & shares, const head_rows 
 std::vector<std::vector<uint32_t>> choose_by_votes(
         const kvfold_plan & plan, const std::vector<std::vector<float>> & votes, uint32_t n_prompt, uint32_t n_kept);
 
+// By shares of attention in any unit: how much falls on a token or those around it, less how much its key is like others (R-KV). The
+// tokens of the queries that decide stay.
+std::vector<float> of_unlike(const kvfold_plan & plan, const std::vector<float> & votes, const head_rows & rows);
+
 // The n_kept highest, in ascending order. Equal ones fall as torch.topk() lets them fall.
 std::vector<uint32_t> keep_highest(const std::vector<float> & scores, uint32_t n_kept);
 

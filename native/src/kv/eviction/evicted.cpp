@@ -25,7 +25,7 @@ evicted evicted::read(const kvfold_plan & plan, const std::function<uint32_t()> 
     evicted found;
     for (uint32_t n = next(); n > 0; --n) {
         const uint32_t point = next(), begin = next();
-        if (point > INT32_MAX || (llama_pos) point <= found.n_compact() || begin >= point || (llama_pos) begin < found.n_compact()) {
+        if (point > INT32_MAX || (llama_pos) point <= found.n_compact() || begin >= point + (plan.evict_answer > 0) || (llama_pos) begin < found.n_compact()) {
             throw std::runtime_error("it says that tokens were evicted at " + std::to_string(point) + " tokens of a prompt from " +
                                      std::to_string(begin) + " on");
         }

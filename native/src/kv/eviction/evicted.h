@@ -15,7 +15,7 @@ namespace kvfold {
 
 struct evicted {
     std::vector<llama_pos> points;      // tokens that the sequence had each time it lost some, ascending
-    std::vector<llama_pos> begins;      // those that it had when the prompt, or its chunk, that ended there began
+    std::vector<llama_pos> begins;      // those that it had when the prompt, or its chunk, that ended there began; in an answer the same
     uint32_t               n_cells = 0; // of the tokens up to the last point
     std::vector<uint32_t>  n_rows;      // by producer, in the first of these cells
 

@@ -76,6 +76,12 @@ stage evictor::stage_of_part(const kv_ubatch_part & part, int32_t prefill) const
 }
 
 bool evictor::evicts_after(const kv_ubatch_part & part, stage now) const {
+    if (now == stage::GENERATED) {
+        const sequence & seq = sequences[part.seq_id];
+        const auto &     at  = seq.before.points;
+        return seq.answer < INT32_MAX ? std::binary_search(at.begin(), at.end(), part.n_tokens())
+                                      : plan.evict_answer > 0 && part.n_tokens() % plan.evict_answer == 0;
+    }
     return now == stage::END_OF_PROMPT || (now == stage::PROMPT && plan.evict_chunk > 0 && part.n_tokens() % plan.evict_chunk == 0);
 }
 
@@ -100,12 +106,13 @@ std::vector<kv_query> evictor::scored_queries(const kv_ubatch_part & part, int32
         return {};
     }
     if (evicts_by_all_queries(plan)) {
-        return is_prompt(now) ? last_queries(part, {}, part.rows.size()) : std::vector<kv_query>();
+        const bool decide = is_prompt(now) || (evicts_by_sums(plan) && now == stage::GENERATED);
+        return decide ? last_queries(part, {}, part.rows.size()) : std::vector<kv_query>();
     }
     if (!evicts_by_queries(plan) || !evicts_after(part, now) || !has_too_many(part.seq_id, (uint32_t) part.n_tokens())) {
         return {};
     }
-    return last_queries(part, seq.in_prompt ? seq.kept.pos : std::vector<llama_pos>(), plan.n_queries);
+    return last_queries(part, seq.in_prompt || now == stage::GENERATED ? seq.kept.pos : std::vector<llama_pos>(), plan.n_queries);
 }
 
 std::vector<int32_t> evictor::kept_rows(const kv_ubatch_part & part, int32_t prefill) const {
@@ -114,23 +121,33 @@ std::vector<int32_t> evictor::kept_rows(const kv_ubatch_part & part, int32_t pre
         const auto first = std::lower_bound(part.pos.begin(), part.pos.end(), sinks) - part.pos.begin();
         return is_prompt(stage_of_part(part, prefill)) ? std::vector<int32_t>(part.rows.begin() + first, part.rows.end()) : std::vector<int32_t>();
     }
-    if (!evicts_by_queries(plan) || plan.n_queries <= 1 || stage_of_part(part, prefill) != stage::PROMPT) {
+    if (!evicts_by_queries(plan) || plan.n_queries <= 1) {
+        return {};
+    }
+    // of an answer those that decide when it has come to the next place where tokens go, or of those drafts that end there some are refused
+    const stage    now     = stage_of_part(part, prefill);
+    const uint32_t n_part  = plan.evict_answer > 0 ? part.n_tokens() % plan.evict_answer : 0;
+    const bool     answers = now == stage::GENERATED && plan.evict_answer > 0 && (n_part == 0 || plan.evict_answer - n_part < plan.n_queries);
+    if (now != stage::PROMPT && !answers) {
         return {};
     }
     return { part.rows.end() - (ptrdiff_t) std::min<size_t>(plan.n_queries, part.rows.size()), part.rows.end() };
 }
 
 void evictor::vote(const kv_ubatch_part & part, int il, const float * votes, int64_t n_kv) {
-    const int             il_kv = plan.kv[il];
-    sequence &            seq   = sequences[part.seq_id];
-    const auto            cells = rows_of(part.seq_id, il_kv);
+    const int  il_kv = plan.kv[il];
+    sequence & seq   = sequences[part.seq_id];
+    if (seq.voted_on.empty()) {
+        seq.voted_on = cells_of(part.seq_id);
+        if (!evicts_by_all_queries(plan)) {
+            seq.votes.clear(); // of a chunk that ended where no batch did
+        }
+    }
+    const auto cells = rows_of(part.seq_id, il_kv, seq.voted_on);
     seq.votes.resize(plan.n_layer);
     auto & sums = seq.votes[il_kv];
     sums.resize(hparams.n_head_kv(il_kv));
     for (size_t h = 0; h < sums.size(); ++h) {
-        if (!evicts_by_all_queries(plan) && il == il_kv) { // the first of those that read it
-            sums[h].clear(); // of a chunk that ended where no batch did
-        }
         sums[h].resize(cells.size()); // of later ubatches as well
         for (size_t i = 0; i < cells.size(); ++i) {
             sums[h][i] += votes[h*n_kv + cells[i]];
@@ -141,6 +158,7 @@ void evictor::vote(const kv_ubatch_part & part, int il, const float * votes, int
 void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kept_queries & kept) {
     sequence &  seq = sequences[part.seq_id];
     const stage now = stage_of_part(part, prefill);
+    seq.voted_on.clear();
     if (!seq.in_prompt && is_prompt(now)) {
         seq.begin = part.pos.front();
         seq.kept  = {};
@@ -153,27 +171,31 @@ void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kep
             }
         }
     }
+    if (!kept.pos.empty() && !evicts_by_moments(plan)) {
+        std::vector<bool> judged(plan.n_layer);
+        for (uint32_t il = 0; il < plan.n_layer; ++il) {
+            judged[il] = judges(part.seq_id, (int) il);
+        }
+        keep_last(seq.kept, kept, plan.n_queries, judged);
+    }
     switch (now) {
         case stage::PROMPT:
             seq.n_scored += (uint32_t) part.rows.size();
-            if (!kept.pos.empty() && !evicts_by_moments(plan)) {
-                std::vector<bool> judged(plan.n_layer);
-                for (uint32_t il = 0; il < plan.n_layer; ++il) {
-                    judged[il] = judges(part.seq_id, (int) il);
-                }
-                keep_last(seq.kept, kept, plan.n_queries, judged);
-            }
             seq.in_prompt = true;
             seq.due       = evicts_after(part, now);
+            seq.answers   = false;
             break;
         case stage::END_OF_PROMPT:
             seq.n_scored += (uint32_t) part.rows.size();
             seq.kept      = {};
             seq.in_prompt = false;
             seq.due       = true;
+            seq.answers   = false;
             break;
         case stage::GENERATED:
             seq.in_prompt = false;
+            seq.due       = evicts_after(part, now);
+            seq.answers   = true;
             break;
         case stage::OTHER:
             break;
@@ -184,14 +206,14 @@ bool evictor::is_due() const {
     return std::any_of(sequences.begin(), sequences.end(), [](const sequence & seq) { return seq.due; });
 }
 
-void evictor::settle() {
-    for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
+void evictor::settle(llama_seq_id which) {
+    for (llama_seq_id seq_id = std::max(which, 0); seq_id < (which < 0 ? LLAMA_MAX_SEQ : which + 1); ++seq_id) {
         sequence & seq = sequences[seq_id];
         if (seq.due) {
             const size_t n_before = seq.points.size();
             evict(seq_id);
             seq.due = false;
-            if (seq.points.size() > n_before || !seq.in_prompt) {
+            if (!evicts_by_sums(plan) && (seq.points.size() > n_before || !seq.in_prompt)) {
                 seq.votes.clear();
                 seq.moments.clear();
                 seq.n_scored = 0;
@@ -210,6 +232,11 @@ std::vector<uint32_t> evictor::cells_of(llama_seq_id seq_id) const {
     }
     std::sort(own.begin(), own.end(), [&](uint32_t a, uint32_t b) { return cells.pos_get(a) < cells.pos_get(b); });
     return own;
+}
+
+llama_pos evictor::first_of_last(llama_seq_id seq_id, uint32_t n) const {
+    const std::vector<uint32_t> own = cells_of(seq_id);
+    return own.size() <= n ? 0 : cache.get_cells(seq_id).pos_get(own[own.size() - n]);
 }
 
 bool evictor::shares(llama_seq_id seq_id) const {
@@ -232,9 +259,8 @@ uint32_t evictor::n_beginning(llama_seq_id seq_id, uint32_t n_common, uint32_t n
     return std::max(n_gone, std::min(n_common, n_decides - std::min(n_decides, n_queries)));
 }
 
-std::vector<uint32_t> evictor::rows_of(llama_seq_id seq_id, uint32_t il) const {
+std::vector<uint32_t> evictor::rows_of(llama_seq_id seq_id, uint32_t il, std::vector<uint32_t> rows) const {
     const llama_kv_cells & cells = cache.get_cells(seq_id);
-    std::vector<uint32_t>  rows  = cells_of(seq_id);
     rows.erase(std::remove_if(rows.begin(), rows.end(), [&](uint32_t i) { return hides(seq_id, (int) il, cells.pos_get(i)); }), rows.end());
     return rows;
 }
@@ -274,7 +300,15 @@ std::vector<std::vector<uint32_t>> evictor::choose(
         return { n_heads, all };
     }
     if (evicts_by_queries(plan) && !evicts_by_moments(plan)) {
-        return choose_by_votes(plan, sequences[seq_id].votes[layer.il], sequences[seq_id].n_scored, n_kept);
+        auto & votes = sequences[seq_id].votes;
+        votes.resize(plan.n_layer);
+        votes[layer.il].resize(n_heads);
+        for (auto & each : votes[layer.il]) {
+            each.resize(cells.size()); // of tokens that no query of a prompt or an answer has seen
+        }
+        if (!evicts_by_highest(plan)) {
+            return choose_by_votes(plan, votes[layer.il], sequences[seq_id].n_scored, n_kept);
+        }
     }
     const cell_rows                    k = keys_of(seq_id, layer, cells);
     std::vector<std::vector<float>>    values(n_heads);
@@ -289,7 +323,8 @@ std::vector<std::vector<uint32_t>> evictor::choose(
     for (uint32_t h = 0; h < n_heads; ++h) {
         const head_rows rows = { k.n(), k.head(h, k_rotated), std::move(values[h]) };
         chosen.push_back(keep_highest(
-                evicts_by_moments(plan) ? expected_scores(sequences[seq_id], (int) layer.il, h, rows, n_tokens) : evict_scores(plan, rows, n_kept),
+                evicts_by_moments(plan) ? expected_scores(sequences[seq_id], (int) layer.il, h, rows, n_tokens) :
+                evicts_by_highest(plan) ? of_unlike(plan, sequences[seq_id].votes[layer.il][h], rows) : evict_scores(plan, rows, n_kept),
                 n_kept));
     }
     return chosen;
@@ -338,35 +373,26 @@ void evictor::evict(llama_seq_id seq_id) {
     if (!has_too_many(seq_id, n_tokens)) {
         return;
     }
-    if (shares(seq_id)) {
-        LLAMA_LOG_WARN("%s: sequence %d shares cells with others and keeps all of its tokens\n", __func__, seq_id);
-        return;
-    }
     const int64_t                                   start = ggml_time_us();
     const bool                                      again = seq.begin < seq.n_compact(); // its prompt has lost some before
     std::vector<std::vector<uint32_t>>              rows;   // by layer, its cells
     std::vector<std::vector<std::vector<uint32_t>>> chosen; // of these, by head
     std::vector<uint32_t>                           n_rows(plan.n_layer);
     for (const kv_tensors & layer : layers) {
-        rows.push_back(rows_of(seq_id, layer.il));
+        rows.push_back(rows_of(seq_id, layer.il, own));
         chosen.push_back(choose(seq_id, layer, rows.back(), evict_budget_of(plan, layer.il, n_tokens)));
         n_rows[layer.il] = (uint32_t) chosen.back()[0].size();
-        count(layer, n_rows[layer.il], again ? seq.n_rows[layer.il] : 0, rows.back().size() - n_rows[layer.il]);
     }
-    const uint32_t n_cells = *std::max_element(n_rows.begin(), n_rows.end());
-
-    // those in front, so that attention has less to look at; but first those that hold something in all layers, then those in which
-    // ever fewer have memory
-    std::vector<std::pair<size_t, uint32_t>> order;
-    for (const uint32_t i : own) {
-        order.push_back({ hides_any() ? n_hiding(seq_id, cells.pos_get(i)) : 0, i });
-    }
-    std::sort(order.begin(), order.end());
-    std::vector<uint32_t> to;
-    for (uint32_t i = 0; i < n_cells; ++i) {
-        to.push_back(order[i].second);
+    const uint32_t              n_cells = *std::max_element(n_rows.begin(), n_rows.end());
+    const std::vector<uint32_t> to      = cells_to_keep_in(seq_id, own, n_cells);
+    if (to.empty()) {
+        LLAMA_LOG_WARN("%s: sequence %d shares cells with others, has no room for %u of its own and keeps all of its tokens\n", __func__,
+                seq_id, n_cells);
+        return;
     }
     for (size_t i = 0; i < layers.size(); ++i) {
+        const uint32_t il = layers[i].il;
+        count(layers[i], n_rows[il], again ? seq.n_rows[il] : 0, rows[i].size() - n_rows[il]);
         keys_of  (seq_id, layers[i], rows[i]).write(chosen[i], to);
         values_of(seq_id, layers[i], rows[i]).write(chosen[i], to);
         if (listens) {
@@ -374,7 +400,7 @@ void evictor::evict(llama_seq_id seq_id) {
         }
     }
     for (const uint32_t i : own) {
-        cells.rm(i);
+        cells.seq_rm(i, seq_id);
     }
     for (uint32_t i = 0; i < n_cells; ++i) {
         cells.pos_set(to[i], (llama_pos) (i + 1 < n_cells ? i : n_tokens - 1));
@@ -383,7 +409,20 @@ void evictor::evict(llama_seq_id seq_id) {
     if (cache.get_n_stream() == 1) {
         cache.kv_memory->places->moved(seq_id, *std::max_element(to.begin(), to.end()));
     }
-    seq.begins.push_back(std::max(seq.begin, seq.n_compact()));
+    if (evicts_by_sums(plan)) {
+        for (size_t i = 0; i < layers.size() && !seq.votes.empty(); ++i) {
+            auto & votes = seq.votes[layers[i].il];
+            for (size_t h = 0; h < votes.size(); ++h) {
+                votes[h].resize(rows[i].size());
+                for (size_t row = 0; row < chosen[i][h].size(); ++row) {
+                    votes[h][row] = votes[h][chosen[i][h][row]]; // which is no earlier one
+                }
+                votes[h].resize(chosen[i][h].size());
+            }
+        }
+        seq.votes_left = seq.votes;
+    }
+    seq.begins.push_back(seq.answers ? (llama_pos) n_tokens : std::max(seq.begin, seq.n_compact()));
     seq.points.push_back((llama_pos) n_tokens);
     seq.kept    = {};
     seq.n_cells = n_cells;
@@ -394,7 +433,42 @@ void evictor::evict(llama_seq_id seq_id) {
         done.n_prompts += again ? 0 : 1;
         done.n_microseconds += (uint64_t) (ggml_time_us() - start);
     }
-    LLAMA_LOG_INFO("%s: sequence %d keeps %u cells of %zu at %u tokens\n", __func__, seq_id, n_cells, own.size(), n_tokens);
+    if (seq.answers) { // over and over
+        LLAMA_LOG_DEBUG("%s: sequence %d keeps %u cells of %zu at %u tokens\n", __func__, seq_id, n_cells, own.size(), n_tokens);
+    } else {
+        LLAMA_LOG_INFO("%s: sequence %d keeps %u cells of %zu at %u tokens\n", __func__, seq_id, n_cells, own.size(), n_tokens);
+    }
+}
+
+// Those in front, so that attention has less to look at; but first those that hold something in all layers, then those in which ever
+// fewer have memory.
+std::vector<uint32_t> evictor::cells_to_keep_in(llama_seq_id seq_id, const std::vector<uint32_t> & own, uint32_t n_cells) {
+    const llama_kv_cells &                   cells = cache.get_cells(seq_id);
+    std::vector<std::pair<size_t, uint32_t>> order;
+    for (const uint32_t i : own) {
+        if (cells.seq_count(i) == 1) {
+            order.push_back({ hides_any() ? n_hiding(seq_id, cells.pos_get(i)) : 0, i });
+        }
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<uint32_t> to;
+    for (size_t i = 0; i < std::min<size_t>(n_cells, order.size()); ++i) {
+        to.push_back(order[i].second);
+    }
+    if (to.size() == n_cells) {
+        return to;
+    }
+    const size_t n_more = n_cells - to.size();
+    if (cells.size() - cells.get_used() < n_more) {
+        return {};
+    }
+    const auto more = cache.kv_memory->places->choose(cells, std::vector<llama_seq_id>(n_more, seq_id));
+    if (!cache.kv_memory->commit(0, more)) {
+        cache.kv_memory->refused = 0; // nobody was denied anything
+        return {};
+    }
+    to.insert(to.end(), more.begin(), more.end());
+    return to;
 }
 
 void evictor::release_hidden(llama_seq_id seq_id) {
@@ -480,11 +554,34 @@ void evictor::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
             seq = {};
             share_hidden(id, -1);
         } else if (p0 <= last_of(id)) {
-            const evicted left = seq;
+            const evicted   left  = seq;
+            const llama_pos begin = seq.begin;
+            votes_by_head   votes = votes_of_first(seq, p0), votes_left = std::move(seq.votes_left);
+            kv_kept_queries kept  = std::move(seq.kept);
+            keep_before(kept, p0);
             seq = {};
             static_cast<evicted &>(seq) = left;
+            seq.begin      = begin;
+            seq.kept       = std::move(kept);
+            seq.votes      = std::move(votes);
+            seq.votes_left = std::move(votes_left);
         }
     }
+}
+
+// Of queries that are no more some votes stay, unless the sequence is cut where it lost tokens last.
+evictor::votes_by_head evictor::votes_of_first(const sequence & seq, llama_pos n_tokens) const {
+    if (!evicts_by_sums(plan) || n_tokens == seq.n_compact()) {
+        return seq.votes_left;
+    }
+    votes_by_head votes = seq.votes;
+    for (size_t il = 0; il < votes.size(); ++il) {
+        const size_t n_rows = (seq.n_rows.empty() ? 0 : seq.n_rows[il]) + (size_t) (n_tokens - seq.n_compact());
+        for (auto & each : votes[il]) {
+            each.resize(std::min(each.size(), n_rows));
+        }
+    }
+    return votes;
 }
 
 void evictor::copy(llama_seq_id from, llama_seq_id to) {
@@ -520,6 +617,8 @@ bool evictor::copy_beginning(llama_seq_id from, llama_seq_id to, llama_pos n_tok
     }
     sequences[to] = {};
     static_cast<evicted &>(sequences[to]) = sequences[from];
+    sequences[to].votes      = votes_of_first(sequences[from], n_tokens);
+    sequences[to].votes_left = sequences[from].votes_left;
     release_hidden(to);
     return true;
 }
@@ -533,9 +632,54 @@ void evictor::keep(llama_seq_id seq_id) {
     }
 }
 
+// The number of layers, 0 or all; of each the number of heads, and of each head that of its rows and what they have.
+static void write_votes(llama_io_write_i & io, const std::vector<std::vector<std::vector<float>>> & votes) {
+    const auto number = [&](size_t value) {
+        const auto written = (uint32_t) value;
+        io.write(&written, sizeof(written));
+    };
+    number(votes.size());
+    for (const auto & heads : votes) {
+        number(heads.size());
+        for (const auto & each : heads) {
+            number(each.size());
+            io.write(each.data(), each.size()*sizeof(float));
+        }
+    }
+}
+
+static uint32_t read_number(llama_io_read_i & io) {
+    uint32_t number = 0;
+    io.read(&number, sizeof(number));
+    return number;
+}
+
+// Saved conversations have been checked (kv/state/check.cpp).
+static std::vector<std::vector<std::vector<float>>> read_votes(llama_io_read_i & io, const llama_hparams & hparams) {
+    const auto expect = [](const char * of, uint32_t found, uint32_t expected) {
+        if (found != 0 && found != expected) {
+            throw std::runtime_error("the saved state has the votes of " + std::to_string(found) + of);
+        }
+        return found;
+    };
+    std::vector<std::vector<std::vector<float>>> votes(expect(" layers", read_number(io), hparams.kv_plan.n_layer));
+    for (uint32_t il = 0; il < votes.size(); ++il) {
+        votes[il].resize(expect(" heads", read_number(io), hparams.n_head_kv(il)));
+        for (auto & each : votes[il]) {
+            each.resize(read_number(io));
+            io.read(each.data(), each.size()*sizeof(float));
+        }
+    }
+    return votes;
+}
+
 void evictor::write(llama_io_write_i & io, llama_seq_id seq_id) const {
     for (llama_seq_id id = seq_id < 0 ? 0 : seq_id; id <= (seq_id < 0 ? LLAMA_MAX_SEQ - 1 : seq_id); ++id) {
         sequences[id].write(io);
+        if (evicts_by_sums(plan)) {
+            write_votes(io, sequences[id].votes);
+            write_votes(io, sequences[id].votes_left);
+        }
     }
 }
 
@@ -543,11 +687,11 @@ void evictor::read(llama_io_read_i & io, llama_seq_id seq_id) {
     for (llama_seq_id id = seq_id < 0 ? 0 : seq_id; id <= (seq_id < 0 ? LLAMA_MAX_SEQ - 1 : seq_id); ++id) {
         sequences[id] = {};
         share_hidden(id, -1);
-        static_cast<evicted &>(sequences[id]) = evicted::read(plan, [&] {
-            uint32_t number = 0;
-            io.read(&number, sizeof(number));
-            return number;
-        });
+        static_cast<evicted &>(sequences[id]) = evicted::read(plan, [&] { return read_number(io); });
+        if (evicts_by_sums(plan)) {
+            sequences[id].votes      = read_votes(io, hparams);
+            sequences[id].votes_left = read_votes(io, hparams);
+        }
     }
 }
 

@@ -8,6 +8,8 @@
 //
 // The next prompt of the conversation is added to what is left, and at its end rows are chosen anew from all that is there. With
 // at=chunk this is also done on the way, wherever a prompt is cut (kv/retention/cuts.h). Those queries decide that have come since.
+// With answer=N it goes on in the answer, whenever the sequence has come to a multiple of N tokens. Drafts are cut there
+// (kvfold_most_drafted()), so that such a multiple is complete when tokens up to it have been accepted.
 #pragma once
 
 #include "hooks/kv-plan.h"
@@ -61,11 +63,12 @@ public:
     // kvfold_prefill.
     void advance(const kv_ubatch_part & part, int32_t prefill, const kv_kept_queries & kept);
 
-    // A prompt has ended since settle(), or a chunk of one.
+    // A prompt has ended since settle(), or a chunk of one, or an answer has come to where it loses tokens.
     bool is_due() const;
 
-    // Evicts from the sequences for which it is time; between two batches.
-    void settle();
+    // Evicts from the sequence if it is time, or from each for which it is; between two batches, when of drafted tokens those are there
+    // that were accepted.
+    void settle(llama_seq_id seq_id = -1);
 
     // Is told which of their rows the heads of producer il keep, of a sequence of n_tokens.
     using listener = std::function<void(llama_seq_id seq_id, uint32_t il, const std::vector<std::vector<uint32_t>> & rows, uint32_t n_tokens)>;
@@ -100,12 +103,15 @@ public:
 
     const evicted & of(llama_seq_id seq_id) const { return sequences[seq_id]; }
 
-    // Some cell of the sequence is another one's as well, so that nothing can be evicted from it.
+    // Some cell of the sequence is another one's as well, so that it needs others for what it keeps.
     bool shares(llama_seq_id seq_id) const;
 
     // A prompt of n_prompt tokens has n_common of them in common with the n_listed ones of the sequence: with how many it can begin, so
     // that it leaves what it would leave without them, or beside what an earlier prompt of the conversation has left.
     uint32_t n_beginning(llama_seq_id seq_id, uint32_t n_common, uint32_t n_listed, uint32_t n_prompt) const;
+
+    // The position of the first of the last n cells of the sequence; 0 if it has no more than these.
+    llama_pos first_of_last(llama_seq_id seq_id, uint32_t n) const;
 
     // Tokens of the sequence that have no cell, and need none.
     uint32_t n_gone(llama_seq_id seq_id) const { return (uint32_t) sequences[seq_id].n_compact() - sequences[seq_id].n_cells; }
@@ -132,14 +138,19 @@ public:
     void restored(llama_seq_id seq_id);
 
 private:
+    using votes_by_head = std::vector<std::vector<std::vector<float>>>; // [producer][head][row]
+
     struct sequence : evicted {
         bool in_prompt = false; // the last ubatch ended in the middle of a prompt
-        bool due       = false; // a prompt or a chunk of it ended with the last ubatch, since settle()
+        bool due       = false; // a prompt, a chunk of it or a part of the answer ended with the last ubatch, since settle()
+        bool answers   = false; // that was a part of the answer
 
         kv_kept_queries                              kept;         // the last ones of its prompt
-        std::vector<std::vector<std::vector<float>>> votes;        // [producer][head][row], since its prompt began or lost tokens
+        votes_by_head                                votes;        // since its prompt began or lost tokens, or since the sequence did
+        votes_by_head                                votes_left;   // where these are added up: as they were when it had lost tokens last
         std::vector<query_moments>                   moments;      // by layer, likewise
         uint32_t                                     n_scored = 0; // tokens of its prompt, likewise
+        std::vector<uint32_t>                        voted_on;     // its cells, while votes of a ubatch come in
 
         llama_pos begin = 0; // of its prompt
 
@@ -149,6 +160,12 @@ private:
     };
 
     void evict(llama_seq_id seq_id);
+
+    // What of the sums of votes belongs to the first tokens of a sequence, of which none has gone since it lost some last.
+    votes_by_head votes_of_first(const sequence & seq, llama_pos n_tokens) const;
+
+    // For what the sequence keeps: of its own cells those in front that nobody else has, and free ones. None if there is no room.
+    std::vector<uint32_t> cells_to_keep_in(llama_seq_id seq_id, const std::vector<uint32_t> & own, uint32_t n_cells);
 
     // The memory of layers that keep fewer rows of the sequence than others, which has these cells for itself.
     void release_hidden(llama_seq_id seq_id);
@@ -164,9 +181,9 @@ private:
     // Whether rows are chosen after the ubatch, if there are too many.
     bool evicts_after(const kv_ubatch_part & part, stage now) const;
 
-    // The cells of a sequence in the order of their positions: all, and those that producer il has rows in.
+    // The cells of a sequence in the order of their positions: all, and those of them that producer il has rows in.
     std::vector<uint32_t> cells_of(llama_seq_id seq_id) const;
-    std::vector<uint32_t> rows_of (llama_seq_id seq_id, uint32_t il) const;
+    std::vector<uint32_t> rows_of (llama_seq_id seq_id, uint32_t il, std::vector<uint32_t> cells) const;
 
     // Producers that do not see the cell at this position.
     size_t n_hiding(llama_seq_id seq_id, llama_pos pos) const;

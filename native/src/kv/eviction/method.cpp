@@ -23,6 +23,8 @@ const std::vector<evict_method> & evict_methods() {
         { "chunkkv",   { queries, kernel, { "chunk", 20, 1, many } } },
         { "observed",  {} },
         { "expected",  { { "sinks", 4, 1, many }, { "future", 512, 1, 65536 } } },
+        { "h2o",       {} },
+        { "rkv",       { { "queries", 8, 1, KVFOLD_MAX_QUERIES }, { "kernel", 7, 1, many } } },
     };
     return methods;
 }
@@ -41,7 +43,19 @@ bool evicts_by_queries(const kvfold_plan & plan) {
 }
 
 bool evicts_by_all_queries(const kvfold_plan & plan) {
-    return plan.evict == EVICT_OBSERVED || plan.evict == EVICT_EXPECTED;
+    return plan.evict == EVICT_OBSERVED || plan.evict == EVICT_EXPECTED || plan.evict == EVICT_H2O;
+}
+
+bool evicts_by_sums(const kvfold_plan & plan) {
+    return plan.evict == EVICT_H2O;
+}
+
+bool evicts_in_answers(const kvfold_plan & plan) {
+    return !evicts_by_queries(plan) || plan.evict == EVICT_TOVA || evicts_by_sums(plan) || evicts_by_highest(plan);
+}
+
+bool evicts_by_highest(const kvfold_plan & plan) {
+    return plan.evict == EVICT_RKV;
 }
 
 bool evicts_by_moments(const kvfold_plan & plan) {
@@ -92,18 +106,38 @@ uint32_t evict_peak_of(const kvfold_plan & plan, uint32_t il, uint32_t n_prompt)
     return most;
 }
 
-// No layer keeps more than a lower one, but for those that keep all.
-uint32_t evict_peak_of(const kvfold_plan & plan, uint32_t n_prompt) {
-    uint32_t lowest = plan.n_layer;
+// One of the layers that have the most tokens: one that keeps all, else the lowest, since no layer keeps more than a lower one.
+static uint32_t fullest_layer(const kvfold_plan & plan) {
+    uint32_t fullest = plan.n_layer;
     for (uint32_t il = plan.n_layer; il-- > 0;) {
         if (plan.producer[il] && !plan.in_swa[il]) {
+            fullest = il;
             if (plan.evict_skip[il]) {
-                return n_prompt;
+                break;
             }
-            lowest = il;
         }
     }
-    return evict_peak_of(plan, lowest, n_prompt);
+    return fullest;
+}
+
+uint32_t evict_peak_of(const kvfold_plan & plan, uint32_t n_prompt) {
+    return evict_peak_of(plan, fullest_layer(plan), n_prompt);
+}
+
+// A budget never grows faster than the sequence, so that after each eviction a layer has its budget: the most is there before the first
+// or the last one, or at the end.
+uint32_t evict_answer_peak_of(const kvfold_plan & plan, uint32_t il, uint32_t n_prompt, uint32_t n_answer) {
+    const uint32_t each = plan.evict_answer, end = n_prompt + n_answer, left = evict_budget_of(plan, il, n_prompt);
+    const uint32_t first = each == 0 ? end : n_prompt + each - n_prompt % each, last = each == 0 ? end : end - end % each;
+    if (each == 0 || first > end || plan.evict_skip[il]) {
+        return left + n_answer;
+    }
+    const uint32_t before_last = last > first ? evict_budget_of(plan, il, last - each) + each : 0;
+    return std::max({ left + first - n_prompt, before_last, evict_budget_of(plan, il, last) + end - last });
+}
+
+uint32_t evict_answer_peak_of(const kvfold_plan & plan, uint32_t n_prompt, uint32_t n_answer) {
+    return evict_answer_peak_of(plan, fullest_layer(plan), n_prompt, n_answer);
 }
 
 } // namespace kvfold

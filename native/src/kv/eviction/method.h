@@ -35,6 +35,8 @@ enum evict_by : uint8_t {
     EVICT_CHUNKKV,   // chunks of what SnapKV would keep, the same for all heads (arXiv 2502.00299)
     EVICT_OBSERVED,  // those that all queries of the prompt attend to that see them (H2O without its recent tokens, arXiv 2306.14048)
     EVICT_EXPECTED,  // those that queries to come will attend to, if they are as those of the prompt (arXiv 2510.00636)
+    EVICT_H2O,       // those that all queries so far attend to, of prompt and answer, and the most recent ones (arXiv 2306.14048)
+    EVICT_RKV,       // those that the last queries attend to and that are least like others (R-KV, arXiv 2505.24133)
 };
 
 // By evict_by.
@@ -45,8 +47,18 @@ bool     evicts_by_queries(const kvfold_plan & plan);
 uint32_t evict_queries_of(const kvfold_plan & plan);
 bool     evicts_by_all_queries(const kvfold_plan & plan);
 
+// What all queries attend to is added up for as long as the sequence is there, whatever was evicted meanwhile.
+bool     evicts_by_sums(const kvfold_plan & plan);
+
 // Of all queries their mean and covariance decide, not what they attend to.
 bool     evicts_by_moments(const kvfold_plan & plan);
+
+// Whether it can choose during an answer: by keys alone, by the newest queries, or by all up to them.
+bool evicts_in_answers(const kvfold_plan & plan);
+
+// Of the query heads that read a KV head the one counts that a key has the highest product with, and the last queries' own tokens
+// have no part in their attention.
+bool evicts_by_highest(const kvfold_plan & plan);
 
 // A parameter of the plan's method, which has it.
 uint32_t evict_parameter_of(const kvfold_plan & plan, const char * name);
@@ -59,5 +71,10 @@ uint32_t evict_peak_of(const kvfold_plan & plan, uint32_t il, uint32_t n_prompt)
 
 // As many of them as any layer has.
 uint32_t evict_peak_of(const kvfold_plan & plan, uint32_t n_prompt);
+
+// Tokens that a layer has at most from the end of a prompt of n_prompt tokens to that of an answer of n_answer; and as many of them as
+// any layer has.
+uint32_t evict_answer_peak_of(const kvfold_plan & plan, uint32_t il, uint32_t n_prompt, uint32_t n_answer);
+uint32_t evict_answer_peak_of(const kvfold_plan & plan, uint32_t n_prompt, uint32_t n_answer);
 
 } // namespace kvfold

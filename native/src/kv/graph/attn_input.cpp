@@ -158,7 +158,7 @@ ubatch_reads kvfold_attn_input::reads_of(const llama_ubatch & ubatch) const {
         const uint32_t n_all     = std::min(n_queries, ubatch.n_seq_tokens)*ubatch.n_seqs;
         who.n_scored  = evicts_by_moments(plan) ? 0 : n_all;
         who.n_carried = 0; // they come in place of others
-        who.n_kept    = plan.decide == KVFOLD_DECIDE_DECODE || plan.evict == EVICT_OBSERVED ? 0 : n_all;
+        who.n_kept    = plan.decide == KVFOLD_DECIDE_DECODE || (evicts_by_all_queries(plan) && !evicts_by_moments(plan)) ? 0 : n_all;
         who.keeps     = who.n_kept > 0 ? who.scores : who.keeps;
         return who;
     }
@@ -168,14 +168,19 @@ ubatch_reads kvfold_attn_input::reads_of(const llama_ubatch & ubatch) const {
         who.n_carried += query.row < 0;
     }
     std::vector<llama_seq_id> scored, kept;
+    std::vector<size_t>       groups;
     for (const kv_ubatch_part & part : parts) {
-        if (!judge->scored_queries(part, cparams.kv_prefill).empty()) {
+        if (const size_t n = judge->scored_queries(part, cparams.kv_prefill).size()) {
             scored.push_back(part.seq_id);
+            groups.push_back(n);
         }
         if (const size_t n = judge->kept_rows(part, cparams.kv_prefill).size()) {
             kept.push_back(part.seq_id);
             who.n_kept += n;
         }
+    }
+    if (evictor && scored.size() > 1 && std::any_of(scored.begin(), scored.end(), [&](llama_seq_id id) { return evictor->shares(id); })) {
+        who.groups = groups;
     }
     for (uint32_t il = 0; il < plan.n_layer; ++il) {
         const auto judges = [&](llama_seq_id id) { return judge->judges(id, (int) il); };

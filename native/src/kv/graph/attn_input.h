@@ -28,10 +28,11 @@ struct ubatch_reads {
     size_t                            n_scored  = 0; // queries
     size_t                            n_carried = 0; // those of them that were kept from an earlier ubatch
     size_t                            n_kept    = 0; // rows whose queries are kept for a later one
+    std::vector<size_t>               groups;        // queries of each sequence, where some that are scored share cells; else empty
 
     bool operator==(const ubatch_reads & other) const {
         return reads == other.reads && stores == other.stores && scores == other.scores && keeps == other.keeps &&
-               n_scored == other.n_scored && n_carried == other.n_carried && n_kept == other.n_kept;
+               n_scored == other.n_scored && n_carried == other.n_carried && n_kept == other.n_kept && groups == other.groups;
     }
 };
 

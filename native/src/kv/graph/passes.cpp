@@ -56,8 +56,13 @@ float kvfold_iterated_share(const kvfold_plan & plan) {
 uint32_t kvfold_graph_max_nodes(const llama_hparams & hparams, const llama_cparams & cparams, uint32_t n_tokens, uint32_t n_nodes) {
     if (hparams.kv_plan.is_automatic() || evicts_by_queries(hparams.kv_plan)) {
         // attention to two caches, and scores
-        const uint32_t n_queries = hparams.kv_plan.n_queries*(cparams.kv_unified ? cparams.n_seq_max : 1);
-        return 2*n_nodes + kvfold_score_max_nodes(hparams.kv_plan, evicts_by_all_queries(hparams.kv_plan) ? n_tokens : n_queries);
+        const uint32_t n_seqs    = cparams.kv_unified ? cparams.n_seq_max : 1;
+        const uint32_t n_queries = hparams.kv_plan.n_queries*n_seqs;
+        uint32_t       n_more    = 0;
+        for (uint32_t il = 0; evicts_by_highest(hparams.kv_plan) && il < hparams.kv_plan.n_layer; ++il) {
+            n_more = std::max(n_more, 4*hparams.n_head(il)/std::max(1u, hparams.n_head_kv(il))); // kv/graph/scores.cpp, highest_of_alike
+        }
+        return 2*n_nodes + kvfold_score_max_nodes(hparams.kv_plan, evicts_by_all_queries(hparams.kv_plan) ? n_tokens : n_queries, n_seqs, n_more);
     }
     const uint32_t n_passes = kvfold_n_passes(hparams.kv_plan, cparams.kv_prefill, n_tokens);
     // a pass repeats at most every layer; the writes of zeros before the first one are a few nodes per layer

@@ -2,6 +2,7 @@
 
 #include "hooks/kv-lazy-layers.h"
 #include "kv/eviction/evictor.h"
+#include "kv/eviction/method.h"
 #include "kv/graph/attn_input.h"
 #include "kv/retention/retention.h"
 
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 
 using namespace kvfold;
@@ -35,12 +37,17 @@ score_inputs & kvfold_attn_input::get_score(const llm_graph_context & graph) {
         }
         score.mask     = input(ggml_new_tensor_2d(graph.ctx0, GGML_TYPE_F32, n_kv, n_scored), "kv_scored_mask");
         score.retained = input(ggml_new_tensor_2d(graph.ctx0, GGML_TYPE_F32, n_kv, n_scored), "kv_scored_retained");
-        for (int64_t first = 0; first < n_each; first += at_once) {
-            const int64_t n   = std::min(at_once, n_each - first);
-            const size_t  row = score.mask->nb[1], at = first*n_stream*row;
-            score.parts.push_back({ first, n,
-                    ggml_view_4d(graph.ctx0, score.mask,     n_kv, n, 1, n_stream, row, n*row, n*row, at),
-                    ggml_view_4d(graph.ctx0, score.retained, n_kv, 1, n, n_stream, row, row,   n*row, at) });
+        const auto    groups = who.groups.empty() ? std::vector<size_t> { (size_t) n_each } : who.groups; // with streams there is one
+        int64_t       first  = 0, end = 0;
+        for (size_t group = 0; group < groups.size(); ++group) {
+            end += (int64_t) groups[group];
+            for (int64_t n; first < end; first += n) {
+                n = std::min(at_once, end - first);
+                const size_t row = score.mask->nb[1], at = first*n_stream*row;
+                score.parts.push_back({ first, n, group,
+                        ggml_view_4d(graph.ctx0, score.mask,     n_kv, n, 1, n_stream, row, n*row, n*row, at),
+                        ggml_view_4d(graph.ctx0, score.retained, n_kv, 1, n, n_stream, row, row,   n*row, at) });
+            }
         }
     }
     return score;
@@ -101,7 +108,8 @@ std::vector<int32_t> kvfold_attn_input::kept_rows(const llama_ubatch & ubatch) c
 
 int64_t kvfold_attn_input::row_of_query(int64_t q, int64_t n_stream) const {
     const int64_t n_each = (int64_t) who.n_scored/n_stream;
-    const auto &  part   = score.parts[q%n_each/score.parts[0].n];
+    const auto &  part   = *std::prev(std::upper_bound(score.parts.begin(), score.parts.end(), q%n_each,
+            [](int64_t at, const score_inputs::part & each) { return at < each.first; }));
     return part.first*n_stream + q/n_each*part.n + q%n_each - part.first;
 }
 
@@ -115,12 +123,19 @@ void kvfold_attn_input::set_score_input(const llama_ubatch & ubatch) {
     std::vector<float>   retained(in_use(score.retained) ? mask.size() : 0); // where something may be lazy
     std::vector<int32_t> rows, order;
     int32_t              n_carried = 0;
+    std::map<llama_seq_id, llama_pos> ends; // behind the tokens that have a part
     for (size_t q = 0; q < queries.size(); ++q) {
         const kv_query &       query = queries[q];
         const llama_kv_cells & cells = kv.get_cells(query.seq_id);
         const int64_t          at    = row_of_query((int64_t) q, n_streams(ubatch))*n_kv;
+        if (evicts_by_highest(plan) && ends.count(query.seq_id) == 0) {
+            ends[query.seq_id] = evictor->first_of_last(query.seq_id, evict_queries_of(plan));
+        }
         for (int64_t j = 0; j < n_kv; ++j) {
             if (cells.is_empty(j) || !cells.seq_has(j, query.seq_id) || cells.pos_get(j) > query.pos - (plan.strict ? 1 : 0)) {
+                continue;
+            }
+            if (evicts_by_highest(plan) && cells.pos_get(j) >= ends[query.seq_id]) {
                 continue;
             }
             mask[at + j]     = 0.0f;
@@ -190,14 +205,20 @@ void kvfold_attn_input::read_scores(const llama_ubatch & ubatch, ggml_backend_sc
 }
 
 void kvfold_attn_input::evict(const llama_ubatch & ubatch) {
-    const auto         parts = kvfold_ubatch_parts(ubatch);
+    const auto                          parts = kvfold_ubatch_parts(ubatch);
+    std::vector<const kv_ubatch_part *> scored;
+    for (const kv_ubatch_part & part : parts) {
+        if (!score.votes.empty() && !evictor->scored_queries(part, cparams.kv_prefill).empty()) {
+            scored.push_back(&part);
+        }
+    }
     std::vector<float> votes;
-    for (const auto & [il, tensor] : score.votes) {
-        votes.resize(ggml_nelements(tensor));
-        ggml_backend_tensor_get(tensor, votes.data(), 0, ggml_nbytes(tensor));
-        for (const kv_ubatch_part & part : parts) {
-            if (!evictor->scored_queries(part, cparams.kv_prefill).empty()) {
-                evictor->vote(part, il, votes.data(), tensor->ne[1]);
+    for (const score_inputs::vote & vote : score.votes) {
+        votes.resize(ggml_nelements(vote.tensor));
+        ggml_backend_tensor_get(vote.tensor, votes.data(), 0, ggml_nbytes(vote.tensor));
+        for (size_t i = 0; i < scored.size(); ++i) {
+            if (who.groups.empty() || i == vote.group) {
+                evictor->vote(*scored[i], vote.il, votes.data(), vote.tensor->ne[1]);
             }
         }
     }
@@ -269,6 +290,17 @@ ggml_tensor * kvfold::rows_of(ggml_context * ctx, ggml_tensor * q) {
     return ggml_reshape_2d(ctx, ggml_is_contiguous(q) ? q : ggml_cont(ctx, q), q->ne[0]*q->ne[1], q->ne[2]);
 }
 
+// [n_kv, n, n_head] -> [n_kv, n, n_head_kv]: of the heads that read one the highest.
+static ggml_tensor * highest_of_alike(ggml_context * ctx, ggml_tensor * kq, int64_t n_head_kv) {
+    const int64_t n_alike = kq->ne[2]/n_head_kv;
+    ggml_tensor * most    = nullptr;
+    for (int64_t i = 0; i < n_alike; ++i) {
+        ggml_tensor * each = ggml_cont(ctx, ggml_view_3d(ctx, kq, kq->ne[0], kq->ne[1], n_head_kv, kq->nb[1], n_alike*kq->nb[2], i*kq->nb[2]));
+        most = most ? ggml_add(ctx, most, ggml_relu(ctx, ggml_sub(ctx, each, most))) : each;
+    }
+    return most;
+}
+
 // As in build_attn_mha(); flash attention never writes its probabilities down.
 void kvfold::build_score(
         const llm_graph_context & graph, kvfold_attn_input & inp, ggml_tensor * q, ggml_tensor * k, ggml_tensor * sinks, float kq_scale, int il) {
@@ -292,7 +324,9 @@ void kvfold::build_score(
         ggml_format_name(hidden, "kv_scored_hidden-%d", il);
         score.hidden.push_back({ il, hidden });
     }
-    ggml_tensor * votes = nullptr;
+    const bool highest = evicts_by_highest(graph.hparams.kv_plan);
+
+    std::vector<ggml_tensor *> votes(score.parts.back().group + 1);
     for (const score_inputs::part & part : score.parts) {
         ggml_tensor * those = ggml_view_4d(ctx0, q, n_embd_head, n_head, part.n, n_stream, q->nb[1], q->nb[2], q->nb[3], part.first*q->nb[2]);
         ggml_tensor * kq   = ggml_mul_mat(ctx0, k, ggml_permute(ctx0, those, 0, 2, 1, 3));
@@ -305,16 +339,18 @@ void kvfold::build_score(
             kq = ggml_scale(ctx0, kq, 1.0f / graph.hparams.f_attn_logit_softcapping);
             kq = ggml_scale(ctx0, ggml_tanh(ctx0, kq), graph.hparams.f_attn_logit_softcapping);
         }
+        kq = highest ? highest_of_alike(ctx0, kq, k->ne[2]) : kq;
         kq = hidden ? ggml_add(ctx0, kq, hidden) : kq;
         ggml_tensor * probabilities = ggml_soft_max_ext(ctx0, kq, part.mask, kq_scale, 0.0f);
-        ggml_soft_max_add_sinks(probabilities, sinks);
+        ggml_soft_max_add_sinks(probabilities, highest ? nullptr : sinks);
 
         if (inp.evictor) {
             // [n_kv, n, n_head] -> [n*n_head/n_head_kv, n_kv, n_head_kv] -> [1, n_kv, n_head_kv]
             const int64_t n_kv = k->ne[1], n_head_kv = k->ne[2];
-            ggml_tensor * of_head = ggml_reshape_3d(ctx0, probabilities, n_kv, part.n*n_head/n_head_kv, n_head_kv);
+            ggml_tensor * of_head = ggml_reshape_3d(ctx0, probabilities, n_kv, part.n*probabilities->ne[2]/n_head_kv, n_head_kv);
             ggml_tensor * some    = ggml_sum_rows(ctx0, ggml_cont(ctx0, ggml_transpose(ctx0, of_head)));
-            votes = votes ? ggml_add(ctx0, votes, some) : some;
+            ggml_tensor * & sum = votes[part.group];
+            sum = sum ? ggml_add(ctx0, sum, some) : some;
             continue;
         }
 
@@ -326,10 +362,10 @@ void kvfold::build_score(
 
         score.masses.push_back({ il, part.first, mass });
     }
-    if (votes) {
-        graph.cb(votes, "kv_votes", il);
-        ggml_set_output(votes);
-        ggml_build_forward_expand(graph.gf, votes);
-        score.votes.push_back({ il, votes });
+    for (size_t group = 0; group < votes.size() && votes[group]; ++group) {
+        graph.cb(votes[group], "kv_votes", il);
+        ggml_set_output(votes[group]);
+        ggml_build_forward_expand(graph.gf, votes[group]);
+        score.votes.push_back({ il, group, votes[group] });
     }
 }

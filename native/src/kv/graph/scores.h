@@ -1,6 +1,7 @@
 // What decides whether a layer is lazy, and which tokens are evicted, as a graph computes it: how the last queries of a prompt attend.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -19,8 +20,15 @@ struct score_inputs {
     struct part {
         int64_t       first;    // of the queries of each stream
         int64_t       n;
+        size_t        group;    // whose votes are added up
         ggml_tensor * mask;     // F32 [n_kv, n, 1, n_stream]
         ggml_tensor * retained; // F32 [n_kv, 1, n, n_stream], 0 or 1
+    };
+
+    struct vote {
+        int           il;
+        size_t        group;
+        ggml_tensor * tensor; // F32 [1, n_kv, n_head_kv], summed over queries and heads that share
     };
 
     struct mass {
@@ -36,7 +44,7 @@ struct score_inputs {
     std::vector<part> parts;
 
     std::vector<std::pair<int, ggml_tensor *>> hidden; // by layer; F32 [n_kv], -INFINITY where its cells hold nothing
-    std::vector<std::pair<int, ggml_tensor *>> votes;  // by layer; F32 [1, n_kv, n_head_kv], summed over queries and heads that share
+    std::vector<vote> votes; // by layer, and in it by group
 
     std::vector<std::pair<int, ggml_tensor *>> carried; // by layer; F32 [n_embd_head*n_head, n_carried]
     std::vector<mass> masses;

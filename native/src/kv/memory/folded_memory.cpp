@@ -79,10 +79,10 @@ void folded_memory::forget() {
     }
 }
 
-void folded_memory::settle() {
+void folded_memory::settle(llama_seq_id seq_id) {
     if (evicts && evicts->is_due()) {
         const kvfold_release_unused release(this);
-        evicts->settle();
+        evicts->settle(seq_id);
     }
 }
 
@@ -178,9 +178,9 @@ bool folded_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     return done;
 }
 
-// What two sequences share is not evicted from, so that is done before.
+// What is evicted from what two sequences share takes more cells than before, so that is done first.
 void folded_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) {
-    settle();
+    settle(seq_id_src);
     if (lazy) {
         lazy->copy(seq_id_src, seq_id_dst);
     }
@@ -367,9 +367,9 @@ bool copy_beginning(llama_memory_i * memory, llama_seq_id from, llama_seq_id to,
     return true;
 }
 
-void settle_evictions(llama_memory_i * memory) {
+void settle_evictions(llama_memory_i * memory, llama_seq_id seq_id) {
     if (auto * folded = dynamic_cast<folded_memory *>(memory)) {
-        folded->settle();
+        folded->settle(seq_id);
     }
 }
 

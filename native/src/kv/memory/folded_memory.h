@@ -45,8 +45,8 @@ public:
     // some might go. False if there is no room for that.
     bool copy_beginning(llama_seq_id from, llama_seq_id to, llama_pos n_tokens);
 
-    // Evicts what the prompts that have ended since leave to be evicted; between two batches.
-    void settle();
+    // As evictor::settle().
+    void settle(llama_seq_id seq_id = -1);
 
     llama_memory_context_ptr init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool embd_all) override;
     llama_memory_context_ptr init_full() override;
@@ -131,7 +131,7 @@ evictor * evictor_of(const llama_memory_i * memory);
 llama_pos decisive_tokens(const llama_memory_i * memory, llama_seq_id seq_id);
 
 // As folded_memory::settle() and copy_beginning(), of any memory.
-void settle_evictions(llama_memory_i * memory);
+void settle_evictions(llama_memory_i * memory, llama_seq_id seq_id = -1);
 bool copy_beginning(llama_memory_i * memory, llama_seq_id from, llama_seq_id to, llama_pos n_tokens);
 
 } // namespace kvfold

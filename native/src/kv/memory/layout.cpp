@@ -135,6 +135,10 @@ uint64_t kv_layout::cells_for_prompt(uint64_t n_prompt) const {
     return evicts ? evict_peak_of(*plan, (uint32_t) n_prompt) : n_prompt;
 }
 
+uint64_t kv_layout::cells_for_answer(uint64_t n_prompt, uint64_t n_answer) const {
+    return evicts ? evict_answer_peak_of(*plan, (uint32_t) n_prompt, (uint32_t) n_answer) : n_prompt + n_answer;
+}
+
 // Each layer in one cache, in the one that takes more if it has the choice; and its newest tokens in both, since they are
 // written before it is known which of the two gives them back.
 static uint64_t decided_bytes_for(const kv_layout & layout, const kvfold_plan & plan, uint64_t n_tokens, uint64_t n_at_once) {
@@ -177,9 +181,9 @@ static uint64_t bytes_in_part(const kv_layout::cache & of) {
 uint64_t kv_layout::peak_for(uint64_t n_prompt, uint64_t n_tokens, uint64_t n_at_once) const {
     if (evicts && n_prompt > 0) {
         const auto     n_computed = (uint32_t) std::min(n_prompt, n_tokens);
-        const uint64_t n_answer   = n_tokens - n_computed;
+        const auto     n_answer   = (uint32_t) (n_tokens - n_computed);
         const uint64_t before     = bytes_for_rows(*this, n_computed, n_at_once, [&](uint32_t il) { return evict_peak_of(*plan, il, n_computed); });
-        const uint64_t after      = bytes_for_rows(*this, n_tokens, n_at_once, [&](uint32_t il) { return evict_budget_of(*plan, il, n_computed) + n_answer; });
+        const uint64_t after      = bytes_for_rows(*this, n_tokens, n_at_once, [&](uint32_t il) { return evict_answer_peak_of(*plan, il, n_computed, n_answer); });
         const uint64_t peak       = n_answer == 0 ? before : std::max(before, after);
         return std::min(peak + (evicts->hides_any() ? bytes_in_part(caches.front()) : 0), bytes_paged);
     }

@@ -59,11 +59,13 @@ struct kv_layout {
     // that may turn out lazy. Once the sequence has decided, at the end of its prompt or with the first token after it, each
     // of them is in one cache: the full one where the layer is not lazy, which by threshold may be true of all and by number
     // is true of as many as the plan says. A prompt too short to decide on leaves them in both to the end. Where tokens are evicted
-    // the two moments are the end of the prompt, when all of it is there, or of the chunk with the most tokens, and the end of the answer.
+    // the two moments are the end of the prompt, when all of it is there, or of the chunk with the most tokens, and when the answer has
+    // the most, which is its end unless tokens are evicted from it, too.
     uint64_t peak_for(uint64_t n_prompt, uint64_t n_tokens, uint64_t n_at_once) const;
 
-    // Cells that a prompt takes at most while it is computed.
+    // Cells that a prompt takes at most while it is computed, and an answer of n_answer tokens with what is left of it.
     uint64_t cells_for_prompt(uint64_t n_prompt) const;
+    uint64_t cells_for_answer(uint64_t n_prompt, uint64_t n_answer) const;
 
     // The most tokens of one sequence whose peak is no more than this.
     uint64_t tokens_for(uint64_t bytes, uint64_t n_prompt, uint64_t n_at_once) const;

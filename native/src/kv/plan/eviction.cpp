@@ -42,7 +42,7 @@ std::string eviction_name(const std::string & attribute) {
 
 bool is_about_eviction(const std::string & attribute) {
     const auto & all = evict_methods();
-    return attribute == "evict" || attribute == "at" || attribute == "skip" ||
+    return attribute == "evict" || attribute == "at" || attribute == "answer" || attribute == "skip" ||
            std::any_of(all.begin(), all.end(), [&](const evict_method & each) { return each.find(attribute) >= 0; });
 }
 
@@ -77,6 +77,31 @@ static void parse_when(kvfold_plan & plan, const std::string & text) {
     }
 }
 
+// A list of names for a message.
+static std::string methods_in_answers() {
+    std::vector<std::string> names;
+    kvfold_plan              plan;
+    for (size_t i = 1; i < evict_methods().size(); ++i) {
+        plan.evict = (uint8_t) i;
+        if (evicts_in_answers(plan)) {
+            names.push_back(evict_methods()[i].name);
+        }
+    }
+    std::string text;
+    for (size_t i = 0; i < names.size(); ++i) {
+        text += (i == 0 ? "" : i + 1 == names.size() ? " and " : ", ") + names[i];
+    }
+    return text;
+}
+
+static void parse_answer(kvfold_plan & plan, const std::string & text) {
+    if (!evicts_in_answers(plan)) {
+        fail(std::string(evict_methods()[plan.evict].name) + " looks at the queries of a prompt, so it evicts nothing during the answer (answer=" + text +
+             "); " + methods_in_answers() + " do");
+    }
+    plan.evict_answer = parse_number(text, "number of tokens of an answer between evictions", 1, most_chunk);
+}
+
 static bool has_windows(const kvfold_plan & plan) {
     return plan.is_automatic() || std::any_of(plan.window.begin(), plan.window.end(), [](uint8_t window) { return window != 0; });
 }
@@ -88,6 +113,9 @@ static void check_queries(const kvfold_plan & plan) {
     }
     if (plan.evict_chunk > 0 && plan.evict_chunk < n_queries) {
         fail("a chunk has " + std::to_string(plan.evict_chunk) + " tokens, fewer than the last " + std::to_string(n_queries) + ", whose attention decides");
+    }
+    if (plan.evict_answer > 0 && plan.evict_answer < n_queries) {
+        fail("answer=" + std::to_string(plan.evict_answer) + " is fewer than the last " + std::to_string(n_queries) + " tokens, whose attention decides");
     }
     if (plan.evict_budget > 0 && plan.evict_budget <= n_queries) {
         fail("the number of tokens to keep is " + std::to_string(plan.evict_budget) + ", not more than the last " + std::to_string(n_queries) +
@@ -125,6 +153,8 @@ void parse_eviction(kvfold_plan & plan, const std::map<std::string, std::string>
             plan.evict_parameters[i] = parse_number(value, name, method.parameters[i].least, method.parameters[i].most);
         } else if (name == "at") {
             parse_when(plan, value);
+        } else if (name == "answer") {
+            parse_answer(plan, value);
         } else if (name == "skip") {
             for (const std::string & layer : split(value, '_')) {
                 plan.evict_skip[parse_number(layer, "layer to leave alone", 0, plan.n_layer - 1)] = 1;
@@ -175,6 +205,9 @@ std::string eviction_text(const kvfold_plan & plan) {
     }
     if (plan.evict_chunk > 0) {
         text += ";at=chunk" + (plan.evict_chunk == usual_chunk ? "" : ":" + std::to_string(plan.evict_chunk));
+    }
+    if (plan.evict_answer > 0) {
+        text += ";answer=" + std::to_string(plan.evict_answer);
     }
     const char * separator = ";skip=";
     for (uint32_t il = 0; il < plan.n_layer; ++il) {

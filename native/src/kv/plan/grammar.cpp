@@ -166,7 +166,7 @@ kvfold_plan kvfold_plan_parse(const std::string & text, uint32_t n_layer) {
             about_automatic = true;
         } else if (eq == std::string::npos || !is_about_eviction(name)) {
             fail("unknown attribute '" + attribute + "'; known are window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, "
-                 "keep=LAYERS, evict=METHOD:BUDGET, at=WHEN, skip=LAYERS, " + eviction_parameters() + ", strict, passes=N and exact");
+                 "keep=LAYERS, evict=METHOD:BUDGET, at=WHEN, answer=N, skip=LAYERS, " + eviction_parameters() + ", strict, passes=N and exact");
         }
         if (name == "exact" || name == "passes") {
             if (plan.passes_given) {

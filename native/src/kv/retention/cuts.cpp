@@ -28,4 +28,9 @@ uint32_t tokens_to_cut(const llama_context * ctx, uint32_t n_tokens) {
     return (uint32_t) (next_cut(plan, n_tokens) - n_tokens);
 }
 
+uint32_t tokens_to_answer_cut(const llama_context * ctx, uint32_t n_tokens) {
+    const uint32_t each = llama_get_model(ctx)->hparams.kv_plan.evict_answer;
+    return each > 0 ? each - n_tokens % each : UINT32_MAX;
+}
+
 } // namespace kvfold

@@ -1,4 +1,5 @@
-// Where every prompt is cut, whatever else is in the batch, so that what is decided or evicted on the way does not depend on the load.
+// Where every prompt is cut, and what is drafted of an answer, whatever else is in the batch, so that what is decided or evicted on the
+// way does not depend on the load.
 #pragma once
 
 #include "hooks/kv-plan.h"
@@ -13,7 +14,8 @@ namespace kvfold {
 // window retains, and whenever it has doubled since.
 bool is_judged_at(const kvfold_plan & plan, uint64_t n_tokens);
 
-// How many more tokens a prompt that has n_tokens can have until it is cut; UINT32_MAX if it is not.
+// How many more tokens a prompt that has n_tokens can have until it is cut; UINT32_MAX if it is not. And likewise an answer.
 uint32_t tokens_to_cut(const llama_context * ctx, uint32_t n_tokens);
+uint32_t tokens_to_answer_cut(const llama_context * ctx, uint32_t n_tokens);
 
 } // namespace kvfold

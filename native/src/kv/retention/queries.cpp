@@ -15,10 +15,10 @@ int64_t kvfold_scored_at_once(int64_t n) {
     return std::max(SCORED_AT_ONCE, (n + MAX_SCORE_PARTS - 1)/MAX_SCORE_PARTS);
 }
 
-uint32_t kvfold_score_max_nodes(const kvfold_plan & plan, uint32_t n_queries) {
+uint32_t kvfold_score_max_nodes(const kvfold_plan & plan, uint32_t n_queries, uint32_t n_seqs, uint32_t n_more) {
     const int64_t n        = n_queries;
     const int64_t at_once  = kvfold_scored_at_once(n);
-    const int64_t of_layer = 16*((n + at_once - 1)/at_once) + 16; // each part, and what they share
+    const int64_t of_layer = (16 + (int64_t) n_more)*((n + at_once - 1)/at_once + n_seqs) + 16; // each part, and what they share
     return (uint32_t) (plan.n_layer*of_layer);
 }
 
@@ -102,4 +102,12 @@ void kvfold::keep_last(kv_kept_queries & kept, const kv_kept_queries & more, siz
     }
     kept.pos.erase(kept.pos.begin(), kept.pos.begin() + (ptrdiff_t) n_gone);
     kept.pos.insert(kept.pos.end(), more.pos.begin(), more.pos.end());
+}
+
+void kvfold::keep_before(kv_kept_queries & kept, llama_pos end) {
+    const size_t n = std::lower_bound(kept.pos.begin(), kept.pos.end(), end) - kept.pos.begin();
+    for (auto & values : kept.values) {
+        values.resize(kept.pos.empty() ? 0 : values.size()/kept.pos.size()*n);
+    }
+    kept.pos.resize(n);
 }

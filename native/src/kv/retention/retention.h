@@ -38,7 +38,8 @@ struct kv_kept_queries {
 
 // How many of n queries have their probabilities in memory at once.
 int64_t  kvfold_scored_at_once(int64_t n);
-uint32_t kvfold_score_max_nodes(const kvfold_plan & plan, uint32_t n_queries); // of a graph that scores so many of one cache
+// Of a graph that scores so many of one cache, perhaps those of each sequence for themselves. n_more: for each part of them.
+uint32_t kvfold_score_max_nodes(const kvfold_plan & plan, uint32_t n_queries, uint32_t n_seqs, uint32_t n_more);
 
 // Who looks at how the last queries of a prompt attend.
 struct kv_judge {
@@ -65,6 +66,9 @@ std::vector<kv_query> last_queries(const kv_ubatch_part & part, const std::vecto
 
 // Adds `more` and leaves the last n_queries, of the layers that are judged.
 void keep_last(kv_kept_queries & kept, const kv_kept_queries & more, size_t n_queries, const std::vector<bool> & judged);
+
+// Leaves those before this position.
+void keep_before(kv_kept_queries & kept, llama_pos end);
 
 } // namespace kvfold
 

@@ -3,6 +3,7 @@
 #include "kv/state/check.h"
 
 #include "kv/eviction/evicted.h"
+#include "kv/eviction/method.h"
 #include "kv/state/fit.h"
 
 #include "llama-context.h"
@@ -177,6 +178,23 @@ static lazy_layers check_lazy_layers(cells_walk & walk, const kvfold_plan & plan
     return found;
 }
 
+// Of each layer that loses tokens as many votes as its heads have rows: at most one for each token, or as many as are left.
+static void check_votes(cells_walk & walk, const kvfold_plan & plan, uint32_t n_tokens, const std::vector<uint32_t> & n_rows) {
+    const auto n_layers = walk.number<uint32_t>();
+    if (n_layers > 0) {
+        expect("layers with votes", n_layers, plan.n_layer);
+    }
+    for (uint32_t il = 0; il < n_layers; ++il) {
+        for (uint32_t n_heads = walk.number<uint32_t>(); n_heads > 0; --n_heads) {
+            const auto n = walk.number<uint32_t>();
+            if (n > n_tokens || (!n_rows.empty() && n != n_rows[il])) {
+                throw std::runtime_error("it has votes for " + std::to_string(n) + " rows of layer " + std::to_string(il));
+            }
+            walk.skip((uint64_t) n*sizeof(float));
+        }
+    }
+}
+
 // What evictor::write() wrote of one sequence.
 static evicted check_evicted(cells_walk & walk, const kvfold_plan & plan, uint32_t n_tokens) {
     if (!plan.evicts()) {
@@ -184,6 +202,10 @@ static evicted check_evicted(cells_walk & walk, const kvfold_plan & plan, uint32
     }
     expect("as KV plan", walk.number<uint64_t>(), plan.hash());
     const evicted gone = evicted::read(plan, [&] { return walk.number<uint32_t>(); });
+    if (evicts_by_sums(plan)) {
+        check_votes(walk, plan, n_tokens, {});
+        check_votes(walk, plan, (uint32_t) gone.n_compact(), gone.n_rows);
+    }
     if ((uint32_t) gone.n_compact() > n_tokens) {
         throw std::runtime_error("it says that tokens were evicted at " + std::to_string(gone.n_compact()) + " of " + std::to_string(n_tokens));
     }

@@ -10,6 +10,7 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.OptionalDouble;
 import java.util.OptionalInt;
+import java.util.Set;
 import java.util.SortedMap;
 import java.util.SortedSet;
 import java.util.TreeMap;
@@ -22,7 +23,7 @@ import java.util.stream.Collectors;
  * back.
  *
  * <p>Each KV head of each layer chooses for itself, {@link #budget} tokens of those that the sequence has. The tokens of the
- * answer are added to them. The next prompt of the conversation is added too, and at its end tokens are chosen again from all
+ * answer are added to them, and stay unless tokens are also chosen {@linkplain #inAnswers during the answer}. The next prompt of the conversation is added too, and at its end tokens are chosen again from all
  * that is left. A prompt that departs from what the sequence has before that point is computed anew.
  *
  * <p>The prompt itself is computed with all of its tokens, so that it needs their memory once, or {@linkplain #inChunks in
@@ -42,6 +43,7 @@ public final class Eviction {
     private static final String QUERIES = "queries";
     private static final String KERNEL = "kernel";
     private static final String CHUNK = "chunk";
+    private static final String ANSWER = "answer";
 
     /** Tokens of a chunk where a plan's text has {@code at=chunk}. */
     public static final int DEFAULT_CHUNK = 512;
@@ -100,7 +102,19 @@ public final class Eviction {
          * href="https://arxiv.org/abs/2510.00636">ExpectedAttention</a>): before RoPE they are taken to be as those of the
          * prompt, and to stand at the next {@code future} positions (512). The {@code sinks} first tokens stay (4).
          */
-        EXPECTED(new Parameter(SINKS, 4, 1, MANY), new Parameter("future", 512, 1, 65_536));
+        EXPECTED(new Parameter(SINKS, 4, 1, MANY), new Parameter("future", 512, 1, 65_536)),
+        /**
+         * What all queries so far attend to in sum, those of the prompt and of the answer, and the most recent tokens, which are
+         * half of the budget (<a href="https://arxiv.org/abs/2306.14048">H2O</a>). The attention of every token is computed
+         * twice for it, and nothing is drafted.
+         */
+        H2O(),
+        /**
+         * What the last {@code queries} tokens (8), which stay themselves, attend to, or a token within {@code kernel} around it
+         * (7), unless its key is much like others (R-KV, <a href="https://arxiv.org/abs/2505.24133">paper</a>), which is meant
+         * for long answers: {@link Eviction#inAnswers}.
+         */
+        RKV(new Parameter(QUERIES, 8, 1, AutomaticRetention.MAX_QUERIES), new Parameter(KERNEL, 7, 1, MANY));
 
         private final List<Parameter> parameters;
 
@@ -115,6 +129,10 @@ public final class Eviction {
 
         boolean looksAtQueries() {
             return compareTo(SNAPKV) >= 0;
+        }
+
+        boolean evictsInAnswers() {
+            return !looksAtQueries() || this == TOVA || this == H2O || this == RKV;
         }
 
         private Parameter parameter(String name) {
@@ -140,6 +158,7 @@ public final class Eviction {
     private final double share;
     private final SortedMap<String, Integer> parameters; // those of the method, all of them
     private final int chunk; // 0: at the end of the prompt only
+    private final int part; // of an answer; 0: nothing is evicted from it
     private final SortedSet<Integer> skipped;
 
     private Eviction(
@@ -148,19 +167,21 @@ public final class Eviction {
             double share,
             SortedMap<String, Integer> parameters,
             int chunk,
+            int part,
             SortedSet<Integer> skipped) {
         this.method = method;
         this.tokens = tokens;
         this.share = share;
         this.parameters = parameters;
         this.chunk = chunk;
+        this.part = part;
         this.skipped = skipped;
     }
 
     private static Eviction of(Method method, int tokens, double share) {
         SortedMap<String, Integer> usual = new TreeMap<>();
         method.parameters.forEach(parameter -> usual.put(parameter.name, parameter.usual));
-        return new Eviction(method, tokens, share, usual, 0, Collections.emptySortedSet());
+        return new Eviction(method, tokens, share, usual, 0, 0, Collections.emptySortedSet());
     }
 
     /**
@@ -209,7 +230,7 @@ public final class Eviction {
         }
         SortedMap<String, Integer> changed = new TreeMap<>(parameters);
         changed.put(parameter, value);
-        return new Eviction(method, tokens, share, changed, chunk, skipped);
+        return new Eviction(method, tokens, share, changed, chunk, part, skipped);
     }
 
     /**
@@ -228,18 +249,37 @@ public final class Eviction {
                     "a chunk has " + size + " tokens, allowed are " + LEAST_CHUNK + " to " + MANY, (long) size, (long)
                             (size < LEAST_CHUNK ? LEAST_CHUNK : MANY));
         }
-        return new Eviction(method, tokens, share, parameters, size, skipped);
+        return new Eviction(method, tokens, share, parameters, size, part, skipped);
     }
 
     /** These at the end of a prompt only. */
     public Eviction atEnd() {
-        return new Eviction(method, tokens, share, parameters, 0, skipped);
+        return new Eviction(method, tokens, share, parameters, 0, part, skipped);
+    }
+
+    /**
+     * These, also during the answer, whenever it has brought the sequence to a multiple of so many tokens. So no layer has more
+     * than its budget and so many tokens after the prompt, however long the answer is.
+     *
+     * <p>For {@link Method#KNORM}, {@link Method#KEYDIFF}, {@link Method#LAGKV}, {@link Method#STREAMING}, {@link
+     * Method#TOVA}, which takes the query of the newest token, {@link Method#H2O}, and {@link Method#RKV}, whose queries
+     * are no more than these tokens. No plan has it with the others, whose queries are those of a
+     * prompt.
+     *
+     * @param tokens between two evictions, from 1 to 999,999,999; 0 evicts nothing from answers, as without this call
+     */
+    public Eviction inAnswers(int tokens) {
+        if (tokens < 0 || tokens > MANY) {
+            throw new InvalidPlanException(
+                    "answer is " + tokens + ", allowed are 0 to " + MANY, (long) tokens, tokens < 0 ? 0L : (long) MANY);
+        }
+        return new Eviction(method, this.tokens, share, parameters, chunk, tokens, skipped);
     }
 
     /** These with exactly the given layers keeping every token. */
     public Eviction skipping(int... layers) {
         SortedSet<Integer> those = Arrays.stream(layers).boxed().collect(Collectors.toCollection(TreeSet::new));
-        return new Eviction(method, tokens, share, parameters, chunk, Collections.unmodifiableSortedSet(those));
+        return new Eviction(method, tokens, share, parameters, chunk, part, Collections.unmodifiableSortedSet(those));
     }
 
     /** What decides how much a token is worth. */
@@ -265,6 +305,11 @@ public final class Eviction {
     /** Tokens of a chunk; empty if tokens are chosen at the end of a prompt only. */
     public OptionalInt chunk() {
         return chunk == 0 ? OptionalInt.empty() : OptionalInt.of(chunk);
+    }
+
+    /** Tokens of an answer between two evictions; empty if nothing is evicted from it. */
+    public OptionalInt answerPart() {
+        return part == 0 ? OptionalInt.empty() : OptionalInt.of(part);
     }
 
     /** The layers that keep every token, in order; unmodifiable. */
@@ -317,10 +362,30 @@ public final class Eviction {
         return most;
     }
 
+    /**
+     * How many tokens a layer has at most from the end of a prompt to that of its answer.
+     *
+     * @param layers of the model
+     * @param prompt tokens that it has
+     * @param answer tokens that it has
+     */
+    public long answerPeak(int layer, int layers, long prompt, long answer) {
+        long left = budget(layer, layers, prompt);
+        long end = prompt + answer;
+        long first = part == 0 ? end : prompt + part - prompt % part;
+        if (part == 0 || first > end || skipped.contains(layer)) {
+            return left + answer;
+        }
+        // a budget never grows faster than the sequence, so that after each eviction a layer has its budget
+        long last = end - end % part;
+        long beforeLast = last > first ? budget(layer, layers, last - part) + part : 0;
+        return Math.max(Math.max(left + first - prompt, beforeLast), budget(layer, layers, last) + end - last);
+    }
+
     private int queries() {
         return switch (method) {
             case TOVA -> 1;
-            case OBSERVED, EXPECTED -> 0;
+            case OBSERVED, EXPECTED, H2O -> 0;
             default -> value(QUERIES);
         };
     }
@@ -384,6 +449,9 @@ public final class Eviction {
         if (chunk > 0) {
             text.append(";at=chunk").append(chunk == DEFAULT_CHUNK ? "" : ":" + chunk);
         }
+        if (part > 0) {
+            text.append(";answer=").append(part);
+        }
         if (!skipped.isEmpty()) {
             text.append(";skip=").append(skipped.stream().map(String::valueOf).collect(Collectors.joining("_")));
         }
@@ -392,8 +460,10 @@ public final class Eviction {
 
     /** Whether a plan's attribute belongs here; {@code sinks} and {@code queries} may belong to others as well. */
     static boolean hasAttribute(String name) {
-        return name.equals("evict") || name.equals("at") || name.equals("skip") || NAMES.contains(name);
+        return ATTRIBUTES.contains(name) || NAMES.contains(name);
     }
+
+    private static final Set<String> ATTRIBUTES = Set.of("evict", "at", ANSWER, "skip");
 
     private static final SortedSet<String> NAMES = Arrays.stream(Method.values())
             .flatMap(method -> method.parameters.stream())
@@ -456,6 +526,7 @@ public final class Eviction {
             switch (attribute.getKey()) {
                 case "evict" -> {}
                 case "at" -> eviction = eviction.at(attribute.getValue());
+                case ANSWER -> eviction = eviction.answer(number(ANSWER, attribute.getValue()));
                 case "skip" ->
                     eviction =
                             eviction.skipping(Arrays.stream(attribute.getValue().split("_", -1))
@@ -482,8 +553,28 @@ public final class Eviction {
         };
     }
 
-    /** @throws InvalidPlanException if the budget, or a chunk, is too small for the queries that decide */
+    private Eviction answer(int tokens) {
+        if (tokens == 0) {
+            throw new InvalidPlanException("answer is 0, allowed are 1 to " + MANY, 0L, 1L);
+        }
+        return inAnswers(tokens);
+    }
+
+    /**
+     * @throws InvalidPlanException if the budget, or a chunk, is too small for the queries that decide, or there are none of them
+     *     in an answer
+     */
     void check() {
+        if (part > 0 && !method.evictsInAnswers()) {
+            throw new InvalidPlanException(method.label()
+                    + " looks at the queries of a prompt, so it evicts nothing during the answer (answer=" + part
+                    + "); "
+                    + Arrays.stream(Method.values())
+                            .filter(Method::evictsInAnswers)
+                            .map(Method::label)
+                            .collect(Collectors.joining(", "))
+                    + " do");
+        }
         if (chunk > 0 && method == Method.OBSERVED) {
             throw new InvalidPlanException(method.label()
                     + " looks at all queries of a prompt, so it evicts at its end only, not with at=chunk");
@@ -492,6 +583,12 @@ public final class Eviction {
             throw new InvalidPlanException(
                     "a chunk has " + chunk + " tokens, fewer than the last " + queries() + ", whose attention decides",
                     (long) chunk,
+                    (long) queries());
+        }
+        if (part > 0 && method.looksAtQueries() && part < queries()) {
+            throw new InvalidPlanException(
+                    "answer=" + part + " is fewer than the last " + queries() + " tokens, whose attention decides",
+                    (long) part,
                     (long) queries());
         }
         if (method.looksAtQueries() && tokens > 0 && tokens <= queries()) {

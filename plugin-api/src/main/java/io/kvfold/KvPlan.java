@@ -47,9 +47,10 @@ import java.util.stream.IntStream;
  *           | "evict=" , method , ":" , budget          (* tokens that stay when a prompt has ended *)
  *           | name , "=" , number                       (* of the method, see Eviction *)
  *           | "at=" , ( "end" | "chunk" , [ ":" , number ] )  (* also on the way, after each chunk *)
+ *           | "answer=" , number                        (* and during the answer, after each so many tokens, from 1 *)
  *           | "skip=" , number , { "_" , number } ;     (* layers that keep every token *)
  * method    = "knorm" | "keydiff" | "lagkv" | "streaming" | "snapkv" | "tova" | "pyramidkv" | "chunkkv" | "observed"
- *           | "expected" ;
+ *           | "expected" | "h2o" | "rkv" ;
  * budget    = number | digit , { digit } , "." , digit , { digit } ;
  * decimal   = digit , [ "." , digit , { digit } ] ;     (* at most 6 digits after the point *)
  * number    = digit , { digit } ;                       (* at most 9 digits *)
@@ -1031,7 +1032,8 @@ public final class KvPlan {
                 } else {
                     throw new InvalidPlanException("the KV plan " + quoted(text) + " has the attribute "
                             + quoted(attribute) + ", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N,"
-                            + " queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, at=WHEN, skip=LAYERS, "
+                            + " queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, at=WHEN, answer=N,"
+                            + " skip=LAYERS, "
                             + Eviction.parameterNames() + ", strict, passes=N and exact");
                 }
             }

@@ -133,6 +133,19 @@ final class KvPlanTest {
                         .inChunks(100)
                         .peak(0, 2, 1000))
                 .isEqualTo(325);
+        Eviction inAnswers = inChunks.inAnswers(50).skipping(1);
+        assertThat(inAnswers).hasToString("evict=knorm:100;at=chunk:64;answer=50;skip=1");
+        assertThat(Eviction.parse(inAnswers.toString())).isEqualTo(inAnswers);
+        assertThat(inAnswers.answerPart()).hasValue(50);
+        assertThat(inAnswers.inAnswers(0)).isEqualTo(inChunks.skipping(1));
+        assertThat(inAnswers.answerPeak(0, 2, 30, 10_000)).isEqualTo(150);
+        assertThat(inAnswers.answerPeak(0, 2, 30, 60)).isEqualTo(90);
+        assertThat(inAnswers.answerPeak(1, 2, 30, 10_000)).isEqualTo(10_030);
+        assertThat(inChunks.answerPeak(0, 2, 1000, 10_000)).isEqualTo(10_100);
+        assertThat(Eviction.keepingShare(Eviction.Method.TOVA, 0.25)
+                        .inAnswers(100)
+                        .answerPeak(0, 2, 1000, 990))
+                .isEqualTo(475 + 90);
         assertThat(KvPlan.standard(2).withEviction(Eviction.keeping(Eviction.Method.KNORM, 64)))
                 .hasToString("0_1;evict=knorm:64")
                 .isEqualTo(KvPlan.parse("0_1;evict=knorm:64"));
@@ -475,8 +488,8 @@ final class KvPlanTest {
                 "yoco:4;window=8 | the KV plan \"yoco:4;window=8\" gives window twice",
                 "0_1_1_1;strict;strict | the KV plan \"0_1_1_1;strict;strict\" gives strict twice",
                 "0_1_1_1;exact;passes=2 | the KV plan \"0_1_1_1;exact;passes=2\" gives passes or exact twice",
-                "0_1_1_1;   | the KV plan \"0_1_1_1;\" has the attribute \"\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, at=WHEN, skip=LAYERS, beta=N, chunk=N, future=N, kernel=N, lag=N, strict, passes=N and exact",
-                "0_1_1_1;loose | the KV plan \"0_1_1_1;loose\" has the attribute \"loose\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, at=WHEN, skip=LAYERS, beta=N, chunk=N, future=N, kernel=N, lag=N, strict, passes=N and exact",
+                "0_1_1_1;   | the KV plan \"0_1_1_1;\" has the attribute \"\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, at=WHEN, answer=N, skip=LAYERS, beta=N, chunk=N, future=N, kernel=N, lag=N, strict, passes=N and exact",
+                "0_1_1_1;loose | the KV plan \"0_1_1_1;loose\" has the attribute \"loose\", but there are only window=N, sinks=N, lazy=THRESHOLD, full=N, queries=N, decide=WHEN, keep=LAYERS, evict=METHOD:BUDGET, at=WHEN, answer=N, skip=LAYERS, beta=N, chunk=N, future=N, kernel=N, lag=N, strict, passes=N and exact",
                 "0_1_1_1;passes=x | \"passes=x\" in the KV plan needs a number of at most 9 digits, not \"x\"",
                 "lckv       | the KV plan \"lckv\" needs a number, as in lckv:2",
                 "lckv:      | \"lckv:\" in the KV plan needs a number of at most 9 digits, not \"\"",

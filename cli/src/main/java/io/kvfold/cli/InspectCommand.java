@@ -204,7 +204,7 @@ final class InspectCommand implements Callable<Integer> {
         int layers = estimate.layers();
         kv.put(
                 "bytes_in_use_most",
-                eviction.map(which -> rows(estimate, context, layer -> which.peak(layer, layers, context)))
+                eviction.map(which -> rows(estimate, context, layer -> most(which, layer, layers, context)))
                         .orElseGet(() -> inUse(estimate, context, lazyAtLeast, false)));
         kv.put(
                 "bytes_in_use_least",
@@ -360,9 +360,23 @@ final class InspectCommand implements Callable<Integer> {
                         ", and has %s on the way in chunks of %d",
                         span(evicted, layer -> eviction.peak(layer, plan.layers(), tokens)),
                         eviction.chunk().getAsInt());
+        String answers = eviction.answerPart().isEmpty()
+                ? ""
+                : Values.format(
+                        ", and at most %s during an answer, from which it evicts after each %d tokens",
+                        span(evicted, layer -> eviction.answerPeak(layer, plan.layers(), 1, Math.max(0, tokens - 1))),
+                        eviction.answerPart().getAsInt());
         return Values.format(
-                "%s leaves %s of %d tokens when a prompt has ended%s%s",
-                eviction.method().label(), left, tokens, skipped, chunks);
+                "%s leaves %s of %d tokens when a prompt has ended%s%s%s",
+                eviction.method().label(), left, tokens, skipped, chunks, answers);
+    }
+
+    /** Of so many tokens, whether they are a prompt or, where tokens are evicted from it, an answer. */
+    private static long most(Eviction eviction, int layer, int layers, long tokens) {
+        long prompt = eviction.peak(layer, layers, tokens);
+        return eviction.answerPart().isEmpty()
+                ? prompt
+                : Math.max(prompt, eviction.answerPeak(layer, layers, 1, Math.max(0, tokens - 1)));
     }
 
     private static String span(List<Integer> layers, IntToLongFunction what) {

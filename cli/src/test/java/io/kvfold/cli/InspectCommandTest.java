@@ -115,6 +115,11 @@ final class InspectCommandTest {
                 .contains("at 512 tokens reserved, 128 KiB to 192 KiB in use when they are there")
                 .contains("eviction      knorm leaves 128 of 512 tokens when a prompt has ended,"
                         + " and has 192 on the way in chunks of 64");
+        assertThat(inspect(model, "--kv-plan", "standard;evict=knorm:128;at=chunk:64;answer=100")
+                        .out())
+                .contains("at 512 tokens reserved, 128 KiB to 228 KiB in use when they are there")
+                .contains(" and has 192 on the way in chunks of 64, and at most 228 during an answer,"
+                        + " from which it evicts after each 100 tokens");
     }
 
     @Test

@@ -12,6 +12,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.Engine;
 import io.kvfold.FlashAttention;
 import io.kvfold.Generation;
+import io.kvfold.InvalidPlanException;
 import io.kvfold.KvBudgetExceededException;
 import io.kvfold.KvCacheStats;
 import io.kvfold.KvPlan;
@@ -85,7 +86,12 @@ final class EvictionTest {
                 "cla:2;evict=observed:40",
                 "standard;evict=knorm:40;at=chunk:32",
                 "cla:2;evict=snapkv:40;queries=16;at=chunk:48",
-                "cla:2;evict=expected:40;future=32"
+                "cla:2;evict=expected:40;future=32",
+                "standard;evict=knorm:40;answer=8",
+                "cla:2;evict=tova:0.3;answer=10",
+                "standard;evict=lagkv:40;lag=8;at=chunk:32;answer=16;skip=0",
+                "standard;evict=h2o:40;answer=8",
+                "cla:2;evict=rkv:40;answer=10"
             })
     void aConversationGoesOnWithWhatIsLeft(String plan) {
         try (Engine engine = builder(plan, 2).open();
@@ -139,7 +145,15 @@ final class EvictionTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"standard;evict=knorm:40", "cla:2;evict=lagkv:40;lag=8"})
+    @ValueSource(
+            strings = {
+                "standard;evict=knorm:40",
+                "cla:2;evict=lagkv:40;lag=8",
+                "standard;evict=keydiff:40;answer=8",
+                "cla:2;evict=tova:40;answer=8",
+                "standard;evict=h2o:40;answer=8",
+                "cla:2;evict=rkv:40;answer=8"
+            })
     void severalAnswersToAPromptShareWhatIsLeft(String plan) {
         try (Engine engine = builder(plan, 3).open()) {
             int[] prompt = MODEL.tokens(100, 1);
@@ -164,7 +178,11 @@ final class EvictionTest {
                 "standard;evict=knorm:40",
                 "cla:2;evict=keydiff:0.4",
                 "standard;evict=streaming:40;skip=1",
-                "cla:2;evict=snapkv:40;queries=16"
+                "cla:2;evict=snapkv:40;queries=16",
+                "standard;evict=keydiff:40;answer=8",
+                "cla:2;evict=tova:40;answer=8",
+                "standard;evict=h2o:40;answer=8",
+                "standard;evict=rkv:40;answer=10"
             })
     void draftsDoNotChangeAnAnswer(String plan) {
         try (Engine plain = builder(plan, 1).open();
@@ -185,6 +203,17 @@ final class EvictionTest {
         }
     }
 
+    @Test
+    void aDraftModelThatEvictsDuringItsAnswerIsRefused() throws IOException {
+        Path draft = MODEL.writeForText(
+                folder.resolve("draft.gguf"), KvPlan.parse("standard;evict=knorm:40;answer=8", LAYERS));
+        Engine.Builder builder =
+                builder("standard", 1).option("spec-type", "draft-simple").option("spec-draft-model", draft.toString());
+        assertThatThrownBy(builder::open)
+                .isInstanceOf(InvalidPlanException.class)
+                .hasMessageContaining("answer=8");
+    }
+
     /** The youngest gives its cells up in the middle of its second answer, and gets the same ones back. */
     @ParameterizedTest
     @ValueSource(
@@ -196,7 +225,11 @@ final class EvictionTest {
                 "standard;evict=observed:40",
                 "standard;evict=keydiff:40;at=chunk:32",
                 "standard;evict=expected:40;future=32;at=chunk:64",
-                "cla:2;evict=tova:100;at=chunk:64"
+                "cla:2;evict=tova:100;at=chunk:64",
+                "standard;evict=keydiff:140;answer=16",
+                "cla:2;evict=tova:140;at=chunk:32;answer=10",
+                "cla:2;evict=h2o:0.6;answer=24",
+                "standard;evict=rkv:140;answer=24"
             })
     void aSuspendedConversationLosesTheSameTokensAgain(String plan) {
         Engine.Builder builder = builder(plan, 4).contextSize(512).option("kv-unified-per-slot", 512);
@@ -257,6 +290,74 @@ final class EvictionTest {
                     stats.bytesCommitted(),
                     512 * row,
                     stats.evictions().seconds());
+        }
+    }
+
+    /** Which is a hard limit: the same answer would not fit if nothing were evicted from it. */
+    @ParameterizedTest
+    @CsvSource({"knorm, F16, 1", "streaming, Q4_0, 2", "tova, F16, 2", "h2o, F16, 1"})
+    void aLongAnswerFitsIntoTheMemoryOfBudgetAndPart(String method, KvType type, int cla) throws IOException {
+        String plan = "cla:" + cla + ";evict=" + method + ":256";
+        long row = (long) (2 * 8 * 128 * (type == KvType.F16 ? 2 : 18.0 / 32) * LAYERS / cla);
+        long most = (long) (1.05 * (256 + 64) * row);
+        Engine.Builder builder = wide(type, 4096).kvBudget(most);
+        ObjectNode body = request(MODEL.tokens(200, 1)).put("n_predict", 2000);
+        try (Engine engine =
+                builder.kvPlan(KvPlan.parse(plan + ";answer=64", LAYERS)).open()) {
+            JsonNode answer = engine.call("/completion", body);
+            assertThat(answer.path("tokens")).hasSize(2000);
+            KvCacheStats stats = engine.kvCacheStats();
+            assertThat(stats.bytesPerToken()).isEqualTo(row);
+            assertThat(stats.bytesCommitted()).isBetween(256 * row, most);
+            assertThat(stats.evictions().prompts()).isEqualTo(1);
+            assertThat(stats.evictions().byLayer()).allSatisfy(layer -> {
+                assertThat(layer.kept()).isEqualTo(256);
+                assertThat(layer.kept() + layer.evicted()).isEqualTo(2199 / 64 * 64);
+            });
+            System.out.printf(
+                    "%s, keys and values in %s, layers in groups of %d: %,d bytes behind an answer of 2000 tokens, never more than %,d, %.3f s%n",
+                    method,
+                    type,
+                    cla,
+                    stats.bytesCommitted(),
+                    most,
+                    stats.evictions().seconds());
+        }
+        try (Engine engine = builder.kvPlan(KvPlan.parse(plan, LAYERS)).open()) {
+            assertThatThrownBy(() -> engine.call("/completion", body)).isInstanceOf(KvBudgetExceededException.class);
+        }
+    }
+
+    /** Who else is there changes neither what is evicted nor when. */
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "standard;evict=keydiff:40;answer=16",
+                "cla:2;evict=tova:0.3;answer=10",
+                "cla:2;evict=h2o:40;answer=10;skip=0",
+                "standard;evict=rkv:0.4;at=chunk:32;answer=12"
+            })
+    void longAnswersAreThoseOfTheRequestsAlone(String plan) {
+        List<ObjectNode> bodies = IntStream.range(0, 6)
+                .mapToObj(i -> request(MODEL.tokens(30 + 15 * i, i)).put("n_predict", 150))
+                .toList();
+        List<JsonNode> alone;
+        try (Engine engine = builder(plan, 1).open()) {
+            alone = bodies.stream()
+                    .map(body -> engine.call("/completion", body))
+                    .toList();
+        }
+        try (Engine engine = builder(plan, 3).open()) {
+            List<Generation> together = bodies.stream().map(engine::complete).toList();
+            for (int i = 0; i < bodies.size(); i++) {
+                assertSame(
+                        plan + ", request " + i,
+                        alone.get(i),
+                        Objects.requireNonNull(together.get(i).next()),
+                        GAP);
+                together.get(i).close();
+            }
+            assertThat(engine.kvCacheStats().evictions().prompts()).isEqualTo(6);
         }
     }
 
@@ -353,6 +454,13 @@ final class EvictionTest {
                 "standard;evict=knorm:64;at=soon | soon",
                 "standard;evict=snapkv:100;at=chunk:32 | last 64",
                 "standard;evict=observed:64;at=chunk | all queries",
+                "standard;answer=64 | evict=METHOD:BUDGET",
+                "standard;evict=knorm:64;answer=0 | 1 to",
+                "standard;evict=knorm:64;answer=x | x",
+                "standard;evict=rkv:64;answer=7 | last 8",
+                "standard;evict=snapkv:100;answer=64 | knorm, keydiff, lagkv, streaming, tova",
+                "standard;evict=observed:100;answer=64 | answer=64",
+                "standard;evict=expected:100;answer=64 | expected looks at the queries of a prompt",
                 "standard;evict=knorm:64;evict=knorm:64 | twice",
                 "simlayerkv:0.9;evict=knorm:64 | lazy layers",
                 "streaming:64;evict=knorm:64 | no layer",

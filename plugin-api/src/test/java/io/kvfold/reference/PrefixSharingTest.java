@@ -179,6 +179,7 @@ final class PrefixSharingTest {
         "standard;evict=streaming:100;at=chunk:64, 2",
         "standard;evict=snapkv:100;queries=32, 32",
         "cla:2;evict=tova:300, 2",
+        "standard;evict=keydiff:100;at=chunk:64;answer=8, 2",
     })
     void requestsThatLoseTokensComputeWhatTheyHaveInCommonOnce(String plan, int queries) throws IOException {
         int count = 4;
@@ -416,6 +417,10 @@ final class PrefixSharingTest {
         "standard;evict=pyramidkv:40;queries=8, 15",
         "cla:2;evict=observed:40, 16",
         "standard;evict=expected:40;future=32, 17",
+        "standard;evict=streaming:30;answer=8, 18",
+        "cla:2;evict=tova:0.5;at=chunk:32;answer=10, 19",
+        "standard;evict=h2o:40;answer=16, 20",
+        "cla:2;evict=rkv:40;answer=16, 21",
     })
     void requestsOfARandomTreeAnswerAsAlone(String plan, long seed) throws IOException {
         Random random = new Random(seed);
