@@ -272,7 +272,7 @@ static void set_defaults(common_params & params) {
     params.fit_params        = false;
     params.warmup            = false;
     params.cache_ram_mib     = 0;
-    params.n_ctx_checkpoints = 2;
+    params.n_ctx_checkpoints = 3; // kvfold_checkpoint_offsets()
     params.endpoint_metrics  = true;
     params.endpoint_slots    = true;
     params.sse_ping_interval = -1;

@@ -3,12 +3,16 @@
 #ifndef KVFOLD_KV_CHECKPOINTS_H
 #define KVFOLD_KV_CHECKPOINTS_H
 
+#include <array>
 #include <cstdint>
 #include <memory>
 
 struct common_prompt_checkpoint;
 struct llama_context;
 struct server_prompt;
+
+// How many tokens before the end of a prompt checkpoints are made: for another question about the same text, however long it was.
+std::array<int32_t, 3> kvfold_checkpoint_offsets(int32_t n_ubatch);
 
 // A checkpoint of the slot is about to be made and added to its prompt. What is returned stands for its bytes in the account
 // of the engine and is to live as long as the copy; null if there is no room, and none is to be made.

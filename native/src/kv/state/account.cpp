@@ -7,6 +7,8 @@
 
 #include "llama.h"
 
+#include <algorithm>
+
 namespace kvfold {
 
 namespace {
@@ -52,6 +54,11 @@ std::string no_memory_for_state(uint64_t bytes) {
 } // namespace kvfold
 
 using namespace kvfold;
+
+std::array<int32_t, 3> kvfold_checkpoint_offsets(int32_t n_ubatch) {
+    constexpr int32_t n_end = 4, n_question = 32; // the other places are llama.cpp's
+    return { n_end + n_ubatch, n_end + std::min(n_question, n_ubatch/4), n_end };
+}
 
 std::shared_ptr<void> kvfold_charge_checkpoint(llama_context * ctx, llama_context * ctx_draft, int32_t seq_id, server_prompt & prompt) {
     uint64_t bytes = 0;

@@ -17,6 +17,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.Objects;
 import org.junit.jupiter.api.BeforeAll;
@@ -38,6 +39,9 @@ final class MemoryOfLongChatsTest {
 
     /** What a checkpoint of all layers holds at most: the window, its sinks and the last ubatch. */
     private static final long CHECKPOINT = LAYERS * (WINDOW + 4 + 64) * ROW;
+
+    /** Of a slot: {@code ctx-checkpoints}. */
+    private static final int CHECKPOINTS = 3;
 
     @TempDir
     private static Path folder;
@@ -64,7 +68,7 @@ final class MemoryOfLongChatsTest {
                 answer.path("tokens").forEach(token -> chat.add(token.intValue()));
                 KvCacheStats.Ledger ledger = engine.kvCacheStats().ledger();
                 most = Math.max(most, ledger.checkpoints());
-                assertThat(ledger.checkpoints()).as("turn %d", turn).isLessThanOrEqualTo(2 * CHECKPOINT);
+                assertThat(ledger.checkpoints()).as("turn %d", turn).isLessThanOrEqualTo(CHECKPOINTS * CHECKPOINT);
                 beside.add(residentBytes() - opened - ledger.total());
             }
             System.out.printf(
@@ -72,8 +76,11 @@ final class MemoryOfLongChatsTest {
                     chat.size(), engine.kvCacheStats().ledger(), most, beside);
             assertThat(most).isPositive();
         }
-        // the first turns touch what every engine does; after that only the ledger may grow
-        assertThat(beside.get(29) - beside.get(4)).isLessThan(CHECKPOINT);
+        // the first turns touch what every engine does; after that only the ledger may grow, and malloc may keep a copy
+        // that is gone
+        // for a turn
+        assertThat(Collections.min(beside.subList(25, 30)) - Collections.min(beside.subList(4, 9)))
+                .isLessThan(CHECKPOINT);
         assertThat(beside.get(29)).isLessThan(3 * CHECKPOINT);
     }
 
