@@ -5,6 +5,10 @@
 
 namespace kvfold {
 
+bool came_before(const slot_view & a, const slot_view & b) {
+    return a.arrival != b.arrival ? a.arrival < b.arrival : a.task < b.task;
+}
+
 namespace {
 
 // Cells that a slot needs before it has made its next token.
@@ -14,10 +18,6 @@ uint64_t cells_ahead(const slot_view & slot) {
     return std::min<uint64_t>(n_left, slot.n_peak - std::min(slot.n_peak, slot.n_cells)) + slot.n_step;
 }
 
-bool is_older(const slot_view & a, const slot_view & b) {
-    return a.arrival != b.arrival ? a.arrival < b.arrival : a.task < b.task;
-}
-
 class planner {
 public:
     planner(const std::vector<slot_view> & slots, const std::vector<prefix_view> & prefixes, const cell_room & room)
@@ -25,7 +25,7 @@ public:
         for (const slot_view & slot : slots) {
             by_age.push_back({ slot });
         }
-        std::sort(by_age.begin(), by_age.end(), [](const seat & a, const seat & b) { return is_older(a.slot, b.slot); });
+        std::sort(by_age.begin(), by_age.end(), [](const seat & a, const seat & b) { return came_before(a.slot, b.slot); });
         std::sort(this->prefixes.begin(), this->prefixes.end(), [](const prefix_view & a, const prefix_view & b) {
             return a.last_used != b.last_used ? a.last_used > b.last_used : a.slot > b.slot; // the next to go is the last
         });
@@ -144,7 +144,7 @@ private:
         const seat * first = oldest();
         for (const bool paused : { true, false }) {
             for (auto each = by_age.rbegin(); each != by_age.rend(); ++each) {
-                const bool younger = !whom || is_older(whom->slot, each->slot);
+                const bool younger = !whom || came_before(whom->slot, each->slot);
                 if (each->slot.paused == paused && each->holds() && each->slot.replayable && &*each != whom && &*each != first && (paused || younger)) {
                     return &*each;
                 }

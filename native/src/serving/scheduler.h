@@ -23,6 +23,9 @@ struct slot_view : kvfold_slot_view {
     uint64_t last_run  = 0;     // the step in which it ran last
 };
 
+// Whether a came before b.
+bool came_before(const slot_view & a, const slot_view & b);
+
 struct prefix_view {
     int      slot      = 0; // or any other number that no slot has
     int64_t  last_used = 0;

@@ -222,6 +222,10 @@ std::vector<kvfold_slot_action> slot_schedule::give_way(
         if (each.what == slot_action::FAIL && shortens(views)) {
             continue;
         }
+        if (const int id_other = each.what == slot_action::FAIL ? one_that_can_wait(views, each.slot) : -1; id_other >= 0) {
+            actions.push_back({ kvfold_slot_action::SUSPEND, id_other });
+            continue;
+        }
         const bool fails = each.what == slot_action::FAIL && !gathers(views, each.slot);
         actions.push_back({ fails ? kvfold_slot_action::FAIL : kvfold_slot_action::SUSPEND, each.slot });
     }
@@ -252,6 +256,25 @@ bool slot_schedule::shortens(const std::vector<slot_view> & slots) {
         }
     }
     return any;
+}
+
+// Several prompts can begin at once and find no memory for the first token of each, where each has pages of its own: the youngest waits,
+// and the others need not be computed token by token. -1: nobody else runs.
+int slot_schedule::one_that_can_wait(const std::vector<slot_view> & slots, int id_slot) {
+    const slot_view * youngest = nullptr;
+    for (const slot_view & each : slots) {
+        const bool runs = each.stage == slot_view::PROMPT && !each.suspended && !entries[each.slot].rests;
+        if (runs && each.slot != id_slot && (!youngest || came_before(*youngest, each))) {
+            youngest = &each;
+        }
+    }
+    if (!youngest) {
+        return -1;
+    }
+    for (const slot_view & each : slots) {
+        entries[each.slot].n_at_once = INT32_MAX;
+    }
+    return youngest->slot;
 }
 
 // A lone request may have its cells on pages with cells that others have left. Computed again it has them one after the other. A

@@ -82,6 +82,7 @@ struct slot_schedule {
     std::vector<prefix_view> view(const std::vector<kvfold_prefix_view> & idle, llama_context * ctx) const;
     void                     evict(int seq_id, std::vector<kvfold_slot_action> & actions);
     bool                     shortens(const std::vector<slot_view> & slots);
+    int                      one_that_can_wait(const std::vector<slot_view> & slots, int id_slot);
     bool                     gathers(const std::vector<slot_view> & slots, int id_slot);
     void                     count_suspended();
     uint64_t                 grantable() const;
