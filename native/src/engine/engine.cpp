@@ -576,8 +576,8 @@ bool engine::drop_prefix() {
     });
 }
 
-void engine::save_state(const std::string & path, const kv_state & state) {
-    write_state(path, own_fit(), state);
+written_state engine::write_state(const std::string & path, const kv_state & state) {
+    return kvfold::write_state(path, own_fit(), state);
 }
 
 // ---- closing ----------------------------------------------------------------------------------------------------------

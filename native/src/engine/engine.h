@@ -46,7 +46,7 @@ struct engine : request_host {
 
     void                    require_states() override;
     std::optional<kv_state> load_state(const std::string & path) override;
-    void                    save_state(const std::string & path, const kv_state & state) override;
+    written_state           write_state(const std::string & path, const kv_state & state) override;
 
     common_params                          server_params(const std::string & options) override;
     const server_http_context::handler_t & handler_of(server_http_context::handler_t server_routes::* member) const override;

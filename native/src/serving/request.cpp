@@ -247,6 +247,7 @@ void request::load_state() {
         {
             std::lock_guard<std::mutex> lock(exchange->mutex);
             exchange->save = !files.save.empty();
+            exchange->write = [host = owner.get(), path = files.save](const kv_state & state) { return host->write_state(path, state); };
         }
         std::error_code code;
         if (!files.load.empty() && std::filesystem::exists(std::filesystem::u8path(files.load), code)) {
@@ -259,21 +260,17 @@ void request::load_state() {
 
 // After the last chunk. The slot ends soon after it has sent that, if it has not ended already.
 void request::save_state() {
-    std::optional<kv_state> state;
     keep_state_from([&] {
-        std::unique_lock<std::mutex> lock(exchange->mutex);
-        if (!exchange->save) {
-            return;
+        {
+            std::unique_lock<std::mutex> lock(exchange->mutex);
+            if (!exchange->save) {
+                return;
+            }
+            exchange->changed.wait(lock, [&] { return exchange->slot_ended || !exchange->save; });
         }
-        exchange->changed.wait(lock, [&] { return exchange->slot_ended || !exchange->save; });
-        if (exchange->save && !exchange->saved) {
-            throw error(KVFOLD_ERROR_STATE, exchange->save_failure);
-        }
-        state.swap(exchange->saved);
-        lock.unlock();
-        if (state) {
-            request_host::use inside(*owner);
-            owner->save_state(files.save, *state);
+        request_host::use inside(*owner);
+        if (auto written = written_copy(*exchange)) {
+            written->publish();
         }
     });
 }
@@ -424,7 +421,7 @@ void request::end(kvfold_status why) {
     if (ended.compare_exchange_strong(none, why)) {
         {
             std::lock_guard<std::mutex> lock(exchange->mutex);
-            exchange->save = false;
+            exchange->forget_copy();
             exchange->changed.notify_all();
         }
         std::lock_guard<std::mutex> lock(mutex);

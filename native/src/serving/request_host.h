@@ -51,7 +51,7 @@ struct request_host {
     // nothing while there is no memory for the state.
     virtual void                    require_states()                                         = 0;
     virtual std::optional<kv_state> load_state(const std::string & path)                     = 0;
-    virtual void                    save_state(const std::string & path, const kv_state & state) = 0;
+    virtual written_state           write_state(const std::string & path, const kv_state & state) = 0;
 
     // Options of a server in front of this engine; the handlers of its routes.
     virtual common_params                          server_params(const std::string & options)                                        = 0;

@@ -12,6 +12,8 @@
 #include "server-task.h"
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 namespace kvfold {
 
@@ -91,6 +93,78 @@ bool slot_exchanges::drop_state(const slot_exchange * except) {
         each.load.reset();
         return drops;
     });
+}
+
+void slot_exchanges::add_copy(const std::shared_ptr<slot_exchange> & exchange) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    with_copy.remove_if([](const std::weak_ptr<slot_exchange> & each) { return each.expired(); });
+    with_copy.push_back(exchange);
+}
+
+bool slot_exchanges::write_copy(const slot_exchange * except) {
+    std::vector<std::shared_ptr<slot_exchange>> found;
+    {
+        const std::lock_guard<std::mutex> lock(mutex);
+        for (const std::weak_ptr<slot_exchange> & each : with_copy) {
+            if (auto exchange = each.lock(); exchange && exchange.get() != except) {
+                found.push_back(std::move(exchange));
+            }
+        }
+    }
+    for (const auto & each : found) {
+        std::unique_lock<std::mutex> own(each->mutex);
+        if (each->writing) {
+            each->changed.wait(own, [&] { return !each->writing; });
+            return true;
+        }
+    }
+    for (const auto & each : found) {
+        const std::lock_guard<std::mutex> own(each->mutex);
+        if (each->saved) {
+            try {
+                each->written.emplace(each->write(*each->saved));
+            } catch (const std::exception & e) {
+                each->save_failure = e.what();
+            }
+            each->saved.reset();
+            return true;
+        }
+    }
+    return false;
+}
+
+bool saved_state_gives_way() {
+    return of_worker && of_worker->write_copy();
+}
+
+std::optional<written_state> written_copy(slot_exchange & exchange) {
+    std::unique_lock<std::mutex> lock(exchange.mutex);
+    if (!exchange.save) {
+        return std::nullopt;
+    }
+    if (exchange.written) {
+        return std::move(exchange.written);
+    }
+    if (!exchange.saved) {
+        throw error(KVFOLD_ERROR_STATE, exchange.save_failure);
+    }
+    auto state = std::exchange(exchange.saved, std::nullopt);
+    exchange.writing = true;
+    const auto end = [&] {
+        state.reset();
+        lock.lock();
+        exchange.writing = false;
+        exchange.changed.notify_all();
+    };
+    lock.unlock();
+    try {
+        auto written = exchange.write(*state);
+        end();
+        return written;
+    } catch (...) {
+        end();
+        throw;
+    }
 }
 
 bool waiting_state_gives_way() {
@@ -192,6 +266,7 @@ static bool can_read_state(slot_exchange & exchange) {
 }
 
 bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & prompt, const server_task & task) {
+    schedule_of_worker()->begins(id_slot, prompt);
     const auto exchange = exchange_of(task);
     if (!exchange) {
         return memory_for(id_slot, task, 0).value_or(true);
@@ -251,14 +326,16 @@ void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt 
         return;
     }
     const std::lock_guard<std::mutex> lock(exchange->mutex);
-    while (exchange->save && !exchange->saved) {
+    if (exchange->save) {
+        const auto make_room = [&](uint64_t bytes) {
+            return schedule_of_worker()->fits_beside(id_slot, bytes) &&
+                   (schedule_of_worker()->drop_idle(context) || of_worker->drop_state(exchange.get()) || of_worker->write_copy(exchange.get()));
+        };
         try {
-            exchange->saved = take_state(context, id_slot, prompt);
+            exchange->saved = take_state(context, id_slot, prompt, make_room);
+            of_worker->add_copy(exchange);
         } catch (const std::exception & e) {
-            if (!schedule_of_worker()->prefixes.drop_oldest()) {
-                exchange->save_failure = e.what();
-                break;
-            }
+            exchange->save_failure = e.what();
         }
     }
     exchange->slot_ended = true;

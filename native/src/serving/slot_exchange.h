@@ -29,14 +29,23 @@ struct slot_exchange {
     bool                                     reading = false; // before the task is posted, so that the worker does not wait for a disk
     bool                                     strict  = false; // it waits for memory of it beside others
 
-    bool                    save = false; // whether the worker is to fill the next two
-    std::optional<kv_state> saved;
-    std::string             save_failure;
-    bool                    slot_ended = false;
+    bool                                            save = false; // whether the worker is to fill `saved` or `save_failure`
+    std::optional<kv_state>                         saved;
+    std::function<written_state(const kv_state &)>  write;
+    bool                                            writing = false; // what was in `saved`, by the thread of the request
+    std::optional<written_state>                    written; // by the worker, which needed its memory
+    std::string                                     save_failure;
+    bool                                            slot_ended = false;
 
     void forget_state() {
         load.reset();
         read = nullptr;
+    }
+
+    void forget_copy() {
+        save = false;
+        saved.reset();
+        written.reset();
     }
 
     std::optional<error> refusal; // why the worker did not begin the request
@@ -64,6 +73,13 @@ struct slot_exchanges {
     // when it is the request's turn. False if there is none.
     bool drop_state(const slot_exchange * except = nullptr);
 
+    // A copy has been taken of what a slot held, and its request is to write it when its answer has been read.
+    void add_copy(const std::shared_ptr<slot_exchange> & exchange);
+
+    // Gives the memory of such a copy back, but not of this one's: waits while one is being written, or writes the first one. False if
+    // there is none. On a worker's thread.
+    bool write_copy(const slot_exchange * except = nullptr);
+
   private:
     // Whether it is true of any of them; the last one first, each locked.
     bool any_with_state(const slot_exchange * except, const std::function<bool(slot_exchange &)> & what);
@@ -71,6 +87,7 @@ struct slot_exchanges {
     std::mutex                                              mutex;
     std::unordered_map<int, std::shared_ptr<slot_exchange>> by_task;
     std::list<std::weak_ptr<slot_exchange>>                 with_state; // the last one first
+    std::list<std::weak_ptr<slot_exchange>>                 with_copy;  // the first one first
 };
 
 // While one lives, the hooks that run on this thread, a worker, look here.
@@ -86,6 +103,13 @@ std::optional<size_t> state_of(const server_task & task, bool alone);
 
 // Whether states of requests that have not begun took memory, of which there is more now or in a moment. On a worker's thread.
 bool waiting_state_gives_way();
+
+// Whether a copy of a conversation that has ended took memory, of which there is more now. On a worker's thread.
+bool saved_state_gives_way();
+
+// On the thread of the request, when its slot has ended: what was saved, in a file. Nothing if nobody asks for it any more; throws
+// KVFOLD_ERROR_STATE if there is none.
+std::optional<written_state> written_copy(slot_exchange & exchange);
 
 // Of the request that the task belongs to; none if that has gone. On a worker's thread.
 std::optional<std::string> cache_salt_of(const server_task & task);

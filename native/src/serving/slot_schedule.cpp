@@ -163,6 +163,9 @@ std::vector<kvfold_slot_action> slot_schedule::plan(
         room.n_affordable = layout.tokens_for(bytes, 0, layout.n_batch);
     }
     replayed_slot = -1;
+    for (const kvfold_prefix_view & each : idle) {
+        keepers[each.slot].runs = false; // also where its task could not be launched
+    }
     std::vector<kvfold_slot_action> actions;
     for (const slot_action & each : plan_step(view(slots, ctx), view(idle, ctx), room)) {
         if (each.what == slot_action::EVICT) {
@@ -219,6 +222,9 @@ std::vector<kvfold_slot_action> slot_schedule::give_way(
         if (refusal_of(llama_get_memory(ctx)) && waiting_state_gives_way()) {
             continue;
         }
+        if (each.what == slot_action::FAIL && refusal_of(llama_get_memory(ctx)) && saved_state_gives_way()) {
+            continue;
+        }
         if (each.what == slot_action::FAIL && shortens(views)) {
             continue;
         }
@@ -230,6 +236,39 @@ std::vector<kvfold_slot_action> slot_schedule::give_way(
         actions.push_back({ fails ? kvfold_slot_action::FAIL : kvfold_slot_action::SUSPEND, each.slot });
     }
     return actions;
+}
+
+void slot_schedule::begins(int id_slot, server_prompt & prompt) {
+    keepers[id_slot] = { &prompt, true, 0 };
+}
+
+// In the midst of a step, so without the server core.
+bool slot_schedule::drop_idle(llama_context * ctx) {
+    int     oldest    = -1;
+    int64_t last_used = INT64_MAX;
+    for (size_t i = 0; i < keepers.size(); ++i) {
+        const keeper & each = keepers[i];
+        const int64_t  used = std::max(each.last_used, prefixes.last_used((int) i));
+        if (each.prompt && !each.runs && !each.prompt->tokens.empty() && used < last_used) {
+            oldest    = (int) i;
+            last_used = used;
+        }
+    }
+    for (const kvfold_prefix_view & each : prefixes.kept()) {
+        if (each.last_used < last_used) {
+            return prefixes.drop_oldest();
+        }
+    }
+    if (oldest >= 0) {
+        llama_memory_seq_rm(llama_get_memory(ctx), oldest, -1, -1);
+        keepers[oldest].prompt->clear();
+    }
+    return oldest >= 0;
+}
+
+bool slot_schedule::fits_beside(int id_slot, uint64_t bytes) const {
+    const auto ledger = current_ledger();
+    return !ledger || ledger->cap() == page_ledger::no_cap || bytes <= ledger->cap() - std::min(ledger->cap(), layout.bytes_held(id_slot));
 }
 
 // Of the first the server core knows, of the others it does not.
@@ -436,6 +475,8 @@ int64_t slot_schedule::resumed(int id_slot) {
 
 bool slot_schedule::forgets(int id_slot) {
     const bool gone = entries[id_slot].suspended;
+    keepers[id_slot].runs      = false;
+    keepers[id_slot].last_used = ggml_time_us();
     entries[id_slot] = {};
     count_suspended();
     return gone;

@@ -13,6 +13,7 @@
 #include <vector>
 
 struct llama_context;
+struct server_prompt;
 
 namespace kvfold {
 
@@ -25,7 +26,7 @@ struct slot_schedule {
     };
 
     slot_schedule(const limits & limits, const kv_layout & layout, prefix_cache & prefixes)
-        : prefixes(prefixes), rules(limits), layout(layout), entries(limits.slots) {}
+        : prefixes(prefixes), rules(limits), layout(layout), entries(limits.slots), keepers(limits.slots) {}
 
     std::vector<kvfold_slot_action> share(std::vector<kvfold_prompt_view> slots);
 
@@ -46,6 +47,15 @@ struct slot_schedule {
     int      replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt);
     int64_t  resumed(int id_slot);
     bool     forgets(int id_slot);
+
+    // The slot runs something from here on, until it forgets.
+    void begins(int id_slot, server_prompt & prompt);
+
+    // Clears what was used least recently of what idle slots and prefixes keep. False if they keep nothing.
+    bool drop_idle(llama_context * ctx);
+
+    // Whether there is memory for so many bytes beside what the slot holds, when nobody else holds any.
+    bool fits_beside(int id_slot, uint64_t bytes) const;
 
     prefix_cache & prefixes; // used by the worker's thread, as this is
 
@@ -78,6 +88,13 @@ struct slot_schedule {
         int64_t  since      = 0; // ggml_time_us() of its suspension
     };
 
+    // What a slot keeps when it is idle.
+    struct keeper {
+        server_prompt * prompt    = nullptr; // null: the slot has run nothing yet
+        bool            runs      = false;
+        int64_t         last_used = 0;
+    };
+
     std::vector<slot_view>   view(const std::vector<kvfold_slot_view> & slots, llama_context * ctx);
     std::vector<prefix_view> view(const std::vector<kvfold_prefix_view> & idle, llama_context * ctx) const;
     void                     evict(int seq_id, std::vector<kvfold_slot_action> & actions);
@@ -89,10 +106,11 @@ struct slot_schedule {
 
     const limits       rules;
     const kv_layout &  layout;
-    std::vector<entry> entries;
-    uint64_t           step          = 0;
-    uint64_t           refused_at    = 0; // the last step for which there was no memory
-    int                replayed_slot = -1;
+    std::vector<entry>  entries;
+    std::vector<keeper> keepers;
+    uint64_t            step          = 0;
+    uint64_t            refused_at    = 0; // the last step for which there was no memory
+    int                 replayed_slot = -1;
 };
 
 // While one lives, the hooks that run on this thread, a worker, ask these.

@@ -25,6 +25,7 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <utility>
 
 #if defined(_WIN32)
 #    include <fcntl.h>
@@ -91,7 +92,26 @@ static std::string beside(const std::string & path) {
     return path + "." + std::to_string(process) + "-" + std::to_string(counter++) + ".partial";
 }
 
-void write_state(const std::string & path, const state_fit & fit, const kv_state & state) {
+written_state::written_state(written_state && other) noexcept
+    : partial(std::exchange(other.partial, {})), path(std::move(other.path)) {}
+
+written_state::~written_state() {
+    if (!partial.empty()) {
+        std::error_code code;
+        fs::remove(fs::u8path(partial), code);
+    }
+}
+
+void written_state::publish() {
+    std::error_code code;
+    fs::rename(fs::u8path(partial), fs::u8path(path), code);
+    if (code) {
+        throw bad_state(path, "cannot be written: " + code.message());
+    }
+    partial.clear();
+}
+
+written_state write_state(const std::string & path, const state_fit & fit, const kv_state & state) {
     file_head head;
     std::memcpy(head.magic, file_magic, sizeof(file_magic));
     head.version     = file_version;
@@ -106,6 +126,7 @@ void write_state(const std::string & path, const state_fit & fit, const kv_state
     if (!file) {
         throw bad_state(path, std::string("cannot be written: ") + std::strerror(errno));
     }
+    written_state made(partial, path);
     XXH3_64bits_reset(hash.get());
     bool       written = true;
     const auto write   = [&](const void * bytes, size_t size) {
@@ -126,17 +147,13 @@ void write_state(const std::string & path, const state_fit & fit, const kv_state
 
     written           = written && flush_to_disk(file.get());
     std::string cause = written ? "" : std::strerror(errno);
-    written           = fclose(file.release()) == 0 && written;
-    std::error_code code;
-    if (written) {
-        fs::rename(fs::u8path(partial), fs::u8path(path), code);
-        if (!code) {
-            return;
-        }
-        cause = code.message();
+    if (fclose(file.release()) != 0 && written) {
+        cause = std::strerror(errno);
     }
-    fs::remove(fs::u8path(partial), code);
-    throw bad_state(path, "cannot be written: " + cause);
+    if (!cause.empty()) {
+        throw bad_state(path, "cannot be written: " + cause);
+    }
+    return made;
 }
 
 static uint64_t size_of(FILE * file) {

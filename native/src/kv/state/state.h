@@ -44,15 +44,31 @@ const char * no_state_because(const llama_context * context);
 
 // Both run on the worker thread, between two decodes.
 
-// Throws KVFOLD_ERROR_STATE if the slot does not hold exactly its prompt, and if the thread's ledger refuses a copy. Of the
-// slot's checkpoints the newest is copied.
-kv_state take_state(llama_context * context, int id_slot, const server_prompt & prompt);
+// Throws KVFOLD_ERROR_STATE if the slot does not hold exactly its prompt, and if the thread's ledger refuses a copy, of so many
+// bytes, and `make_room` returns false. The slot's checkpoints are copied if there is memory for all of them at once.
+kv_state take_state(llama_context * context, int id_slot, const server_prompt & prompt, const std::function<bool(uint64_t bytes)> & make_room);
 
 // Replaces what the slot holds. False, and an empty slot, if there are too few free cells.
 bool put_state(llama_context * context, int id_slot, server_prompt & prompt, const kv_state & state);
 
-// A file appears under its name when it is complete; only its owner may read it. Throws KVFOLD_ERROR_STATE.
-void write_state(const std::string & path, const state_fit & fit, const kv_state & state);
+// A state that is written, in a file beside the one that it is for. Goes with this unless it is published.
+class written_state {
+public:
+    written_state(std::string partial, std::string path) : partial(std::move(partial)), path(std::move(path)) {}
+    written_state(written_state && other) noexcept;
+    written_state & operator=(written_state &&) = delete;
+    ~written_state();
+
+    // Gives the file its name. Throws KVFOLD_ERROR_STATE.
+    void publish();
+
+private:
+    std::string partial; // empty: published, or moved away
+    std::string path;
+};
+
+// Only its owner may read the file. Throws KVFOLD_ERROR_STATE.
+written_state write_state(const std::string & path, const state_fit & fit, const kv_state & state);
 
 // Trusts nothing in the file; throws KVFOLD_ERROR_STATE. Nothing if the thread's ledger refuses what is in it and `make_room` returns
 // false. `max_tokens` is what a slot holds.

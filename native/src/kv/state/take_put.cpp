@@ -18,7 +18,7 @@
 
 namespace kvfold {
 
-kv_state take_state(llama_context * context, int id_slot, const server_prompt & prompt) {
+kv_state take_state(llama_context * context, int id_slot, const server_prompt & prompt, const std::function<bool(uint64_t bytes)> & make_room) {
     kv_state state;
     state.tokens = prompt.tokens.get_tokens();
 
@@ -36,8 +36,10 @@ kv_state take_state(llama_context * context, int id_slot, const server_prompt & 
     state.charged = ledger_charge::take(current_ledger(), charge::states, n_cells + n_checkpoints);
     if (!state.charged) {
         state.checkpoints.clear();
-        if (!(state.charged = charge_state(n_cells))) {
-            throw error(KVFOLD_ERROR_STATE, "the KV state of the conversation cannot be kept: " + no_memory_for_state(n_cells));
+        while (!(state.charged = charge_state(n_cells))) {
+            if (!make_room(n_cells)) {
+                throw error(KVFOLD_ERROR_STATE, "the KV state of the conversation cannot be kept: " + no_memory_for_state(n_cells));
+            }
         }
     }
     state.cells.resize(n_cells);

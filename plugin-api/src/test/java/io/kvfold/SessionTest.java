@@ -18,6 +18,7 @@ import java.util.Random;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.TimeoutException;
+import java.util.function.BooleanSupplier;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.BeforeAll;
@@ -456,6 +457,68 @@ class SessionTest {
                 }
                 assertThat(engine.kvCacheStats().ledger().states()).isZero();
             }
+        }
+    }
+
+    /** What idle slots keep goes for the copy, and one conversation after the other is saved. */
+    @ParameterizedTest
+    @ValueSource(strings = {"standard", "lighttransfer:1;window=64"})
+    void savesOneConversationAfterTheOtherThoughIdleSlotsHaveTheBudget(String plan) {
+        long one;
+        long copy;
+        try (Engine engine = ofPlan(plan).slots(4).open()) {
+            ask(engine, Session.of(store, "first").strict(), body(document(300, 1)));
+            one = engine.kvCacheStats().ledger().total();
+            copy = file("first").toFile().length();
+        }
+        try (Engine engine =
+                ofPlan(plan).slots(4).kvBudget((one + copy) * 13 / 10).open()) {
+            for (int i = 0; i < 6; i++) {
+                ask(engine, Session.of(store, "k" + i).strict(), body(document(300, i)));
+                assertThat(file("k" + i)).exists();
+            }
+        }
+    }
+
+    /** Nobody has read the answer yet, so the copy is written before, and has its name when the answer has been read. */
+    @ParameterizedTest
+    @ValueSource(booleans = {false, true})
+    void aConversationThatWaitsToBeSavedTakesNoMemoryFromOneThatRuns(boolean strict) throws Exception {
+        String alone;
+        long budget;
+        ObjectNode large = body(document(600, 1)).put("max_tokens", 100).put("ignore_eos", true);
+        try (Engine engine = ofPlan("standard").open()) {
+            alone = ask(engine, null, large).text();
+            budget = engine.kvCacheStats().bytesCommitted();
+        }
+        Session session = Session.of(store, "a");
+        try (Engine engine = ofPlan("standard").slots(2).kvBudget(budget).open()) {
+            for (boolean pulled : new boolean[] {false, true}) {
+                try (Generation saved = engine.chat(body(document(200, 2)), strict ? session.strict() : session)) {
+                    await(() -> engine.kvCacheStats().ledger().states() > 0);
+                    assertThat(ask(engine, null, large).text()).isEqualTo(alone);
+                    assertThat(engine.kvCacheStats().ledger().states()).isZero();
+                    assertThat(file("a")).doesNotExist();
+                    if (pulled) {
+                        read(saved);
+                    }
+                }
+                try (Stream<Path> files = Files.list(folder.resolve("sessions"))) {
+                    assertThat(files).containsExactlyElementsOf(pulled ? List.of(file("a")) : List.of());
+                }
+            }
+            assertThat(ask(engine, session.readOnly(), body(document(200, 2))).cachedTokens())
+                    .isGreaterThan(200);
+        }
+    }
+
+    private static Engine.Builder ofPlan(String plan) {
+        return builder().kvPlan(KvPlan.parse(plan, TinyModel.LAYERS)).flashAttention(FlashAttention.ON);
+    }
+
+    private static void await(BooleanSupplier what) throws InterruptedException {
+        while (!what.getAsBoolean()) {
+            Thread.sleep(10);
         }
     }
 
