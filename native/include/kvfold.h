@@ -340,7 +340,8 @@ KVFOLD_API int32_t kvfold_request_open(kvfold_engine * engine, const char * rout
  *               rest of the prompt is computed. "cached_tokens" of the answer's usage says how much was found
  *   "save"      path to write once the answer is complete: all tokens of prompt and answer but the last one. Written by
  *               the kvfold_request_next() that returns KVFOLD_DONE, and complete whenever it appears under its name;
- *               of two writers the later one wins. Not written after a failure or when the request is closed earlier
+ *               of two writers the later one wins. Not written after a failure or when the request is closed earlier.
+ *               Where others need the memory of the copy first, it waits in a file beside it, named PATH.*.partial
  *   "strict"    true: a file that cannot be used or cannot be written is KVFOLD_ERROR_STATE, an engine without a state
  *               to keep KVFOLD_ERROR_UNSUPPORTED. False, the default: that is logged, and the prompt is computed. A
  *               file that does not exist begins a conversation in both cases
