@@ -302,6 +302,44 @@ final class KvBudgetTest {
         }
     }
 
+    /** Rows so small that a page holds many: each stream's first token takes as many pages as a short answer. */
+    @ParameterizedTest
+    @CsvSource({"standard", "cla:2", "streaming:64"})
+    void promptsThatBeginTogetherInStreamsOfTheirOwnDoNotAllFail(String plan) throws IOException {
+        Shape narrow = new Shape(Architecture.LLAMA, 96, 48, 80, 8, 4, 64, 1e-5, 10000);
+        ComparedModel model = ComparedModel.forAnyPlan(narrow, LAYERS, 1);
+        Path file = model.writeForText(folder.resolve("narrow.gguf"), KvPlan.standard(LAYERS));
+        Engine.Builder builder = Engine.builder()
+                .model(file)
+                .kvPlan(KvPlan.parse(plan, LAYERS))
+                .contextSize(256)
+                .slots(4)
+                .threads(1)
+                .option("kv-unified", false)
+                .option("ubatch-size", 32)
+                .flashAttention(FlashAttention.ON);
+        long alone;
+        String expected;
+        try (Engine engine = builder.open()) {
+            expected = complete(engine, request(10, 6, 1).put("temperature", 0).put("cache_prompt", true))
+                    .path("content")
+                    .asText();
+            alone = engine.kvCacheStats().bytesCommitted();
+        }
+        try (Engine engine = builder.kvBudget(alone * 13 / 10).open()) {
+            for (int round = 0; round < 5; round++) {
+                List<Generation> running = new ArrayList<>();
+                for (int i = 0; i < 6; i++) {
+                    running.add(engine.complete(request(10, 6, 1).put("temperature", 0)));
+                }
+                for (Generation each : running) {
+                    assertThat(answer(each).path("content").asText()).isEqualTo(expected);
+                    each.close();
+                }
+            }
+        }
+    }
+
     private static JsonNode complete(Engine engine, ObjectNode request) {
         try (Generation generation = engine.complete(request)) {
             return answer(generation);
