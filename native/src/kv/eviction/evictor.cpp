@@ -455,19 +455,21 @@ std::vector<uint32_t> evictor::cells_to_keep_in(llama_seq_id seq_id, const std::
     for (size_t i = 0; i < std::min<size_t>(n_cells, order.size()); ++i) {
         to.push_back(order[i].second);
     }
-    if (to.size() == n_cells) {
+    // where others share some, those that are left may hold nothing in a layer that is to have a row there
+    const bool   is_gone = hides_any() && order.size() < own.size();
+    const size_t n_more  = n_cells - to.size();
+    if (n_more == 0 && !is_gone) {
         return to;
     }
-    const size_t n_more = n_cells - to.size();
     if (cells.size() - cells.get_used() < n_more) {
         return {};
     }
     const auto more = cache.kv_memory->places->choose(cells, std::vector<llama_seq_id>(n_more, seq_id));
-    if (!cache.kv_memory->commit(0, more)) {
+    to.insert(to.end(), more.begin(), more.end());
+    if (!cache.kv_memory->commit(0, is_gone ? to : more)) {
         cache.kv_memory->refused = 0; // nobody was denied anything
         return {};
     }
-    to.insert(to.end(), more.begin(), more.end());
     return to;
 }
 
