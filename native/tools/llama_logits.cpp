@@ -4,7 +4,8 @@
 //   llama_logits MODEL.gguf [fused|upstream]
 //
 // Prints for several KV types, with one and with two sequences, a hash of the logits of a prompt of 200 tokens, cut into
-// ubatches of 64, and of 8 steps after it. An unpatched llama.cpp has one kernel, and takes no second argument.
+// ubatches of 64, and of 8 steps after it. Two sequences have cells of their own: among those that they have in common a sequence
+// begins where a page does, so that sums in f16 are rounded otherwise than upstream rounds them. An unpatched llama.cpp has one kernel, and takes no second argument.
 
 #include "llama-cpp.h"
 #include "llama.h"
@@ -69,7 +70,7 @@ int main(int argc, char ** argv) {
                 params.n_batch         = 512;
                 params.n_ubatch        = 64;
                 params.n_seq_max       = n_sequences;
-                params.kv_unified      = true;
+                params.kv_unified      = n_sequences == 1;
                 params.n_threads       = 2;
                 params.n_threads_batch = 2;
                 params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
