@@ -17,9 +17,9 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.Collections;
 import java.util.List;
 import java.util.Objects;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -76,11 +76,14 @@ final class MemoryOfLongChatsTest {
                     chat.size(), engine.kvCacheStats().ledger(), most, beside);
             assertThat(most).isPositive();
         }
-        // the first turns touch what every engine does; after that only the ledger may grow, and malloc may keep a copy
-        // that is gone
-        // for a turn
-        assertThat(Collections.min(beside.subList(25, 30)) - Collections.min(beside.subList(4, 9)))
-                .isLessThan(CHECKPOINT);
+        // the first turns touch what every engine does; after that only the ledger may grow. Now and then malloc keeps
+        // a
+        // copy that is gone, so it is the turn in the middle that counts
+        List<Long> growth = IntStream.range(5, 30)
+                .mapToObj(turn -> beside.get(turn) - beside.get(turn - 1))
+                .sorted()
+                .toList();
+        assertThat(growth.size() * growth.get(growth.size() / 2)).isLessThan(CHECKPOINT);
         assertThat(beside.get(29)).isLessThan(3 * CHECKPOINT);
     }
 
