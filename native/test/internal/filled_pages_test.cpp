@@ -199,6 +199,7 @@ int main() {
             setup{ "cla:2;evict=snapkv:40;queries=16", "f32", false, true },
             setup{ "standard;evict=pyramidkv:60;queries=8;at=chunk:32", "f32", false, true },
             setup{ "cla:2;evict=expected:40;future=32", "f32", false, true },
+            setup{ "standard;evict=keydiff:0.5", "f32", false, true },
             setup{ "standard;evict=streaming:40;at=chunk:32;answer=16", "f16", true },
             setup{ "cla:2;evict=tova:60;answer=24;skip=0", "f32", false, true },
             setup{ "standard;evict=h2o:40;at=chunk:32;answer=16", "f32", false, true },

@@ -103,6 +103,8 @@ public:
 
     const evicted & of(llama_seq_id seq_id) const { return sequences[seq_id]; }
 
+    bool is_in_prompt(llama_seq_id seq_id) const { return sequences[seq_id].in_prompt; }
+
     // Some cell of the sequence is another one's as well, so that it needs others for what it keeps.
     bool shares(llama_seq_id seq_id) const;
 
