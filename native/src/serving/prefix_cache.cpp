@@ -234,10 +234,10 @@ size_t prefix_cache::in_common(const source & from, const server_tokens & wanted
     if (windows && (n < there || !has_window(from.seq_id, n))) {
         return 0;
     }
-    if (evicts && n > 0 && n == (size_t) evicts->of(from.seq_id).n_compact() && !evicts->is_in_prompt(from.seq_id)) {
-        return 0; // its prompt has ended there, and what is left of it is not what this one would have
-    }
     if (evicts) {
+        if (n > 0 && n == (size_t) evicts->of(from.seq_id).n_compact() && !evicts->is_in_prompt(from.seq_id)) {
+            return 0; // its prompt has ended there, and what is left of it is not what this one would have
+        }
         const size_t n_own = evicts->n_beginning(from.seq_id, (uint32_t) n, (uint32_t) from.tokens->size(), (uint32_t) wanted.size());
         return windows && n_own < there ? 0 : n_own;
     }

@@ -33,7 +33,7 @@ import picocli.CommandLine.Spec;
             "Computes the text as a prompt and tells for each layer that stores keys and values how many tokens its heads"
                     + " keep when it has ended, how many they evict, what memory that gives back, and where in the text the"
                     + " kept ones are. Methods: knorm, keydiff, lagkv, streaming, snapkv, tova, pyramidkv, chunkkv,"
-                    + " observed, expected.",
+                    + " observed, expected, h2o, rkv.",
             "",
             "What a choice costs in quality is not measured here; kvfold perplexity --kl-divergence and kvfold eval do.",
             ""
