@@ -273,6 +273,7 @@ static void set_defaults(common_params & params) {
     params.warmup            = false;
     params.cache_ram_mib     = 0;
     params.n_ctx_checkpoints = 3; // kvfold_checkpoint_offsets()
+    params.checkpoint_min_step = 16; // fewer than are between these, so that the newest stay
     params.endpoint_metrics  = true;
     params.endpoint_slots    = true;
     params.sse_ping_interval = -1;

@@ -17,4 +17,8 @@ void kvfold_ubatch_done(llm_graph_result & res, const llama_ubatch & ubatch, ggm
 // tokens evicted, by what it does not share. `n_past` tokens agree, the next position is `pos_next`.
 void kvfold_keep_prefix(llama_context * ctx, int id_slot, server_prompt & prompt, int n_tokens, int & n_past, int32_t & pos_next);
 
+// Whether something is gone of what a token at `pos_next` sees of the slot's cells, so that a checkpoint is needed to go on there.
+// True of every memory that is llama.cpp's own, which knows better.
+bool kvfold_window_is_gone(llama_context * ctx, int id_slot, int32_t pos_next);
+
 #endif

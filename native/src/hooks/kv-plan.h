@@ -97,8 +97,8 @@ struct kvfold_plan {
     // the window hides the key at `pos` from the query at `from`
     bool hides(int32_t pos, int32_t from) const { return n_swa > 0 && !is_sink(pos) && from - pos >= (int32_t) n_swa; }
 
-    // Cells for sinks and window that a sequence keeps. Its next token sees two fewer of the window: llama.cpp's server goes on
-    // with a sequence only if it has these as well.
+    // Cells for sinks and window that a sequence keeps. Its next token sees two fewer of the window: one may be taken back, and
+    // llama.cpp's server asks for the other before it takes a sequence for whole.
     uint64_t n_window_kept() const { return (uint64_t) n_sinks + n_swa + 1; }
 
     // producer il has cells for sinks and window; one that may turn out lazy has cells for every token as well

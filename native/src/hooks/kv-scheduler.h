@@ -50,6 +50,7 @@ struct kvfold_prompt_view {
     bool    begins         = false; // not at all: what it holds is of an earlier task
     bool    follows_parent = false; // what it holds is of an earlier task until its parent has computed their prompt
     int64_t last_used      = 0;     // before this task
+    std::vector<uint32_t> checkpoints; // tokens of each that it has for prompts that depart from what it holds
 };
 
 // What is kept for a prompt that begins alike: by an idle slot, or as a sequence of its own.
@@ -253,6 +254,9 @@ std::vector<kvfold_prompt_view> kvfold_view_prompts(const slots_t & slots) {
             view.prompts        = slot.state == state::SLOT_STATE_STARTED || slot.state == state::SLOT_STATE_PROCESSING_PROMPT;
             view.begins         = slot.state == state::SLOT_STATE_STARTED || (view.prompts && slot.prompt.tokens.empty());
             view.follows_parent = slot.state == state::SLOT_STATE_WAIT_OTHER;
+            for (const auto & each : slot.prompt.checkpoints) {
+                view.checkpoints.push_back((uint32_t) each.n_tokens);
+            }
         }
         views.push_back(std::move(view));
     }

@@ -22,6 +22,9 @@ namespace kvfold {
 // Fewer tokens are neither waited for nor kept.
 static constexpr size_t least_tokens = 32;
 
+// What has been kept so many tokens before is good enough.
+static constexpr size_t tokens_apart = 8;
+
 static constexpr size_t most_prefixes = 64;
 
 std::vector<shared_cells> cells_in_common(const llama_kv_cells & cells) {
@@ -118,13 +121,12 @@ std::vector<kvfold_slot_action> prefix_cache::share(const std::vector<kvfold_pro
     for (const kvfold_prompt_view & each : slots) {
         settle(each, actions);
         seat & own = seats[each.slot];
-        if (each.held->size() >= own.keeps_at) {
-            if (each.held->size() == own.keeps_at) {
+        for (; !own.keeps_at.empty() && *own.keeps_at.begin() <= each.held->size(); own.keeps_at.erase(own.keeps_at.begin())) {
+            if (*own.keeps_at.begin() == each.held->size()) {
                 keep(each, ggml_time_us());
             }
-            own.keeps_at = UINT32_MAX;
         }
-        own.stops_at = own.keeps_at;
+        own.stops_at = own.keeps_at.empty() ? UINT32_MAX : *own.keeps_at.begin();
     }
     if (!on) {
         return actions;
@@ -153,7 +155,8 @@ void prefix_cache::settle(const kvfold_prompt_view & slot, std::vector<kvfold_sl
     const bool        shares   = is_shareable(slot);
     if (slot.begins || slot.follows_parent) {
         const size_t n_reused = alike && shares && slot.begins ? slot.held->get_common_prefix(slot.task->tokens) : 0;
-        if (on && own.shareable && slot.held->size() >= n_reused + least_tokens) {
+        const bool goes_on = windows && n_reused == slot.held->size(); // it may be asked otherwise once its window has gone on
+        if (on && own.shareable && (goes_on || slot.held->size() >= n_reused + least_tokens)) {
             keep(slot, slot.last_used);
         }
         if ((!alike || slot.follows_parent) && !slot.held->empty()) {
@@ -165,16 +168,21 @@ void prefix_cache::settle(const kvfold_prompt_view & slot, std::vector<kvfold_sl
     own.likeness  = likeness;
     own.shareable = shares;
     own.begun     = !slot.begins;
-    own.keeps_at  = UINT32_MAX;
+    own.keeps_at.clear();
 }
 
 void prefix_cache::keep(const kvfold_prompt_view & slot, int64_t last_used) {
     const std::string & likeness = seats[slot.slot].likeness;
     const size_t        n        = slot.held->size();
+    const auto          memory   = llama_get_memory(ctx);
     const auto          is_there = [&](const prefix & each) {
-        return each.likeness == likeness && each.tokens.get_common_prefix(*slot.held) == n && (!windows || each.tokens.size() == n);
+        const size_t n_common = each.tokens.get_common_prefix(*slot.held);
+        if (each.likeness != likeness || decisive_tokens(memory, each.seq_id) != decisive_tokens(memory, slot.slot)) {
+            return false;
+        }
+        return windows ? n_common == each.tokens.size() && n_common + tokens_apart > n : n_common == n;
     };
-    if (n_keepable == 0 || computed(slot.slot) < n || (windows && !has_window(slot.slot, n)) ||
+    if (n_keepable == 0 || n == 0 || computed(slot.slot) < n || !has_window(slot.slot, n) ||
         std::any_of(prefixes.begin(), prefixes.end(), is_there)) {
         return;
     }
@@ -186,7 +194,7 @@ void prefix_cache::keep(const kvfold_prompt_view & slot, int64_t last_used) {
     while (std::any_of(prefixes.begin(), prefixes.end(), is_taken)) {
         ++seq_id;
     }
-    llama_memory_seq_cp(llama_get_memory(ctx), slot.slot, seq_id, 0, (llama_pos) n);
+    llama_memory_seq_cp(memory, slot.slot, seq_id, 0, (llama_pos) n);
     prefixes.push_back({ seq_id, slot.held->clone(), likeness, last_used });
     n_kept = prefixes.size();
     recount();
@@ -209,51 +217,93 @@ size_t prefix_cache::computed(int seq_id) const {
     return (size_t) (llama_memory_seq_pos_max(llama_get_memory(ctx), seq_id) + 1);
 }
 
-// llama.cpp goes on with a sequence if it has two tokens before the window of the next one, and of a shorter one with none.
-bool prefix_cache::fills_window(size_t n) const {
-    return n > (size_t) llama_model_n_swa(llama_get_model(ctx));
-}
-
+// A prompt that departs after n tokens may go on there.
 bool prefix_cache::has_window(int seq_id, size_t n) const {
-    const auto n_swa = (size_t) llama_model_n_swa(llama_get_model(ctx));
-    return fills_window(n) && (size_t) std::max(0, llama_memory_seq_pos_min(llama_get_memory(ctx), seq_id)) < n - n_swa;
+    return !windows || kvfold::has_window(llama_get_memory(ctx), *llama_get_model(ctx), seq_id, (llama_pos) n);
 }
 
 bool prefix_cache::lends(int id_task, size_t n_tokens) const {
-    if (!windows) {
-        return true;
-    }
     const auto own = std::find_if(seats.begin(), seats.end(), [&](const seat & each) { return each.task == id_task; });
-    return fills_window(n_tokens) && (own == seats.end() || !own->begun || computed((int) (own - seats.begin())) <= n_tokens);
+    const auto id  = (int) (own - seats.begin());
+    return !windows || own == seats.end() || !own->begun || computed(id) <= n_tokens || has_window(id, n_tokens);
+}
+
+// Tokens of its prompt that the server core finds in what the slot holds.
+size_t prefix_cache::begins_with(const kvfold_prompt_view & slot) const {
+    const server_tokens & wanted = slot.task->tokens;
+    size_t                n      = std::min(slot.held->get_common_prefix(wanted), computed(slot.slot));
+    const auto            n_gone = (size_t) decisive_tokens(llama_get_memory(ctx), slot.slot);
+    if (evicts) {
+        n = evicts->n_beginning(slot.slot, (uint32_t) n, (uint32_t) slot.held->size(), (uint32_t) wanted.size());
+    } else if (n < n_gone) {
+        return 0;
+    }
+    if (has_window(slot.slot, n)) {
+        return n;
+    }
+    size_t n_from = 0;
+    for (const size_t each : slot.checkpoints) {
+        n_from = each <= n && each >= n_gone ? std::max(n_from, each - 1) : n_from; // its last token is computed again
+    }
+    return n_from;
+}
+
+// What it will have computed up to there is kept, and what it has a little before if others may depart there.
+void prefix_cache::keep_at(int id_slot, size_t n_computed, size_t n, bool others) {
+    seat &       own      = seats[id_slot];
+    const size_t n_before = others ? n/least_tokens*least_tokens : 0;
+    for (const size_t each : { n_before, n }) {
+        if (each > n_computed && n_keepable > 0) {
+            own.keeps_at.insert((uint32_t) each);
+            own.stops_at = std::min(own.stops_at, (uint32_t) each);
+        }
+    }
 }
 
 // answered: also of a sequence whose layers were decided on with a prompt, if its answer is part of `wanted`.
 size_t prefix_cache::in_common(const source & from, const server_tokens & wanted, size_t most, bool answered) const {
     const size_t there = std::min(from.tokens->size(), computed(from.seq_id));
     const size_t n     = std::min({ from.tokens->get_common_prefix(wanted), there, most });
-    if (windows && (n < there || !has_window(from.seq_id, n))) {
-        return 0;
-    }
     if (evicts) {
         if (n > 0 && n == (size_t) evicts->of(from.seq_id).n_compact() && !evicts->is_in_prompt(from.seq_id)) {
             return 0; // its prompt has ended there, and what is left of it is not what this one would have
         }
         const size_t n_own = evicts->n_beginning(from.seq_id, (uint32_t) n, (uint32_t) from.tokens->size(), (uint32_t) wanted.size());
-        return windows && n_own < there ? 0 : n_own;
+        return has_window(from.seq_id, n_own) ? n_own : 0;
     }
-    const bool goes_on = answered && from.seq_id >= rules.slots && retention && n > (size_t) retention->n_decisive(from.seq_id);
-    return !retention || retention->is_in_prompt(from.seq_id) || goes_on ? n : 0;
+    if (!has_window(from.seq_id, n)) {
+        return 0;
+    }
+    if (!retention) {
+        return n;
+    }
+    const bool begun   = retention->is_in_prompt(from.seq_id) && n == there; // what is scored later is of its last tokens
+    const bool goes_on = answered && from.seq_id >= rules.slots && n > (size_t) retention->n_decisive(from.seq_id);
+    return begun || goes_on || retention->is_open(from.seq_id, (llama_pos) n) ? n : 0;
 }
 
-// As far as anybody has begun alike, whether or not all of that is there.
-size_t prefix_cache::in_common_once(int id_slot, const server_tokens & wanted, size_t most) const {
+// As far as anybody has begun alike, whether or not all of that is there. others: somebody else than the slot.
+size_t prefix_cache::in_common_once(int id_slot, const server_tokens & wanted, size_t most, bool & others) const {
     size_t n = 0;
     for (const source & each : sources) {
-        if (*each.likeness == seats[id_slot].likeness && computed(each.seq_id) > 0) {
-            n = std::max(n, std::min(each.tokens->get_common_prefix(wanted), most));
+        if (*each.likeness != seats[id_slot].likeness || computed(each.seq_id) == 0) {
+            continue;
+        }
+        if (const size_t n_each = std::min(each.tokens->get_common_prefix(wanted), most); n_each > n) {
+            n      = n_each;
+            others = each.seq_id != id_slot;
         }
     }
     return n;
+}
+
+// Whether the first n tokens, or nearly as many, are kept before any of them decides on something.
+bool prefix_cache::is_kept(const std::string & likeness, const server_tokens & wanted, size_t n) const {
+    return std::any_of(prefixes.begin(), prefixes.end(), [&](const prefix & each) {
+        const size_t n_each = each.tokens.size();
+        return each.likeness == likeness && n_each <= n && n_each + tokens_apart > n && each.tokens.get_common_prefix(wanted) == n_each &&
+               decisive_tokens(llama_get_memory(ctx), each.seq_id) == 0;
+    });
 }
 
 const prefix_cache::source * prefix_cache::longest(int id_slot, const server_tokens & wanted, size_t most, bool answered, size_t & n) const {
@@ -286,24 +336,25 @@ bool prefix_cache::begin(
     }
     const size_t   most  = wanted.size() - 1; // the last one makes the answer's first
     const size_t   there = computed(slot.slot);
-    const size_t   own_n = std::min(slot.held->get_common_prefix(wanted), there);
-    const size_t   held  = windows && own_n < there ? 0 : own_n; // of what is behind a window llama.cpp may have a checkpoint
+    const size_t   held  = begins_with(slot);
     size_t         n     = held;
     const source * from  = longest(slot.slot, wanted, most, true, n);
 
     const kvfold_prompt_view * leader   = nullptr;
-    size_t                     n_leader = n + (own.waited ? 0 : least_tokens); // who has waited, waits for all of it
+    size_t                     n_leader = n + (own.waited ? 0 : n < least_tokens ? least_tokens : tokens_apart); // who has waited, waits for all of it
     for (const kvfold_prompt_view * each : older) {
         const server_tokens & first   = each->task->tokens;
         const size_t          n_each  = std::min({ first.get_common_prefix(wanted), most, first.size() - (retention || evicts ? 1 : 0) });
-        const bool            is_long = !windows || fills_window(n_each);
-        if (is_long && seats[each->slot].likeness == own.likeness && n_each > n_leader && n_each > computed_of(*each)) {
+        if (seats[each->slot].likeness == own.likeness && n_each > n_leader && n_each > computed_of(*each)) {
             leader   = each;
             n_leader = n_each;
         }
     }
     if (leader) {
         uint32_t & stop = seats[leader->slot].stops_at;
+        if (windows) {
+            keep_at(leader->slot, computed_of(*leader), n_leader, true);
+        }
         stop            = std::min(stop, (uint32_t) n_leader);
         own.waits       = true;
         if (there > 0) { // who waits, holds nothing
@@ -313,9 +364,11 @@ bool prefix_cache::begin(
         return false;
     }
     if (windows) {
-        const size_t n_once = in_common_once(slot.slot, wanted, most);
-        own.keeps_at        = fills_window(n_once) && n_once > n + least_tokens ? (uint32_t) n_once : UINT32_MAX;
-        own.stops_at        = std::min(own.stops_at, own.keeps_at);
+        bool         others = false;
+        const size_t n_once = in_common_once(slot.slot, wanted, most, others);
+        if (n_once >= least_tokens && !is_kept(own.likeness, wanted, n_once)) {
+            keep_at(slot.slot, n, n_once, others);
+        }
     }
     if (from && !copy(*from, slot.slot, n)) {
         actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, 0 });

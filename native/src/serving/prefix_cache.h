@@ -6,10 +6,11 @@
 //
 // Sequences are alike if they have a salt and adapters in common. None is shared where tokens do not tell what cells hold (images,
 // activated adapters) or cells may move (context shift, chunks reused by shifting), by a request with "cache_prompt" false, or
-// where each slot has cells of its own. Where layers have a window, what is behind it is gone, so a sequence is shared at its
-// end only; one that computes a prompt stops for a moment where others wait for it, and where it departs from an earlier one, to
-// keep what a third one may begin with. Where the end of a prompt decides which layers are lazy, it is shared before that, or by a
-// prompt that goes on after its answer. Where tokens are evicted cells are copied instead, so that a beginning is computed once and
+// where each slot has cells of its own. Where layers have a window, what is behind it is gone, so a sequence that is longer is shared
+// at its end only; one that computes a prompt stops for a moment where others wait for it, and where it departs from an earlier one,
+// to keep what a third one may begin with, there and a little before; and of a conversation that goes on, the end of each turn is
+// kept. Where the end of a prompt decides which layers are lazy, it is shared before that, or by a prompt that goes on after its
+// answer. Where tokens are evicted cells are copied instead, so that a beginning is computed once and
 // each prompt loses tokens of its own; of a prompt that has lost some there is only what is left of a chunk. Where all queries decide
 // nothing is shared.
 #pragma once
@@ -25,6 +26,7 @@
 #include <functional>
 #include <list>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -103,7 +105,7 @@ struct prefix_cache {
         bool        waits     = false;
         bool        waited    = false; // in the step before
         uint32_t    stops_at  = UINT32_MAX;
-        uint32_t    keeps_at  = UINT32_MAX; // tokens of its prompt that are kept as a prefix
+        std::set<uint32_t> keeps_at;   // tokens of its prompt that are kept as a prefix
         int64_t     last_used = 0;
 
         const server_tokens * wanted = nullptr; // in this step
@@ -129,10 +131,12 @@ struct prefix_cache {
     bool   begin(const kvfold_prompt_view & slot, const std::vector<const kvfold_prompt_view *> & older, std::vector<kvfold_slot_action> & actions);
     size_t computed(int seq_id) const;
     size_t computed_of(const kvfold_prompt_view & slot) const;
-    bool   fills_window(size_t n) const;
+    size_t begins_with(const kvfold_prompt_view & slot) const;
+    void   keep_at(int id_slot, size_t n_computed, size_t n, bool others);
     bool   has_window(int seq_id, size_t n) const;
     size_t in_common(const source & from, const server_tokens & wanted, size_t most, bool answered) const;
-    size_t in_common_once(int id_slot, const server_tokens & wanted, size_t most) const;
+    size_t in_common_once(int id_slot, const server_tokens & wanted, size_t most, bool & others) const;
+    bool   is_kept(const std::string & likeness, const server_tokens & wanted, size_t n) const;
     const source * longest(int id_slot, const server_tokens & wanted, size_t most, bool answered, size_t & n) const;
     bool   copy(const source & from, int id_slot, size_t n); // false if there is no room
     void   recount() const;

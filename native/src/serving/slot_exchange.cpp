@@ -357,6 +357,11 @@ void kvfold_keep_prefix(llama_context * context, int id_slot, server_prompt & pr
     }
 }
 
+bool kvfold_window_is_gone(llama_context * context, int id_slot, int32_t pos_next) {
+    const auto * const folded = dynamic_cast<const folded_memory *>(llama_get_memory(context));
+    return !folded || !folded->has_window(id_slot, pos_next);
+}
+
 void kvfold_slot_sends(const server_task & task) {
     if (const auto exchange = exchange_of(task)) {
         const std::lock_guard<std::mutex> lock(exchange->mutex);

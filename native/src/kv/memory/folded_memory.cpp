@@ -194,7 +194,11 @@ void folded_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
 
 bool folded_memory::copy_beginning(llama_seq_id from, llama_seq_id to, llama_pos n_tokens) {
     if (!evicts) {
+        const bool open = lazy && lazy->is_open(from, n_tokens);
         seq_cp(from, to, 0, n_tokens);
+        if (open) {
+            lazy->begin(to);
+        }
         return true;
     }
     const kvfold_release_unused release(this);
@@ -251,6 +255,11 @@ llama_pos folded_memory::seq_pos_min(llama_seq_id seq_id) const {
         }
     }
     return behind > sinks ? behind : lowest;
+}
+
+bool folded_memory::has_window(llama_seq_id seq_id, llama_pos next) const {
+    const llama_pos first = std::max<llama_pos>(0, next - (llama_pos) hparams.kv_plan.n_swa + 1);
+    return next == 0 || by_class.size() == 1 || (seq_pos_max(seq_id) >= next - 1 && seq_pos_min(seq_id) <= first);
 }
 
 llama_pos folded_memory::seq_pos_max(llama_seq_id seq_id) const {
@@ -357,6 +366,14 @@ llama_pos decisive_tokens(const llama_memory_i * memory, llama_seq_id seq_id) {
     }
     const evictor * const evicts = evictor_of(memory);
     return evicts ? evicts->of(seq_id).n_compact() : 0;
+}
+
+bool has_window(const llama_memory_i * memory, const llama_model & model, llama_seq_id seq_id, llama_pos next) {
+    if (const auto * folded = dynamic_cast<const folded_memory *>(memory)) {
+        return folded->has_window(seq_id, next);
+    }
+    const llama_pos behind = next - (llama_pos) llama_model_n_swa(&model);
+    return llama_model_n_swa(&model) == 0 || (behind > 0 && std::max(0, memory->seq_pos_min(seq_id)) < behind);
 }
 
 bool copy_beginning(llama_memory_i * memory, llama_seq_id from, llama_seq_id to, llama_pos n_tokens) {

@@ -48,6 +48,9 @@ public:
     // As evictor::settle().
     void settle(llama_seq_id seq_id = -1);
 
+    // Whether what a token at `next` sees of the sequence's windows is there.
+    bool has_window(llama_seq_id seq_id, llama_pos next) const;
+
     llama_memory_context_ptr init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool embd_all) override;
     llama_memory_context_ptr init_full() override;
     llama_memory_context_ptr init_update(llama_context * lctx, bool optimize) override;
@@ -129,6 +132,10 @@ evictor * evictor_of(const llama_memory_i * memory);
 
 // The first tokens of a sequence that decided what is there of it: which layers are lazy, what was evicted. 0: none did.
 llama_pos decisive_tokens(const llama_memory_i * memory, llama_seq_id seq_id);
+
+// As folded_memory::has_window(), of any memory; llama.cpp's own goes on with a sequence if it has two tokens before the window of the
+// next one, and with one that is no longer than a window from a checkpoint only.
+bool has_window(const llama_memory_i * memory, const llama_model & model, llama_seq_id seq_id, llama_pos next);
 
 // As folded_memory::settle() and copy_beginning(), of any memory.
 void settle_evictions(llama_memory_i * memory, llama_seq_id seq_id = -1);

@@ -206,6 +206,17 @@ void kvfold_retention::copy(llama_seq_id from, llama_seq_id to) {
     }
 }
 
+bool kvfold_retention::is_open(llama_seq_id seq_id, llama_pos n) const {
+    const sequence & seq = sequences[seq_id];
+    return !seq.final && seq.n_decisive == 0 && (uint64_t) n <= (uint64_t) plan.n_sinks + plan.n_swa;
+}
+
+void kvfold_retention::begin(llama_seq_id seq_id) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    reset(seq_id);
+    sequences[seq_id].in_prompt = true;
+}
+
 void kvfold_retention::keep(llama_seq_id seq_id) {
     const std::lock_guard<std::mutex> lock(mutex);
     for (llama_seq_id id = 0; id < LLAMA_MAX_SEQ; ++id) {

@@ -111,6 +111,12 @@ struct kvfold_retention : kv_judge {
     // What the sequence has was computed as the beginning of a prompt, and may go on as that of another one.
     bool is_in_prompt(llama_seq_id seq_id) const { return sequences[seq_id].in_prompt; }
 
+    // Its first n tokens may be the beginning of any prompt: they are no more than a lazy layer retains, and none is known to be one.
+    bool is_open(llama_seq_id seq_id, llama_pos n) const;
+
+    // A prompt has its first tokens from a sequence that is open there.
+    void begin(llama_seq_id seq_id);
+
     // The first tokens of a sequence that decided which of its layers are lazy; 0 if none is.
     llama_pos n_decisive(llama_seq_id seq_id) const { return sequences[seq_id].n_decisive; }
 

@@ -1,6 +1,7 @@
 #include "kv/state/account.h"
 
 #include "hooks/kv-checkpoints.h"
+#include "kv/memory/folded_memory.h"
 #include "process/kvfold_log.h"
 
 #include "server-task.h"
@@ -61,6 +62,10 @@ std::array<int32_t, 3> kvfold_checkpoint_offsets(int32_t n_ubatch) {
 }
 
 std::shared_ptr<void> kvfold_charge_checkpoint(llama_context * ctx, llama_context * ctx_draft, int32_t seq_id, server_prompt & prompt) {
+    const auto * const folded = dynamic_cast<const folded_memory *>(llama_get_memory(ctx));
+    if (folded && !folded->has_window(seq_id, folded->seq_pos_max(seq_id))) {
+        return nullptr; // from which its last token could not be computed again: it has just begun with one itself
+    }
     uint64_t bytes = 0;
     for (llama_context * each : { ctx, ctx_draft }) {
         bytes += each ? llama_state_seq_get_size_ext(each, seq_id, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) : 0;

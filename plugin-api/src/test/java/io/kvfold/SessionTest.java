@@ -296,7 +296,8 @@ class SessionTest {
             lazyWhenFresh = lazyLayers(engine, 300);
         }
         assertThat(lazy).isNotEmpty();
-        try (Engine engine = small(2).kvPlan(parsed).open()) {
+        try (Engine engine =
+                small(2).kvPlan(parsed).option("prefix-sharing", false).open()) { // both begin with the chat template
             ObjectNode endless =
                     body("who").put("max_tokens", 600).put("ignore_eos", true).put("stream", true);
             try (Generation running = engine.chat(endless)) {

@@ -237,16 +237,131 @@ final class PrefixSharingTest {
         }
     }
 
-    /** llama.cpp computes such a prompt from its first token, whatever the slot holds. */
-    @Test
-    void nobodyWaitsForLessThanAWindow() throws IOException {
-        try (Engine engine = builder("streaming:64", 4).open()) {
-            List<ObjectNode> bodies = IntStream.range(0, 4)
-                    .mapToObj(i -> shareable(AnswersTogether.request(prompt(50, OWN, i), 4, 0)))
-                    .toList();
-            engine.call("/completion", atOnce(bodies));
-            assertThat(engine.kvCacheStats().prefixes().hits()).isZero();
-            assertThat(engine.tokenStats().promptTokens()).isEqualTo(4L * (50 + OWN));
+    /** Nothing of it is gone, so that it is shared anywhere, where layers decide within their prompt as far as all of it is alike. */
+    @ParameterizedTest
+    @ValueSource(strings = {"streaming:64", "yoco:64", "lighttransfer:1", "simlayerkv:0.6"})
+    void whatIsNoLongerThanAWindowIsSharedToo(String plan) throws IOException {
+        int count = 4;
+        int common = 50;
+        List<ObjectNode> bodies = IntStream.range(0, count)
+                .mapToObj(i -> AnswersTogether.request(prompt(common, OWN, i), 4, 0))
+                .toList();
+        List<JsonNode> alone = new ArrayList<>();
+        try (Engine engine = builder(plan, 1).open()) {
+            for (ObjectNode body : bodies) {
+                alone.add(engine.call("/completion", body));
+            }
+        }
+        try (Engine engine = builder(plan, count).open()) {
+            JsonNode answers = engine.call("/completion", atOnce(shareable(bodies)));
+            for (int i = 0; i < count; i++) {
+                assertSame(plan + ", request " + i, alone.get(i), answers.get(i), GAP_OF_FLASH_ATTENTION);
+            }
+            assertThat(engine.kvCacheStats().prefixes().hits()).isEqualTo(count - 1);
+            assertThat(engine.tokenStats().promptTokens()).isEqualTo(common + (long) count * OWN);
+        }
+    }
+
+    /** The last of them begin when the first ones have gone on beyond the window, or have decided which layers are lazy. */
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "standard",
+                "streaming:24",
+                "yoco:32",
+                "lighttransfer:2;window=8;sinks=2;queries=4",
+                "lighttransfer:2;window=500",
+                "simlayerkv:0.6;window=8;sinks=2;queries=4"
+            })
+    void requestsThatWaitForASlotBeginThereToo(String plan) throws IOException {
+        int count = 24;
+        List<ObjectNode> bodies = IntStream.range(0, count)
+                .mapToObj(i -> AnswersTogether.request(prompt(COMMON, OWN, i), ANSWER, 0))
+                .toList();
+        List<JsonNode> alone = new ArrayList<>();
+        try (Engine engine = builder(plan, 1).open()) {
+            for (ObjectNode body : bodies) {
+                alone.add(engine.call("/completion", body));
+            }
+        }
+        try (Engine engine = builder(plan, 4).open()) {
+            JsonNode answers = engine.call("/completion", atOnce(shareable(bodies)));
+            for (int i = 0; i < count; i++) {
+                assertSame(plan + ", request " + i, alone.get(i), answers.get(i), GAP_OF_FLASH_ATTENTION);
+            }
+            assertThat(engine.tokenStats().promptTokens())
+                    .as("tokens computed")
+                    .isLessThanOrEqualTo(COMMON + (long) count * OWN + UBATCH);
+        }
+    }
+
+    /** In one slot, each question as long as it likes; the second one, or each if nothing is shared, goes on from a checkpoint. */
+    @ParameterizedTest
+    @CsvSource({
+        "standard, true",
+        "streaming:64, true",
+        "yoco:64, true",
+        "streaming:64, false",
+        "yoco:64, false",
+        "lighttransfer:1;window=8;sinks=2;queries=4, false"
+    })
+    void questionsAboutOneDocumentComputeItOnce(String plan, boolean sharing) throws IOException {
+        int[] document = MODEL.tokens(COMMON, 7);
+        // of a question longer than a ubatch one more checkpoint is made, and the oldest goes
+        int[] lengths = sharing ? new int[] {4, 40, 2, 100, 1, 30} : new int[] {4, 40, 2, 30, 1, 50};
+        List<ObjectNode> bodies = new ArrayList<>();
+        for (int i = 0; i < lengths.length; i++) {
+            int[] question = MODEL.tokens(lengths[i], 900 + i);
+            question[0] = i;
+            bodies.add(AnswersTogether.request(join(document, question), ANSWER, 0));
+        }
+        List<JsonNode> alone = new ArrayList<>();
+        try (Engine engine = builder(plan, 1).open()) {
+            for (ObjectNode body : bodies) {
+                alone.add(engine.call("/completion", body));
+            }
+        }
+        try (Engine engine = builder(plan, 1).option("prefix-sharing", sharing).open()) {
+            for (int i = 0; i < lengths.length; i++) {
+                long before = engine.tokenStats().promptTokens();
+                JsonNode answer = engine.call("/completion", shareable(bodies.get(i)));
+                assertSame(plan + ", question " + i, alone.get(i), answer, GAP_OF_FLASH_ATTENTION);
+                long computed = engine.tokenStats().promptTokens() - before;
+                if (i == 0) {
+                    assertThat(computed).isEqualTo(COMMON + lengths[i]);
+                } else {
+                    // a quarter of a ubatch before the end, and a token that is computed again
+                    assertThat(computed)
+                            .as("question %d", i)
+                            .isLessThanOrEqualTo(lengths[i] + (sharing && i > 1 ? 1 : UBATCH / 4 + 1));
+                }
+            }
+        }
+    }
+
+    /** Of a conversation of six turns some are asked otherwise: only what follows is computed. */
+    @ParameterizedTest
+    @ValueSource(strings = {"standard", "streaming:64", "yoco:64", "lighttransfer:2;window=8;sinks=2;queries=4"})
+    void aTurnThatIsAskedOtherwiseIsComputedAlone(String plan) throws IOException {
+        int turns = 6;
+        int[] conversation = MODEL.tokens(100, 7);
+        List<int[]> beginnings = new ArrayList<>();
+        try (Engine engine = builder(plan, 1).open()) {
+            for (int turn = 0; turn < turns; turn++) {
+                beginnings.add(conversation);
+                int[] asked = join(conversation, MODEL.tokens(80, 300 + turn));
+                conversation = join(asked, answerOf(engine, asked, 0));
+            }
+            for (int turn : new int[] {2, 1, 4}) {
+                int[] edited = MODEL.tokens(OWN, 600 + turn);
+                edited[0] = (MODEL.tokens(80, 300 + turn)[0] + 1) % SHAPE.vocabulary();
+                long before = engine.tokenStats().promptTokens();
+                answerOf(engine, join(beginnings.get(turn), edited), 0);
+                // of an answer the last token is not in the cache
+                assertThat(engine.tokenStats().promptTokens() - before)
+                        .as("turn %d", turn)
+                        .isLessThanOrEqualTo(OWN + 1);
+            }
         }
     }
 
