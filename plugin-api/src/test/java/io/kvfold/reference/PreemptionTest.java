@@ -26,7 +26,9 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Objects;
 import java.util.Random;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.UnaryOperator;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -123,6 +125,71 @@ final class PreemptionTest {
                 builder -> exactly(builder).option("spec-type", "ngram-simple").option("spec-draft-n-max", 8),
                 body -> body,
                 GAP);
+    }
+
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "standard",
+                "streaming:24",
+                "lighttransfer:2;window=8;sinks=2;queries=4",
+                "standard;evict=pyramidkv:24;queries=4"
+            })
+    void statisticsAddUpAtEveryMoment(String plan) throws Exception {
+        try (Engine engine = open(plan, 4, builder -> builder)) {
+            AtomicBoolean done = new AtomicBoolean();
+            CompletableFuture<Integer> looks = CompletableFuture.supplyAsync(() -> {
+                int n = 0;
+                for (; !done.get(); n++) {
+                    assertAddsUp(engine.kvCacheStats());
+                }
+                return n;
+            });
+            List<ObjectNode> bodies = new ArrayList<>();
+            for (int i = 0; i < 16; i++) {
+                bodies.add(request(PROMPT + i, ANSWER - 3 * i, i));
+            }
+            together(engine, bodies);
+            done.set(true);
+            assertThat(looks.get(1, TimeUnit.MINUTES)).as("looks").isGreaterThan(10);
+        }
+    }
+
+    private static void assertAddsUp(KvCacheStats stats) {
+        assertThat(stats.byLayer().stream()
+                        .mapToLong(KvCacheStats.Layer::bytesAllocated)
+                        .sum())
+                .isEqualTo(stats.bytesAllocated());
+        assertThat(stats.byLayer().stream()
+                        .mapToLong(KvCacheStats.Layer::bytesCommitted)
+                        .sum())
+                .isEqualTo(stats.bytesCommitted());
+        assertThat(stats.byLayer().stream()
+                        .mapToLong(KvCacheStats.Layer::bytesInUse)
+                        .sum())
+                .isEqualTo(stats.bytesInUse());
+        assertThat(stats.byLayer())
+                .allSatisfy(layer -> assertThat(layer.bytesInUse()).isLessThanOrEqualTo(layer.bytesCommitted()));
+        assertThat(stats.bytesCommitted()).isLessThanOrEqualTo(stats.ledger().pages());
+    }
+
+    /** Four of six layers keep a window of what the request has. */
+    @Test
+    void aSlotCountsWhatItsLazyLayersKeep() throws IOException {
+        try (Engine engine = open("lighttransfer:2;window=8;sinks=2;queries=4", 2, builder -> builder)) {
+            engine.call("/completion", request(PROMPT, ANSWER, 1).put("cache_prompt", true));
+            KvCacheStats stats = engine.kvCacheStats();
+            KvCacheStats.Slot slot = stats.bySlot().stream()
+                    .filter(each -> each.tokens() > 0)
+                    .findFirst()
+                    .orElseThrow();
+            long row = stats.bytesPerToken() / LAYERS;
+            assertThat(stats.lazyLayers().get(slot.slot())).hasSize(LAYERS - 2);
+            assertAddsUp(stats);
+            assertThat(slot.bytesInUse())
+                    .isEqualTo(stats.bytesInUse())
+                    .isBetween(2 * slot.tokens() * row, (2 * slot.tokens() + (LAYERS - 2) * (8 + 2 + 32)) * row);
+        }
     }
 
     @ParameterizedTest
