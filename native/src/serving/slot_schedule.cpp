@@ -554,6 +554,11 @@ int kvfold_replay(llama_context * ctx, common_speculative * spec, int id_slot, c
     return schedule_here->replay(ctx, spec, id_slot, tokens, n_prompt);
 }
 
+// A map of n-grams holds places in the answer, and stops where that is shorter than it was.
+void kvfold_history_shrinks(common_speculative * spec, int id_slot) {
+    common_speculative_begin(spec, id_slot, {});
+}
+
 int64_t kvfold_slot_resumed(int id_slot) {
     return schedule_here->resumed(id_slot);
 }

@@ -127,6 +127,44 @@ final class PreemptionTest {
                 GAP);
     }
 
+    /** A context shift takes tokens out of the middle of an answer, whose places a map of n-grams has noted. */
+    @ParameterizedTest
+    @ValueSource(strings = {"ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache"})
+    void draftsGoOnWhereAnAnswerLosesItsOlderTokens(String drafts) throws IOException {
+        try (Engine engine = open(
+                "standard", 3, builder -> builder.option("spec-type", drafts).option("context-shift", true))) {
+            List<ObjectNode> bodies = new ArrayList<>();
+            for (int i = 0; i < 6; i++) {
+                bodies.add(request(PROMPT, i % 2 == 0 ? 2 * POOL : ANSWER, i));
+            }
+            for (int i = 0; i < bodies.size(); i++) {
+                JsonNode answer = engine.call("/completion", bodies.get(i));
+                assertThat(answer.path("tokens_predicted").asInt()).isEqualTo(i % 2 == 0 ? 2 * POOL : ANSWER);
+                assertThat(answer.path("truncated").asBoolean()).isEqualTo(i % 2 == 0);
+            }
+        }
+    }
+
+    /** A slot that waits for the prompt of another answer holds what an earlier request has left, and gives it up. */
+    @ParameterizedTest
+    @ValueSource(strings = {"ngram-map-k", "ngram-map-k4v"})
+    void severalAnswersWithDraftsAfterOthers(String drafts) throws IOException {
+        for (int seed = 0; seed < 6; seed++) {
+            Random random = new Random(seed);
+            try (Engine engine = open("standard", 3, builder -> builder.option("spec-type", drafts))) {
+                for (int i = 0; i < 12; i++) {
+                    int tokens = 5 + random.nextInt(100);
+                    ObjectNode body =
+                            request(5 + random.nextInt(110), tokens, i).put("cache_prompt", true);
+                    JsonNode answer = engine.call("/completion", i % 4 == 3 ? body.put("n_cmpl", 2) : body);
+                    for (JsonNode each : i % 4 == 3 ? answer : List.of(answer)) {
+                        assertThat(each.path("tokens_predicted").asInt()).isEqualTo(tokens);
+                    }
+                }
+            }
+        }
+    }
+
     @ParameterizedTest
     @ValueSource(
             strings = {
