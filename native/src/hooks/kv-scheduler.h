@@ -90,6 +90,10 @@ std::vector<kvfold_slot_action> kvfold_give_way(
         const std::vector<kvfold_slot_view> & slots,
         const std::vector<kvfold_prefix_view> & prefixes);
 
+// Until no copy of what a slot held is waited for: makes one, or tells who gives way to it.
+bool kvfold_copies_wait();
+std::vector<kvfold_slot_action> kvfold_make_copy(llama_context * ctx, const std::vector<kvfold_slot_view> & slots);
+
 // The slot has no part in the next batch.
 bool kvfold_slot_rests(int id_slot);
 
@@ -166,7 +170,7 @@ template <typename slots_t>
 std::vector<kvfold_prefix_view> kvfold_view_prefixes(const slots_t & slots) {
     std::vector<kvfold_prefix_view> views;
     for (const auto & slot : slots) {
-        if (!slot.is_processing() && slot.prompt.n_tokens() > 0) {
+        if (!slot.is_processing() && slot.prompt.n_tokens() > 0 && !kvfold_slot_awaits_copy(slot.id)) {
             views.push_back({ slot.id, slot.t_last_used, (uint32_t) slot.prompt.n_tokens() });
         }
     }
@@ -236,6 +240,13 @@ void kvfold_apply(slots_t & slots, const std::vector<kvfold_slot_action> & actio
     }
 }
 
+template <typename slots_t>
+void kvfold_make_copies(slots_t & slots) {
+    while (kvfold_copies_wait()) {
+        kvfold_apply(slots, kvfold_make_copy(slots.front().ctx_tgt, kvfold_view_slots(slots)));
+    }
+}
+
 // Which adapters, and how strong.
 template <typename adapters_t>
 std::string kvfold_name_adapters(const adapters_t & adapters) {
@@ -277,6 +288,7 @@ void kvfold_plan_step(slots_t & slots, common_speculative * spec, const std::fun
             kvfold_history_shrinks(spec, slot.id);
         }
     }
+    kvfold_make_copies(slots);
     kvfold_apply(slots, kvfold_share_prefixes(kvfold_view_prompts(slots)));
     kvfold_apply(slots, kvfold_plan_slots(ctx, slots.front().ctx_dft, kvfold_view_slots(slots), kvfold_view_prefixes(slots)));
     const int id_slot = kvfold_slot_to_replay();

@@ -247,6 +247,7 @@ void request::load_state() {
         {
             std::lock_guard<std::mutex> lock(exchange->mutex);
             exchange->save = !files.save.empty();
+            exchange->save_strict = files.strict;
             exchange->write = [host = owner.get(), path = files.save](const kv_state & state) { return host->write_state(path, state); };
         }
         std::error_code code;
