@@ -451,7 +451,14 @@ bool kvfold_slot_pauses(const server_task & task) {
     if (!exchange || !of_worker->awaited.empty()) { // there is a step to be planned, in which somebody gives way
         return false;
     }
-    const std::lock_guard<std::mutex> lock(exchange->mutex);
-    exchange->paused = !exchange->awaited && (exchange->paused || exchange->unread >= pause_at);
-    return exchange->paused;
+    std::unique_lock<std::mutex> lock(exchange->mutex);
+    const bool                   paused = exchange->paused;
+    exchange->paused = !exchange->awaited && (paused || exchange->unread >= pause_at);
+    if (paused || !exchange->paused) {
+        return exchange->paused;
+    }
+    lock.unlock();
+    schedule_of_worker()->pauses(task.id);
+    admission_of_worker()->admit_waiting(); // perhaps nothing else runs, and no step is planned
+    return true;
 }

@@ -251,6 +251,12 @@ bool slot_schedule::others_run(int id_slot) const {
     return false;
 }
 
+void slot_schedule::pauses(int id_task) {
+    for (entry & each : entries) {
+        each.paused = each.paused || each.task == id_task;
+    }
+}
+
 void slot_schedule::runs_no_more(int id_task) {
     for (keeper & each : keepers) {
         each.runs = each.runs && each.task != id_task;

@@ -54,6 +54,9 @@ struct slot_schedule {
     // Whether a slot but this one runs something.
     bool others_run(int id_slot) const;
 
+    // Nobody reads what the task has made; others need not wait for it.
+    void pauses(int id_task);
+
     // The task could not be launched, or has ended.
     void runs_no_more(int id_task);
 

@@ -385,6 +385,33 @@ final class PreemptionTest {
         }
     }
 
+    /** The second one waits for room when the first begins, and nothing else runs when that one's reader has stopped. */
+    @ParameterizedTest
+    @ValueSource(strings = {"standard", "streaming:24"})
+    @Timeout(60)
+    void aReaderThatHasStoppedDoesNotHoldUpWhoWaits(String plan) throws IOException {
+        ObjectNode waits = request(120, 60, 2);
+        long budget;
+        String alone;
+        try (Engine engine = open(plan, 1, builder -> builder)) {
+            alone = engine.call("/completion", waits.put("cache_prompt", true))
+                    .path("content")
+                    .asText();
+            budget = engine.kvCacheStats().bytesCommitted() * 15 / 10;
+        }
+        try (Engine engine = open(plan, 2, builder -> builder.kvBudget(budget))) {
+            for (int round = 0; round < 5; round++) {
+                try (Generation unread = engine.complete(request(120, 120, 1).put("stream", true))) {
+                    assertThat(engine.call("/completion", waits.put("cache_prompt", false))
+                                    .path("content")
+                                    .asText())
+                            .isEqualTo(alone);
+                    assertThat(unread.next()).isNotNull();
+                }
+            }
+        }
+    }
+
     private static void compare(
             String plan, UnaryOperator<Engine.Builder> options, UnaryOperator<ObjectNode> of, double least)
             throws IOException {
