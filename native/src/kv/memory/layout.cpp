@@ -200,6 +200,17 @@ uint64_t kv_layout::peak_for(uint64_t n_prompt, uint64_t n_tokens, uint64_t n_at
     return std::max(bytes_for(std::min(n_decided, n_tokens), n_at_once), decided_bytes_for(*this, retention->plan, n_tokens, n_at_once));
 }
 
+kv_layout kv_layout::without_bounds() const {
+    constexpr uint64_t any_number = UINT32_MAX;
+    kv_layout          other      = *this;
+    other.bytes_paged = UINT64_MAX;
+    for (cache & each : other.caches) {
+        each.cells_of_sequence = each.cells_of_sequence == each.cells_per_stream ? any_number : each.cells_of_sequence;
+        each.cells_per_stream  = any_number;
+    }
+    return other;
+}
+
 uint64_t kv_layout::tokens_for(uint64_t bytes, uint64_t n_prompt, uint64_t n_at_once) const {
     uint64_t fits = 0, too_many = cells + 1;
     while (too_many - fits > 1) {

@@ -62,6 +62,9 @@ struct kv_layout {
     // the most, which is its end unless tokens are evicted from it, too.
     uint64_t peak_for(uint64_t n_prompt, uint64_t n_tokens, uint64_t n_at_once) const;
 
+    // Of a pool with cells for whatever a budget holds; what this one cuts short may be more there.
+    kv_layout without_bounds() const;
+
     // Cells that a prompt takes at most while it is computed, and an answer of n_answer tokens with what is left of it.
     uint64_t cells_for_prompt(uint64_t n_prompt) const;
     uint64_t cells_for_answer(uint64_t n_prompt, uint64_t n_answer) const;
