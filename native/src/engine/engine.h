@@ -14,6 +14,7 @@
 
 #include "server-context.h"
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <map>
@@ -82,6 +83,12 @@ struct engine : request_host {
     engine() = default;
 
     std::string kv_metrics();
+
+    struct memory_now {
+        std::array<uint64_t, 4> held; // of the ledger, by kind
+        kv_usage                usage;
+    };
+    memory_now look_at_memory() const;
 
     void plan_memory(std::unique_ptr<gauge> system);
     void choose_template();

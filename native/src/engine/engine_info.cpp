@@ -165,11 +165,41 @@ static json evictions(const kv_layout & layout) {
     return json({ { "prompts", done.n_prompts }, { "seconds", (double) done.n_microseconds/1e6 }, { "bytes", done.n_bytes }, { "by_layer", by_layer } });
 }
 
+static json describe_layers(const std::vector<kv_usage::layer> & layers) {
+    json list = json::array();
+    for (const kv_usage::layer & layer : layers) {
+        list.push_back(json({ { "layer", layer.il },
+                              { "bytes_per_token", layer.bytes_row },
+                              { "window", layer.window > 0 ? json(layer.window) : json(nullptr) },
+                              { "may_be_lazy", layer.may_be_lazy },
+                              { "bytes_allocated", layer.allocated },
+                              { "bytes_committed", layer.committed },
+                              { "bytes_in_use", layer.in_use } }));
+    }
+    return list;
+}
+
+// What the cache takes and what the account says, at a moment at which the worker changes neither if one can be had.
+engine::memory_now engine::look_at_memory() const {
+    constexpr int n_tries = 32;
+    const auto    held    = [&] {
+        return std::array<uint64_t, 4>{ ledger->held(charge::pages), ledger->held(charge::checkpoints), ledger->held(charge::swapped),
+                                        ledger->held(charge::states) };
+    };
+    for (int i = 1;; ++i) {
+        memory_now now = { held(), usage_now(layout, (uint32_t) options.params.n_parallel) };
+        if (now.held == held() || i == n_tries) {
+            return now;
+        }
+    }
+}
+
 json engine::kv_stats() {
     use        inside(*this);
     uint64_t   tokens = 0, busy = 0;
     const json slots   = ask_worker(SERVER_TASK_TYPE_SLOT_GET)->to_json();
     json       by_slot = json::array();
+    const auto now     = look_at_memory();
     for (const auto & slot : slots) {
         // tokens of the running request, or kept from the last one for the next prompt that begins alike
         const int id         = slot.at("id").get<int>();
@@ -180,7 +210,7 @@ json engine::kv_stats() {
         by_slot.push_back(json({ { "slot", id },
                                  { "busy", is_busy },
                                  { "tokens", n_tokens },
-                                 { "bytes_in_use", bytes_in_use(layout, id) },
+                                 { "bytes_in_use", now.usage.in_use_by_seq.at((size_t) id) },
                                  { "bytes_promised", admits->bytes_promised(id) } }));
     }
     return json({
@@ -189,14 +219,14 @@ json engine::kv_stats() {
         { "layers",              facts.layers                                                        },
         { "layers_with_storage", layout.layers_with_storage                                          },
         { "bytes_per_token",     layout.bytes_per_token                                              },
-        { "bytes_allocated",     layout.bytes_allocated                                              },
-        { "bytes_committed",     bytes_committed(layout)                                             },
-        { "bytes_in_use",        bytes_in_use(layout)                                                },
+        { "bytes_allocated",     now.usage.allocated                                                 },
+        { "bytes_committed",     now.usage.committed                                                 },
+        { "bytes_in_use",        now.usage.in_use                                                    },
         { "bytes_budget",        ledger->cap() < page_ledger::no_cap ? json(ledger->cap()) : json(nullptr) },
-        { "ledger",              { { "pages", ledger->held(charge::pages) },
-                                   { "checkpoints", ledger->held(charge::checkpoints) },
-                                   { "swapped", ledger->held(charge::swapped) },
-                                   { "states", ledger->held(charge::states) } }                        },
+        { "ledger",              { { "pages", now.held[0] },
+                                   { "checkpoints", now.held[1] },
+                                   { "swapped", now.held[2] },
+                                   { "states", now.held[3] } }                                         },
         { "bytes_promised",      admits->bytes_promised()                                            },
         { "slots",               options.params.n_parallel                                           },
         { "slots_busy",          busy                                                                },
@@ -211,7 +241,7 @@ json engine::kv_stats() {
                                    { "cells_shared", schedule->n_shared.load() },
                                    { "bytes_saved", schedule->n_shared.load()*layout.bytes_per_token } } },
         { "lazy_at_least",       layout.lazy_at_least()                                              },
-        { "by_layer",            describe_layers(layout)                                             },
+        { "by_layer",            describe_layers(now.usage.layers)                                   },
         { "by_slot",             by_slot                                                             },
         { "lazy_layers",         lazy_layers(server->get_llama_context(), options.params.n_parallel) },
         { "evictions",           evictions(layout)                                                   },
@@ -222,6 +252,7 @@ json engine::kv_stats() {
 // while a batch is computed.
 std::string engine::kv_metrics() {
     std::string text;
+    const auto  now      = look_at_memory();
     const auto  describe = [&](const char * name, const char * type, const char * help) {
         text += std::string("# HELP kvfold:") + name + " " + help + "\n# TYPE kvfold:" + name + " " + type + "\n";
     };
@@ -232,14 +263,14 @@ std::string engine::kv_metrics() {
     };
     one("kv_cells", "gauge", "Tokens the KV cache can hold.", layout.cells);
     one("kv_allocated_bytes", "gauge", "Size of the KV cache.", layout.bytes_allocated);
-    one("kv_committed_bytes", "gauge", "KV cache that takes memory.", bytes_committed(layout));
+    one("kv_committed_bytes", "gauge", "KV cache that takes memory.", now.usage.committed);
     if (ledger->cap() < page_ledger::no_cap) {
         one("kv_budget_bytes", "gauge", "Most that keys and values may take.", ledger->cap());
     }
     describe("kv_held_bytes", "gauge", "What counts against the budget, by kind.");
-    for (const auto & [type, kind] : { std::pair{ "pages", charge::pages }, { "checkpoints", charge::checkpoints },
-                                       { "swapped", charge::swapped }, { "states", charge::states } }) {
-        value(std::string("kv_held_bytes{type=\"") + type + "\"}", ledger->held(kind));
+    size_t kind = 0;
+    for (const char * type : { "pages", "checkpoints", "swapped", "states" }) {
+        value(std::string("kv_held_bytes{type=\"") + type + "\"}", now.held[kind++]);
     }
     one("kv_promised_bytes", "gauge", "KV memory set aside for requests.", admits->bytes_promised());
     one("requests_waiting", "gauge", "Requests that wait for a slot or for room in the KV cache.", requests_waiting());

@@ -91,6 +91,10 @@ std::vector<kvfold_slot_action> kvfold_give_way(
         const std::vector<kvfold_slot_view> & slots,
         const std::vector<kvfold_prefix_view> & prefixes);
 
+// Until no copy of what a slot held is waited for: makes one, or tells who gives way to it.
+bool kvfold_copies_wait();
+std::vector<kvfold_slot_action> kvfold_make_copy(llama_context * ctx, const std::vector<kvfold_slot_view> & slots);
+
 // The slot has no part in the next batch.
 bool kvfold_slot_rests(int id_slot);
 
@@ -114,11 +118,20 @@ int kvfold_replay(llama_context * ctx, common_speculative * spec, int id_slot, c
 // Microseconds that the slot was without its cells, if it has all of them back since the last call; else 0.
 int64_t kvfold_slot_resumed(int id_slot);
 
+// The tokens of the slot's answer are about to become fewer; what is drafted from their history begins anew.
+void kvfold_history_shrinks(common_speculative * spec, int id_slot);
+
 // The slot is released. True if it does not hold what it lists.
 bool kvfold_slot_forgets(int id_slot);
 
 // Ends the request with an error, given what llama_decode() returned: for want of room, 1, or because it could not compute.
 void kvfold_slot_fails(llama_context * ctx, int id_task, int ret);
+
+// The server core drops tokens of its answer before the next batch, or ends it.
+template <typename slot_t>
+bool kvfold_is_shifted_next(const slot_t & slot) {
+    return slot.state == decltype(slot_t::state)::SLOT_STATE_GENERATING && slot.prompt.n_tokens() + 1 >= slot.n_ctx;
+}
 
 template <typename slots_t>
 std::vector<kvfold_slot_view> kvfold_view_slots(slots_t & slots) {
@@ -141,7 +154,7 @@ std::vector<kvfold_slot_view> kvfold_view_slots(slots_t & slots) {
         view.n_prompt = (uint32_t) slot.task->n_tokens();
         // a prompt is begun again by the server core itself
         view.replayable = view.stage != kvfold_slot_view::ANSWER ||
-            (!slot.truncated && !slot.spec_is_replay && !slot.prompt.tokens.has_mtmd && slot.inp_embd.empty() &&
+            (!slot.truncated && !kvfold_is_shifted_next(slot) && !slot.spec_is_replay && !slot.prompt.tokens.has_mtmd && slot.inp_embd.empty() &&
              slot.alora_invocation_start < 0 && !slot.task->params.sampling.backend_sampling);
         for (auto & other : slots) {
             if (other.is_processing() && slot.can_batch_with(other)) {
@@ -158,7 +171,7 @@ template <typename slots_t>
 std::vector<kvfold_prefix_view> kvfold_view_prefixes(const slots_t & slots) {
     std::vector<kvfold_prefix_view> views;
     for (const auto & slot : slots) {
-        if (!slot.is_processing() && slot.prompt.n_tokens() > 0) {
+        if (!slot.is_processing() && slot.prompt.n_tokens() > 0 && !kvfold_slot_awaits_copy(slot.id)) {
             views.push_back({ slot.id, slot.t_last_used, (uint32_t) slot.prompt.n_tokens() });
         }
     }
@@ -228,6 +241,13 @@ void kvfold_apply(slots_t & slots, const std::vector<kvfold_slot_action> & actio
     }
 }
 
+template <typename slots_t>
+void kvfold_make_copies(slots_t & slots) {
+    while (kvfold_copies_wait()) {
+        kvfold_apply(slots, kvfold_make_copy(slots.front().ctx_tgt, kvfold_view_slots(slots)));
+    }
+}
+
 // Which adapters, and how strong.
 template <typename adapters_t>
 std::string kvfold_name_adapters(const adapters_t & adapters) {
@@ -267,6 +287,12 @@ std::vector<kvfold_prompt_view> kvfold_view_prompts(const slots_t & slots) {
 template <typename slots_t>
 void kvfold_plan_step(slots_t & slots, common_speculative * spec, const std::function<void(std::function<void()> &&)> & yield) {
     auto * const ctx = slots.front().ctx_tgt;
+    for (const auto & slot : slots) {
+        if (kvfold_is_shifted_next(slot)) {
+            kvfold_history_shrinks(spec, slot.id);
+        }
+    }
+    kvfold_make_copies(slots);
     kvfold_apply(slots, kvfold_share_prefixes(kvfold_view_prompts(slots)));
     kvfold_apply(slots, kvfold_plan_slots(ctx, slots.front().ctx_dft, kvfold_view_slots(slots), kvfold_view_prefixes(slots)));
     const int id_slot = kvfold_slot_to_replay();

@@ -19,6 +19,12 @@ void kvfold_slot_begins_anew(const server_task & task);
 // The slot is done with the task and still holds all of its tokens.
 void kvfold_slot_ends(llama_context * ctx, int id_slot, const server_prompt & prompt, const server_task & task);
 
+// What the idle slot held is still to be copied, when others have made room for that.
+bool kvfold_slot_awaits_copy(int id_slot);
+
+// Makes that room, and the copies. In kv-scheduler.h.
+template <typename slots_t> void kvfold_make_copies(slots_t & slots);
+
 // The slot has made one more part of a streamed answer.
 void kvfold_slot_sends(const server_task & task);
 
@@ -31,7 +37,7 @@ template <typename server_slot>
 bool kvfold_clear_idle_slot(std::vector<server_slot> & slots, const server_slot & last) {
     server_slot * oldest = nullptr;
     for (server_slot & slot : slots) {
-        if (slot.is_processing() || slot.prompt.n_tokens() == 0) {
+        if (slot.is_processing() || slot.prompt.n_tokens() == 0 || kvfold_slot_awaits_copy(slot.id)) {
             continue;
         }
         if (!oldest || oldest == &last || (&slot != &last && slot.t_last_used < oldest->t_last_used)) {
@@ -46,6 +52,7 @@ bool kvfold_clear_idle_slot(std::vector<server_slot> & slots, const server_slot 
 
 template <typename server_slot>
 void kvfold_launch(std::vector<server_slot> & slots, server_slot & slot, const server_task & task) {
+    kvfold_make_copies(slots);
     while (!kvfold_slot_begins(slot.ctx_tgt, slot.id, slot.prompt, task)) {
         if (!kvfold_clear_idle_slot(slots, slot)) {
             kvfold_slot_begins_anew(task);

@@ -63,6 +63,7 @@ admission::promise admission::promise_for(const server_task & task, size_t n_ans
         if (rules.reserve) { // what whole batches take, if that can be
             const uint64_t most = layout.peak_for(what.n_prompt, what.tokens, layout.n_batch);
             what.bytes = std::min(most, std::max(what.bytes, bytes_limit/n_answers));
+            what.bytes = std::min(what.bytes, layout.bytes_paged/n_answers); // all of them are no more than there are pages
         }
     }
     return what;
@@ -136,10 +137,12 @@ bool admission::refuse_impossible(const server_task & task) {
     }
     const promise  own     = promise_for(task, 1 + task.child_tasks.size());
     const bool     several = rules.reserve && task.is_parent();
-    const uint64_t bytes   = own.bytes*(several ? 1 + task.child_tasks.size() : 1);
-    if (bytes <= bytes_limit) {
+    const uint64_t n_times = several ? 1 + task.child_tasks.size() : 1;
+    if (own.bytes*n_times <= bytes_limit) {
         return false;
     }
+    // a larger budget comes with a larger pool
+    const uint64_t bytes = n_times*std::max(own.bytes, layout.without_bounds().peak_for(own.n_prompt, own.tokens, at_once(task)));
     const std::string answers = several ? std::to_string(1 + task.child_tasks.size()) + " answers of which " : "";
     server.refuse(task.id, error(KVFOLD_ERROR_BUDGET_EXCEEDED,
                                  "the request may need " + std::to_string(bytes) + " bytes of keys and values (" + answers +

@@ -91,7 +91,7 @@ struct admission {
         server_tokens prompt;
     };
 
-    promise  promise_for(const server_task & task, size_t n_answers) const; // that are set aside together
+    promise  promise_for(const server_task & task, size_t n_answers) const; // that are set aside together: for one of them
     uint64_t at_once(const server_task & task) const;
     bool     is_free(uint64_t bytes) const { return promised + bytes <= bytes_limit; }
     bool     can_begin(const server_task & task) const; // throws an error if it never can

@@ -247,6 +247,7 @@ void request::load_state() {
         {
             std::lock_guard<std::mutex> lock(exchange->mutex);
             exchange->save = !files.save.empty();
+            exchange->save_strict = files.strict;
             exchange->write = [host = owner.get(), path = files.save](const kv_state & state) { return host->write_state(path, state); };
         }
         std::error_code code;
@@ -278,6 +279,9 @@ void request::save_state() {
 void request::settle(server_http_res_ptr result, std::optional<error> caught) {
     std::lock_guard<std::mutex> lock(mutex);
     answer   = std::move(result);
+    if (answer && answer->status == 200 && !answer->is_stream() && usage.of_several()) {
+        answer->data = usage.in_answer(answer->data);
+    }
     failure  = std::move(caught);
     answered = true;
     changed.notify_all();
@@ -369,6 +373,9 @@ void request::on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<
         std::lock_guard<std::mutex> lock(mutex);
         task_ids.insert(ids.begin(), ids.end());
         all_task_ids.insert(ids.begin(), ids.end());
+        if (tasks) {
+            usage.expect(*tasks);
+        }
         late = ended != 0;
         while (tasks && tasks->size() > owner->tasks_at_once()) {
             kept_tasks.push_front(std::move(tasks->back()));
@@ -390,9 +397,10 @@ void request::on_text(size_t bytes) {
     }
 }
 
-void request::on_task_ended(int id_task) {
+void request::on_task_ended(const server_task_result & last) {
     std::unique_lock<std::mutex> lock(mutex);
-    task_ids.erase(id_task);
+    task_ids.erase(last.id);
+    usage.add(last);
     if (kept_tasks.empty() || ended != 0) {
         return;
     }
@@ -496,6 +504,7 @@ bool request::fetch_piece(std::string & text) {
     if (note_read(*exchange, part)) {
         owner->wake_worker();
     }
+    text = usage.in_events(text);
     return more;
 }
 
@@ -679,9 +688,9 @@ void kvfold_tasks_waiting(const std::unordered_set<int> & ids, std::vector<serve
     }
 }
 
-void kvfold_task_ended(int id_task) {
+void kvfold_task_ended(const server_task_result & result) {
     if (kvfold::current) {
-        kvfold::current->on_task_ended(id_task);
+        kvfold::current->on_task_ended(result);
     }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "process/deep_thread.h"
+#include "serving/answer_usage.h"
 #include "serving/request_host.h"
 #include "serving/response_events.h"
 
@@ -63,7 +64,7 @@ struct request : std::enable_shared_from_this<request> {
 
     // Called by the hooks in server_response_reader, on the thread that posts and on the one that reads results.
     void on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks);
-    void on_task_ended(int id_task);
+    void on_task_ended(const server_task_result & last);
 
     // Called by the hook in the tokeniser, on the thread that makes tokens of the request.
     void on_text(size_t bytes);
@@ -114,6 +115,7 @@ struct request : std::enable_shared_from_this<request> {
     std::optional<error>    failure;          // guarded by `mutex` until `answered`
     std::unordered_set<int> task_ids;         // guarded by `mutex`; those that may still have to be stopped
     std::unordered_set<int> all_task_ids;     // guarded by `mutex`
+    answer_usage            usage;            // guarded by `mutex` until `answered`
     std::deque<server_task> kept_tasks;       // guarded by `mutex`; those that are queued when others have ended
 
     // Used by one thread at a time: the one inside next(), or the one that closes the engine after the last next().

@@ -2,9 +2,11 @@
 
 #include "hooks/kv-budget.h"
 #include "hooks/kv-lazy-layers.h"
+#include "hooks/kv-scheduler.h"
 #include "hooks/slot-hooks.h"
 #include "kv/eviction/evictor.h"
 #include "kv/memory/folded_memory.h"
+#include "kv/memory/page_ledger.h"
 #include "serving/slot_schedule.h"
 #include "process/kvfold_log.h"
 
@@ -124,7 +126,7 @@ bool slot_exchanges::write_copy(const slot_exchange * except) {
             try {
                 each->written.emplace(each->write(*each->saved));
             } catch (const std::exception & e) {
-                each->save_failure = e.what();
+                each->save_failure = error(KVFOLD_ERROR_STATE, e.what());
             }
             each->saved.reset();
             return true;
@@ -146,7 +148,7 @@ std::optional<written_state> written_copy(slot_exchange & exchange) {
         return std::move(exchange.written);
     }
     if (!exchange.saved) {
-        throw error(KVFOLD_ERROR_STATE, exchange.save_failure);
+        throw exchange.save_failure.value();
     }
     auto state = std::exchange(exchange.saved, std::nullopt);
     exchange.writing = true;
@@ -266,7 +268,7 @@ static bool can_read_state(slot_exchange & exchange) {
 }
 
 bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & prompt, const server_task & task) {
-    schedule_of_worker()->begins(id_slot, prompt);
+    schedule_of_worker()->begins(id_slot, prompt, task.id);
     const auto exchange = exchange_of(task);
     if (!exchange) {
         return memory_for(id_slot, task, 0).value_or(true);
@@ -318,28 +320,108 @@ void kvfold_slot_begins_anew(const server_task & task) {
     }
 }
 
+static bool awaits_copy(int id_slot) {
+    const auto & awaited = of_worker->awaited;
+    return std::any_of(awaited.begin(), awaited.end(), [&](const awaited_copy & each) { return each.id_slot == id_slot; });
+}
+
+static error no_room_for_copy(int id_slot, uint64_t bytes) {
+    const uint64_t    left = schedule_of_worker()->bytes_beside(id_slot);
+    const auto        ledger = current_ledger();
+    const std::string what = "the KV state of the conversation cannot be kept: its copy takes " + std::to_string(bytes) + " bytes, but ";
+    if (bytes > left) {
+        return error(KVFOLD_ERROR_STATE, what + "beside the conversation itself \"kv-budget\" leaves " + std::to_string(left))
+            .compares((int64_t) bytes, (int64_t) left)
+            .about_option("kv-budget");
+    }
+    const uint64_t now = ledger ? ledger->grantable() : 0;
+    return error(KVFOLD_ERROR_STATE, what + std::to_string(now) + " are left beside the pages that it lies on and what cannot give way (kv-budget)")
+        .compares((int64_t) bytes, (int64_t) now)
+        .about_option("kv-budget");
+}
+
+// Whether it is settled, which includes that it fails. False if others have to make room for it, which they do not the last time.
+static bool make_copy(llama_context * context, const awaited_copy & what, bool last_time) {
+    slot_exchange &                   exchange = *what.exchange;
+    slot_schedule &                   schedule = *schedule_of_worker();
+    const std::lock_guard<std::mutex> lock(exchange.mutex);
+    if (exchange.save) {
+        uint64_t   n_bytes   = 0;
+        const auto make_room = [&](uint64_t bytes) {
+            n_bytes = bytes;
+            return bytes <= schedule.bytes_beside(what.id_slot) &&
+                   (schedule.drop_idle(context, what.id_slot) || of_worker->drop_state(&exchange) || of_worker->write_copy(&exchange));
+        };
+        try {
+            if (what.prompt->tokens.size() != what.n_tokens) {
+                throw error(KVFOLD_ERROR_STATE, "the KV state of the conversation cannot be kept: its slot was cleared");
+            }
+            exchange.saved = take_state(context, what.id_slot, *what.prompt, make_room);
+            if (exchange.saved) {
+                of_worker->add_copy(what.exchange);
+            } else if (!last_time && exchange.save_strict && n_bytes <= schedule.bytes_beside(what.id_slot)) {
+                return false;
+            } else {
+                exchange.save_failure = no_room_for_copy(what.id_slot, n_bytes);
+            }
+        } catch (const error & e) {
+            exchange.save_failure = e;
+        } catch (const std::exception & e) {
+            exchange.save_failure = error(KVFOLD_ERROR_STATE, e.what());
+        }
+    }
+    exchange.slot_ended = true;
+    exchange.changed.notify_all();
+    return true;
+}
+
+// The first one. False, and nothing has changed, if others have to make room for it.
+static bool make_awaited_copy(llama_context * context, bool last_time) {
+    const awaited_copy first = of_worker->awaited.front();
+    const bool         made  = make_copy(context, first, last_time);
+    if (made) {
+        of_worker->awaited.pop_front();
+        if (!first.stays) {
+            schedule_of_worker()->clear(context, first.id_slot);
+        }
+    }
+    return made;
+}
+
 void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt & prompt, const server_task & task) {
     kvfold_task_gone(task.id);
     settle_evictions(llama_get_memory(context), id_slot); // what others have drafted may not be accepted yet
-    const auto exchange = exchange_of(task);
-    if (!exchange) {
-        return;
-    }
-    const std::lock_guard<std::mutex> lock(exchange->mutex);
-    if (exchange->save) {
-        const auto make_room = [&](uint64_t bytes) {
-            return schedule_of_worker()->fits_beside(id_slot, bytes) &&
-                   (schedule_of_worker()->drop_idle(context) || of_worker->drop_state(exchange.get()) || of_worker->write_copy(exchange.get()));
-        };
-        try {
-            exchange->saved = take_state(context, id_slot, prompt, make_room);
-            of_worker->add_copy(exchange);
-        } catch (const std::exception & e) {
-            exchange->save_failure = e.what();
+    const bool others_run = schedule_of_worker()->others_run(id_slot);
+    if (const auto exchange = exchange_of(task)) {
+        const awaited_copy copy = { id_slot, &prompt, prompt.tokens.size(), task.params.cache_prompt, exchange };
+        if (!make_copy(context, copy, !others_run)) {
+            of_worker->awaited.push_back(copy);
         }
     }
-    exchange->slot_ended = true;
-    exchange->changed.notify_all();
+    while (of_worker && !others_run && !of_worker->awaited.empty()) { // nobody is left to wait for
+        make_awaited_copy(context, true);
+    }
+}
+
+bool kvfold_slot_awaits_copy(int id_slot) {
+    return of_worker && awaits_copy(id_slot);
+}
+
+bool kvfold_copies_wait() {
+    return of_worker && !of_worker->awaited.empty();
+}
+
+std::vector<kvfold_slot_action> kvfold_make_copy(llama_context * context, const std::vector<kvfold_slot_view> & slots) {
+    settle_evictions(llama_get_memory(context)); // before somebody gives cells up
+    if (make_awaited_copy(context, false)) {
+        return {};
+    }
+    const int other = schedule_of_worker()->youngest_with_cells(context, slots);
+    if (other >= 0) {
+        return { { kvfold_slot_action::SUSPEND, other } };
+    }
+    make_awaited_copy(context, true);
+    return {};
 }
 
 void kvfold_keep_prefix(llama_context * context, int id_slot, server_prompt & prompt, int n_tokens, int & n_past, int32_t & pos_next) {
@@ -371,10 +453,17 @@ void kvfold_slot_sends(const server_task & task) {
 
 bool kvfold_slot_pauses(const server_task & task) {
     const auto exchange = exchange_of(task);
-    if (!exchange) {
+    if (!exchange || !of_worker->awaited.empty()) { // there is a step to be planned, in which somebody gives way
         return false;
     }
-    const std::lock_guard<std::mutex> lock(exchange->mutex);
-    exchange->paused = !exchange->awaited && (exchange->paused || exchange->unread >= pause_at);
-    return exchange->paused;
+    std::unique_lock<std::mutex> lock(exchange->mutex);
+    const bool                   paused = exchange->paused;
+    exchange->paused = !exchange->awaited && (paused || exchange->unread >= pause_at);
+    if (paused || !exchange->paused) {
+        return exchange->paused;
+    }
+    lock.unlock();
+    schedule_of_worker()->pauses(task.id);
+    admission_of_worker()->admit_waiting(); // perhaps nothing else runs, and no step is planned
+    return true;
 }

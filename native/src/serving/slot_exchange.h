@@ -30,11 +30,12 @@ struct slot_exchange {
     bool                                     strict  = false; // it waits for memory of it beside others
 
     bool                                            save = false; // whether the worker is to fill `saved` or `save_failure`
+    bool                                            save_strict = false; // others give way to it
     std::optional<kv_state>                         saved;
     std::function<written_state(const kv_state &)>  write;
     bool                                            writing = false; // what was in `saved`, by the thread of the request
     std::optional<written_state>                    written; // by the worker, which needed its memory
-    std::string                                     save_failure;
+    std::optional<error>                            save_failure;
     bool                                            slot_ended = false;
 
     void forget_state() {
@@ -56,6 +57,15 @@ struct slot_exchange {
                             // server core makes no part, as while its parser holds back a tool call's arguments
 };
 
+// What a slot that has ended still holds, and is to be copied. It runs nothing else until then.
+struct awaited_copy {
+    int                            id_slot;
+    const server_prompt *          prompt;
+    size_t                         n_tokens;
+    bool                           stays; // afterwards, for a prompt that begins alike
+    std::shared_ptr<slot_exchange> exchange;
+};
+
 // The exchanges of an engine by the ids of their tasks. Thread-safe.
 struct slot_exchanges {
     void add(const std::unordered_set<int> & task_ids, const std::shared_ptr<slot_exchange> & exchange);
@@ -75,6 +85,9 @@ struct slot_exchanges {
 
     // A copy has been taken of what a slot held, and its request is to write it when its answer has been read.
     void add_copy(const std::shared_ptr<slot_exchange> & exchange);
+
+    // Of the worker's thread, and used by it alone: those that others have to make room for.
+    std::list<awaited_copy> awaited;
 
     // Gives the memory of such a copy back, but not of this one's: waits while one is being written, or writes the first one. False if
     // there is none. On a worker's thread.

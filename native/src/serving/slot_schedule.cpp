@@ -222,7 +222,7 @@ std::vector<kvfold_slot_action> slot_schedule::give_way(
         if (refusal_of(llama_get_memory(ctx)) && waiting_state_gives_way()) {
             continue;
         }
-        if (each.what == slot_action::FAIL && refusal_of(llama_get_memory(ctx)) && saved_state_gives_way()) {
+        if (each.what == slot_action::FAIL && (kvfold_copies_wait() || (refusal_of(llama_get_memory(ctx)) && saved_state_gives_way()))) {
             continue;
         }
         if (each.what == slot_action::FAIL && shortens(views)) {
@@ -238,18 +238,51 @@ std::vector<kvfold_slot_action> slot_schedule::give_way(
     return actions;
 }
 
-void slot_schedule::begins(int id_slot, server_prompt & prompt) {
-    keepers[id_slot] = { &prompt, true, 0 };
+void slot_schedule::begins(int id_slot, server_prompt & prompt, int id_task) {
+    keepers[id_slot] = { &prompt, true, id_task, 0 };
+}
+
+bool slot_schedule::others_run(int id_slot) const {
+    for (size_t i = 0; i < keepers.size(); ++i) {
+        if ((int) i != id_slot && keepers[i].runs) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void slot_schedule::pauses(int id_task) {
+    for (entry & each : entries) {
+        each.paused = each.paused || each.task == id_task;
+    }
+}
+
+void slot_schedule::runs_no_more(int id_task) {
+    for (keeper & each : keepers) {
+        each.runs = each.runs && each.task != id_task;
+    }
+}
+
+int slot_schedule::youngest_with_cells(llama_context * ctx, const std::vector<kvfold_slot_view> & slots) {
+    const auto        views    = view(slots, ctx);
+    const slot_view * youngest = nullptr;
+    for (const slot_view & each : views) {
+        if (each.n_cells > 0 && each.replayable && (!youngest || came_before(*youngest, each))) {
+            youngest = &each;
+        }
+    }
+    return youngest ? youngest->slot : -1;
 }
 
 // In the midst of a step, so without the server core.
-bool slot_schedule::drop_idle(llama_context * ctx) {
+bool slot_schedule::drop_idle(llama_context * ctx, int id_slot) {
     int     oldest    = -1;
     int64_t last_used = INT64_MAX;
     for (size_t i = 0; i < keepers.size(); ++i) {
         const keeper & each = keepers[i];
         const int64_t  used = std::max(each.last_used, prefixes.last_used((int) i));
-        if (each.prompt && !each.runs && !each.prompt->tokens.empty() && used < last_used) {
+        const bool     stays = (int) i == id_slot || kvfold_slot_awaits_copy((int) i);
+        if (each.prompt && !each.runs && !stays && !each.prompt->tokens.empty() && used < last_used) {
             oldest    = (int) i;
             last_used = used;
         }
@@ -260,15 +293,20 @@ bool slot_schedule::drop_idle(llama_context * ctx) {
         }
     }
     if (oldest >= 0) {
-        llama_memory_seq_rm(llama_get_memory(ctx), oldest, -1, -1);
-        keepers[oldest].prompt->clear();
+        clear(ctx, oldest);
     }
     return oldest >= 0;
 }
 
-bool slot_schedule::fits_beside(int id_slot, uint64_t bytes) const {
-    const auto ledger = current_ledger();
-    return !ledger || ledger->cap() == page_ledger::no_cap || bytes <= ledger->cap() - std::min(ledger->cap(), layout.bytes_held(id_slot));
+void slot_schedule::clear(llama_context * ctx, int id_slot) {
+    llama_memory_seq_rm(llama_get_memory(ctx), id_slot, -1, -1);
+    keepers[id_slot].prompt->clear();
+}
+
+uint64_t slot_schedule::bytes_beside(int id_slot) const {
+    const auto     ledger = current_ledger();
+    const uint64_t cap    = ledger ? ledger->cap() : page_ledger::no_cap;
+    return cap == page_ledger::no_cap ? cap : cap - std::min(cap, layout.bytes_held(id_slot));
 }
 
 // Of the first the server core knows, of the others it does not.
@@ -554,6 +592,11 @@ int kvfold_replay(llama_context * ctx, common_speculative * spec, int id_slot, c
     return schedule_here->replay(ctx, spec, id_slot, tokens, n_prompt);
 }
 
+// A map of n-grams holds places in the answer, and stops where that is shorter than it was.
+void kvfold_history_shrinks(common_speculative * spec, int id_slot) {
+    common_speculative_begin(spec, id_slot, {});
+}
+
 int64_t kvfold_slot_resumed(int id_slot) {
     return schedule_here->resumed(id_slot);
 }
@@ -579,6 +622,7 @@ bool kvfold_task_waits(llama_context *, server_task & task) {
 void kvfold_task_gone(int id_task) {
     if (admission_here) {
         schedule_here->prefixes.drop_as_asked();
+        schedule_here->runs_no_more(id_task);
         admission_here->gone(id_task);
     }
 }

@@ -49,13 +49,28 @@ struct slot_schedule {
     bool     forgets(int id_slot);
 
     // The slot runs something from here on, until it forgets.
-    void begins(int id_slot, server_prompt & prompt);
+    void begins(int id_slot, server_prompt & prompt, int id_task);
 
-    // Clears what was used least recently of what idle slots and prefixes keep. False if they keep nothing.
-    bool drop_idle(llama_context * ctx);
+    // Whether a slot but this one runs something.
+    bool others_run(int id_slot) const;
 
-    // Whether there is memory for so many bytes beside what the slot holds, when nobody else holds any.
-    bool fits_beside(int id_slot, uint64_t bytes) const;
+    // Nobody reads what the task has made; others need not wait for it.
+    void pauses(int id_task);
+
+    // The task could not be launched, or has ended.
+    void runs_no_more(int id_task);
+
+    // Clears what was used least recently of what idle slots but this one, and prefixes, keep. False if they keep nothing.
+    bool drop_idle(llama_context * ctx, int id_slot);
+
+    // Of an idle slot, in the midst of a step.
+    void clear(llama_context * ctx, int id_slot);
+
+    // Bytes for which there is room beside what the slot holds, when nobody else holds any.
+    uint64_t bytes_beside(int id_slot) const;
+
+    // Of those whose cells can be computed again; -1 if there is none.
+    int youngest_with_cells(llama_context * ctx, const std::vector<kvfold_slot_view> & slots);
 
     prefix_cache & prefixes; // used by the worker's thread, as this is
 
@@ -92,6 +107,7 @@ struct slot_schedule {
     struct keeper {
         server_prompt * prompt    = nullptr; // null: the slot has run nothing yet
         bool            runs      = false;
+        int             task      = -1;
         int64_t         last_used = 0;
     };
 

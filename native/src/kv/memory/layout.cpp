@@ -38,6 +38,8 @@ static void add_tensor(kv_layout & layout, const ggml_tensor * tensor, bool seen
     }
 }
 
+static void share_pages(kv_layout & layout);
+
 kv_layout read_kv_layout(const llama_context * context) {
     const llama_memory_t memory = llama_get_memory(context);
     const auto           caches = kv_caches_of(memory);
@@ -77,6 +79,7 @@ kv_layout read_kv_layout(const llama_context * context) {
         }
         layout.bytes_whole = layout.bytes_allocated;
     }
+    share_pages(layout);
     return layout;
 }
 
@@ -197,6 +200,17 @@ uint64_t kv_layout::peak_for(uint64_t n_prompt, uint64_t n_tokens, uint64_t n_at
     return std::max(bytes_for(std::min(n_decided, n_tokens), n_at_once), decided_bytes_for(*this, retention->plan, n_tokens, n_at_once));
 }
 
+kv_layout kv_layout::without_bounds() const {
+    constexpr uint64_t any_number = UINT32_MAX;
+    kv_layout          other      = *this;
+    other.bytes_paged = UINT64_MAX;
+    for (cache & each : other.caches) {
+        each.cells_of_sequence = each.cells_of_sequence == each.cells_per_stream ? any_number : each.cells_of_sequence;
+        each.cells_per_stream  = any_number;
+    }
+    return other;
+}
+
 uint64_t kv_layout::tokens_for(uint64_t bytes, uint64_t n_prompt, uint64_t n_at_once) const {
     uint64_t fits = 0, too_many = cells + 1;
     while (too_many - fits > 1) {
@@ -267,71 +281,121 @@ uint64_t kv_layout::bytes_held_without(const std::set<int32_t> & seq_ids) const 
     return bytes;
 }
 
-uint64_t bytes_committed(const kv_layout & layout) {
-    if (layout.buffers.empty()) {
-        return layout.bytes_allocated;
-    }
-    uint64_t bytes = 0;
-    for (const ggml_backend_buffer * buffer : layout.buffers) {
-        bytes += committed_bytes(buffer);
-    }
-    return bytes;
-}
-
-// Of n_cells(cache) cells.
-template <typename F> static uint64_t bytes_of_rows(const kv_layout & layout, int32_t seq_id, F && n_cells) {
-    uint64_t bytes = 0;
-    for (const auto & cache : layout.caches) {
-        const uint64_t n = n_cells(*cache.cells);
-        for (const kv_tensors & layer : cache.layers) {
-            bytes += layout.n_rows_of(cache, (int) layer.il, n, seq_id)*row_bytes(layer);
-        }
-    }
-    return bytes;
-}
-
-uint64_t bytes_in_use(const kv_layout & layout) {
-    const uint64_t bytes = bytes_of_rows(layout, -1, [](const llama_kv_cache & cells) { return cells_in_use(cells); });
-    return std::min(bytes, bytes_committed(layout)); // a layer that may be lazy has a cell in both caches
-}
-
-uint64_t bytes_in_use(const kv_layout & layout, int32_t seq_id) {
-    return bytes_of_rows(layout, seq_id, [&](const llama_kv_cache & cells) { return cells_in_use(cells, seq_id); });
-}
-
-json describe_layers(const kv_layout & layout) {
-    struct sums { uint64_t row = 0, window = 0, n_caches = 0, allocated = 0, committed = 0, in_use = 0; };
-    std::map<uint32_t, sums> layers; // one that may be lazy is in both caches
-    for (const auto & cache : layout.caches) {
-        for (const kv_tensors & layer : cache.layers) {
-            const uint64_t per_cell  = row_bytes(layer);
-            uint64_t       allocated = 0, committed = 0;
+// Tensors that share a page: it counts for the first of them.
+static void share_pages(kv_layout & layout) {
+    std::map<const ggml_backend_buffer *, std::map<const char *, const ggml_tensor *>> by_place;
+    for (const kv_layout::cache & each : layout.caches) {
+        for (const kv_tensors & layer : each.layers) {
             for (const ggml_tensor * tensor : { layer.k, layer.v }) {
-                if (tensor) {
-                    allocated += ggml_nbytes(tensor);
-                    committed += committed_bytes(tensor);
+                if (tensor && page_size_of(tensor) > 0) {
+                    by_place[tensor->buffer][(const char *) tensor->data] = tensor;
                 }
             }
-            sums & layer_sums = layers[layer.il];
-            layer_sums.row    = per_cell;
-            layer_sums.window = &cache == &layout.caches.front() ? 0 : layout.window;
-            layer_sums.n_caches++;
-            layer_sums.allocated += allocated;
-            layer_sums.committed += committed;
-            layer_sums.in_use    += std::min(committed, layout.n_rows_of(cache, (int) layer.il, cells_in_use(*cache.cells), -1)*per_cell);
         }
     }
-    json list = json::array();
-    for (const auto & [il, layer] : layers) {
-        list.push_back(json({ { "layer", il },
-                              { "bytes_per_token", layer.row },
-                              { "window", layer.window > 0 ? json(layer.window) : json(nullptr) },
-                              { "may_be_lazy", layer.n_caches > 1 },
-                              { "bytes_allocated", layer.allocated },
-                              { "bytes_committed", layer.committed },
-                              { "bytes_in_use", layer.in_use } }));
+    for (const auto & [buffer, tensors] : by_place) {
+        const auto * const base = (const char *) ggml_backend_buffer_get_base(const_cast<ggml_backend_buffer *>(buffer));
+        uint64_t           end  = 0; // of the pages that count for those before
+        for (const auto & [data, tensor] : tensors) {
+            const uint64_t page = page_size_of(tensor), offset = (uint64_t) (data - base), size = ggml_nbytes(tensor);
+            if (offset < end) {
+                layout.ahead[tensor] = std::min(end - offset, size);
+            }
+            end = std::max(end, (offset + size + page - 1)/page*page);
+        }
     }
-    return list;
+}
+
+namespace {
+
+// The cells of each cache at one moment, and who needs which rows of them.
+struct cell_counts {
+    struct of_cache {
+        uint64_t              all = 0;
+        std::vector<uint64_t> by_seq;
+    };
+
+    const kv_layout &       layout;
+    std::vector<of_cache>   caches;
+    kvfold_retention::needs needs;
+
+    explicit cell_counts(const kv_layout & layout) : layout(layout) {
+        if (layout.retention) {
+            needs = layout.retention->needs_now();
+        }
+        for (const kv_layout::cache & each : layout.caches) {
+            of_cache counts;
+            counts.all = cells_in_use(*each.cells);
+            for (int32_t seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
+                counts.by_seq.push_back(cells_in_use(*each.cells, seq_id));
+            }
+            caches.push_back(std::move(counts));
+        }
+    }
+
+    bool has_choice(int il) const { return layout.retention && layout.retention->plan.in_both[il]; }
+
+    bool keeps(size_t c, int il, int32_t seq_id) const { return !has_choice(il) || (c == 0 ? needs.full : needs.window)[il][seq_id]; }
+
+    uint64_t rows(size_t c, int il, int32_t seq_id) const {
+        return keeps(c, il, seq_id) ? layout.n_rows_of(layout.caches[c], il, caches[c].by_seq[seq_id], seq_id) : 0;
+    }
+
+    uint64_t rows(size_t c, int il) const {
+        uint64_t n_cells = caches[c].all;
+        if (has_choice(il)) {
+            uint64_t n_kept = 0; // those that sequences share are in it more than once
+            for (int32_t seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
+                n_kept += keeps(c, il, seq_id) ? caches[c].by_seq[seq_id] : 0;
+            }
+            n_cells = std::min(n_cells, n_kept);
+        }
+        return layout.n_rows_of(layout.caches[c], il, n_cells, -1);
+    }
+};
+
+} // namespace
+
+kv_usage usage_now(const kv_layout & layout, uint32_t n_seqs) {
+    kv_usage usage;
+    usage.in_use_by_seq.resize(n_seqs);
+    if (layout.caches.empty()) {
+        usage.allocated = usage.committed = layout.bytes_allocated;
+        return usage;
+    }
+    const cell_counts                   counts(layout);
+    std::map<uint32_t, kv_usage::layer> layers; // one that may be lazy is in both caches
+    for (size_t c = 0; c < layout.caches.size(); ++c) {
+        for (const kv_tensors & tensors : layout.caches[c].layers) {
+            const int      il        = (int) tensors.il;
+            const uint64_t per_cell  = row_bytes(tensors);
+            uint64_t       committed = 0;
+            kv_usage::layer & layer  = layers[tensors.il];
+            for (const ggml_tensor * tensor : { tensors.k, tensors.v }) {
+                if (tensor) {
+                    const auto ahead = layout.ahead.find(tensor);
+                    layer.allocated += ggml_nbytes(tensor);
+                    committed       += committed_bytes(tensor, ahead == layout.ahead.end() ? 0 : ahead->second);
+                }
+            }
+            layer.il          = tensors.il;
+            layer.bytes_row   = per_cell;
+            layer.may_be_lazy = counts.has_choice(il);
+            layer.window      = c == 0 ? 0 : layout.window;
+            layer.committed  += committed;
+            layer.in_use     += std::min(committed, counts.rows(c, il)*per_cell);
+            for (uint32_t seq_id = 0; seq_id < n_seqs; ++seq_id) {
+                usage.in_use_by_seq[seq_id] += counts.rows(c, il, (int32_t) seq_id)*per_cell;
+            }
+        }
+    }
+    for (const auto & [_, layer] : layers) {
+        usage.allocated += layer.allocated;
+        usage.committed += layer.committed;
+        usage.in_use    += layer.in_use;
+        usage.layers.push_back(layer);
+    }
+    return usage;
 }
 
 } // namespace kvfold

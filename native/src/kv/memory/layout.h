@@ -1,10 +1,10 @@
 // What a context's KV cache consists of. Read once after loading; the tensors do not move while the engine is open.
 #pragma once
 
-#include "json.h"
 #include "kv/memory/caches.h"
 
 #include <cstdint>
+#include <map>
 #include <set>
 #include <vector>
 
@@ -16,8 +16,6 @@ struct llama_context;
 namespace kvfold {
 
 class evictor;
-
-using json = common_json;
 
 struct kv_layout {
     struct cache {
@@ -45,6 +43,7 @@ struct kv_layout {
 
     std::vector<cache>                       caches;  // none where only the total size is known
     std::vector<const ggml_backend_buffer *> buffers; // that hold these tensors
+    std::map<const ggml_tensor *, uint64_t>  ahead;   // bytes of a tensor on a page that counts for the one before it
 
     // How many of the layers in both caches turn out lazy whatever the prompt.
     uint64_t lazy_at_least() const;
@@ -62,6 +61,9 @@ struct kv_layout {
     // the two moments are the end of the prompt, when all of it is there, or of the chunk with the most tokens, and when the answer has
     // the most, which is its end unless tokens are evicted from it, too.
     uint64_t peak_for(uint64_t n_prompt, uint64_t n_tokens, uint64_t n_at_once) const;
+
+    // Of a pool with cells for whatever a budget holds; what this one cuts short may be more there.
+    kv_layout without_bounds() const;
 
     // Cells that a prompt takes at most while it is computed, and an answer of n_answer tokens with what is left of it.
     uint64_t cells_for_prompt(uint64_t n_prompt) const;
@@ -85,16 +87,28 @@ struct kv_layout {
 
 kv_layout read_kv_layout(const llama_context * context);
 
-// These may be called while another thread computes.
+struct kv_usage {
+    struct layer {
+        uint32_t il          = 0;
+        uint64_t bytes_row   = 0;
+        uint64_t window      = 0; // tokens; 0: all
+        bool     may_be_lazy = false;
+        uint64_t allocated   = 0;
+        uint64_t committed   = 0; // what of that takes memory
+        uint64_t in_use      = 0; // rows that some sequence keeps in cells with a token
+    };
 
-// What of bytes_allocated takes memory now.
-uint64_t bytes_committed(const kv_layout & layout);
+    std::vector<layer> layers; // with storage
 
-// Bytes of rows in cells that hold a token: of all sequences, or of one.
-uint64_t bytes_in_use(const kv_layout & layout);
-uint64_t bytes_in_use(const kv_layout & layout, int32_t seq_id);
+    // Sums over the layers. Where none is known: what there is as a whole.
+    uint64_t allocated = 0;
+    uint64_t committed = 0;
+    uint64_t in_use    = 0;
 
-// [{"layer", "bytes_allocated", "bytes_committed", "bytes_in_use"}], one for each layer with storage.
-json describe_layers(const kv_layout & layout);
+    std::vector<uint64_t> in_use_by_seq; // rows that several sequences share are in each
+};
+
+// What all of it takes now, and the first n_seqs sequences. May be called while another thread computes.
+kv_usage usage_now(const kv_layout & layout, uint32_t n_seqs);
 
 } // namespace kvfold

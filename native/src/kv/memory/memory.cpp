@@ -140,12 +140,13 @@ uint64_t committed_bytes(const ggml_backend_buffer * buffer) {
     return pages ? pages->committed() : buffer->size;
 }
 
-uint64_t committed_bytes(const ggml_tensor * tensor) {
+uint64_t committed_bytes(const ggml_tensor * tensor, uint64_t n_ahead) {
     const page_map * const pages = pages_of(tensor->buffer);
     if (!pages) {
         return ggml_nbytes(tensor);
     }
-    return pages->committed((char *) tensor->data - (char *) ggml_backend_buffer_get_base(tensor->buffer), ggml_nbytes(tensor));
+    const size_t offset = (char *) tensor->data - (char *) ggml_backend_buffer_get_base(tensor->buffer);
+    return pages->committed(offset + n_ahead, ggml_nbytes(tensor) - n_ahead);
 }
 
 uint64_t cells_in_use(const llama_kv_cache & cache) {

@@ -18,10 +18,10 @@ bool committed_as_it_fills(const ggml_backend_buffer_type * type);
 // The unit in which a tensor's memory is committed as it fills; 0 where it is there as a whole.
 uint64_t page_size_of(const ggml_tensor * tensor);
 
-// Bytes of a buffer or a tensor that take memory now; all of it where memory is not committed as it fills. These and those
-// below may be called while another thread computes.
+// Bytes of a buffer, or of a tensor but the first n_ahead of it, that take memory now; all of them where memory is not committed as
+// it fills. These and those below may be called while another thread computes.
 uint64_t committed_bytes(const ggml_backend_buffer * buffer);
-uint64_t committed_bytes(const ggml_tensor * tensor);
+uint64_t committed_bytes(const ggml_tensor * tensor, uint64_t n_ahead = 0);
 
 // Cells that hold a token: of all sequences, or of one.
 uint64_t cells_in_use(const llama_kv_cache & cache);

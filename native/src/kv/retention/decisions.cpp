@@ -147,7 +147,10 @@ bool kvfold_retention::decide(sequence & seq, const std::vector<std::vector<floa
 }
 
 void kvfold_retention::settle(llama_seq_id seq_id, const char * when) {
-    note_needs(seq_id);
+    {
+        const std::lock_guard<std::mutex> lock(mutex);
+        note_needs(seq_id);
+    }
     const auto  lazy = lazy_layers(seq_id + 1).back();
     std::string list;
     for (const int il : lazy) {
@@ -230,6 +233,11 @@ bool kvfold_retention::keeps_all(llama_seq_id seq_id) const {
     const sequence & seq = sequences[seq_id];
     return seq.final && std::none_of(seq.lazy.begin(), seq.lazy.end(), [](uint8_t lazy) { return lazy; }) &&
            std::none_of(plan.in_swa.begin(), plan.in_swa.end(), [](uint8_t in_swa) { return in_swa; });
+}
+
+kvfold_retention::needs kvfold_retention::needs_now() const {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return { need_full, need_window };
 }
 
 std::vector<std::vector<int>> kvfold_retention::lazy_layers(uint32_t n_seqs) const {

@@ -127,6 +127,10 @@ struct kvfold_retention : kv_judge {
 
     void restored();
 
+    // By producer, of those in both caches: the sequences that need its rows in the one and in the other. For any thread.
+    struct needs { std::vector<llama_kv_cells::seq_set_t> full, window; };
+    needs needs_now() const;
+
     // Lazy layers by sequence, for any thread.
     std::vector<std::vector<int>> lazy_layers(uint32_t n_seqs) const;
 

@@ -48,10 +48,6 @@ std::optional<ledger_charge> charge_state(uint64_t bytes) {
     return taken || !ledger->drop() ? std::move(taken) : ledger_charge::take(ledger, charge::states, bytes);
 }
 
-std::string no_memory_for_state(uint64_t bytes) {
-    return "there is no memory for a copy of " + std::to_string(bytes) + " bytes beside the keys and values of the engine (kv-budget)";
-}
-
 } // namespace kvfold
 
 using namespace kvfold;

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <string>
 
 struct server_prompt;
 
@@ -17,8 +16,5 @@ std::shared_ptr<void> charge_checkpoint(uint64_t bytes, server_prompt & prompt);
 
 // For a copy of a state. Nothing if there is no memory for it, whatever can be dropped: the checkpoints of all prompts.
 std::optional<ledger_charge> charge_state(uint64_t bytes);
-
-// What to say then.
-std::string no_memory_for_state(uint64_t bytes);
 
 } // namespace kvfold

@@ -44,9 +44,9 @@ const char * no_state_because(const llama_context * context);
 
 // Both run on the worker thread, between two decodes.
 
-// Throws KVFOLD_ERROR_STATE if the slot does not hold exactly its prompt, and if the thread's ledger refuses a copy, of so many
+// Throws KVFOLD_ERROR_STATE if the slot does not hold exactly its prompt. Nothing if the thread's ledger refuses a copy, of so many
 // bytes, and `make_room` returns false. The slot's checkpoints are copied if there is memory for all of them at once.
-kv_state take_state(llama_context * context, int id_slot, const server_prompt & prompt, const std::function<bool(uint64_t bytes)> & make_room);
+std::optional<kv_state> take_state(llama_context * context, int id_slot, const server_prompt & prompt, const std::function<bool(uint64_t bytes)> & make_room);
 
 // Replaces what the slot holds. False, and an empty slot, if there are too few free cells.
 bool put_state(llama_context * context, int id_slot, server_prompt & prompt, const kv_state & state);

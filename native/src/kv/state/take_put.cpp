@@ -18,7 +18,8 @@
 
 namespace kvfold {
 
-kv_state take_state(llama_context * context, int id_slot, const server_prompt & prompt, const std::function<bool(uint64_t bytes)> & make_room) {
+std::optional<kv_state> take_state(
+        llama_context * context, int id_slot, const server_prompt & prompt, const std::function<bool(uint64_t bytes)> & make_room) {
     kv_state state;
     state.tokens = prompt.tokens.get_tokens();
 
@@ -38,7 +39,7 @@ kv_state take_state(llama_context * context, int id_slot, const server_prompt & 
         state.checkpoints.clear();
         while (!(state.charged = charge_state(n_cells))) {
             if (!make_room(n_cells)) {
-                throw error(KVFOLD_ERROR_STATE, "the KV state of the conversation cannot be kept: " + no_memory_for_state(n_cells));
+                return std::nullopt;
             }
         }
     }

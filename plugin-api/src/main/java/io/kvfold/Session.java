@@ -44,6 +44,8 @@ public final class Session {
      * The same, but a saved state that is damaged or belongs to another model or KV plan, or a new one that cannot be
      * saved, fails the request with {@link KvStateException}, and an engine that has no state to keep with
      * {@link UnsupportedOperationByModelException}. A key that nothing was saved under still begins a conversation.
+     * Requests that run give way to the copy that is saved; one that does not fit {@code kvBudget} beside the conversation
+     * itself fails with both numbers.
      */
     public Session strict() {
         return new Session(store, key, readOnly, true);

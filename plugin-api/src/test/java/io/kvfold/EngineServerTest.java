@@ -3,6 +3,8 @@ package io.kvfold;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.io.InputStream;
 import java.net.InetAddress;
@@ -283,14 +285,79 @@ class EngineServerTest {
         }
     }
 
+    /** Each answer has 6 tokens. */
+    @ParameterizedTest
+    @CsvSource(
+            delimiter = '|',
+            value = {
+                "/v1/chat/completions | \"messages\": [{\"role\": \"user\", \"content\": \"a\"}]  | 4 | 1",
+                "/v1/chat/completions | \"messages\": [{\"role\": \"user\", \"content\": \"a\"}]  | 1 | 1",
+                "/v1/completions      | \"prompt\": \"a\"                                             | 3 | 1",
+                "/v1/completions      | \"prompt\": [\"a\", \"a\"]                                  | 2 | 2",
+            })
+    void countsTheTokensOfAllAnswers(String path, String fields, int answers, int prompts) throws IOException {
+        String body = "{\"max_tokens\": 6, \"ignore_eos\": true, \"n\": " + answers + ", " + fields;
+        try (Engine large = Engine.builder()
+                        .model(folder.resolve("tiny.gguf"))
+                        .contextSize(512)
+                        .slots(4)
+                        .threads(1)
+                        .open();
+                EngineServer server = large.server().port(0).start()) {
+            JsonNode usage = Json.MAPPER
+                    .readTree(bodyOf(ask(server, "POST", path, body + "}")))
+                    .path("usage");
+            int promptTokens = usage.path("prompt_tokens").asInt();
+            assertThat(usage.path("completion_tokens").asInt()).isEqualTo(6 * answers * prompts);
+            assertThat(usage.path("total_tokens").asInt()).isEqualTo(promptTokens + 6 * answers * prompts);
+            assertThat(promptTokens % prompts).isZero();
+
+            String events = ask(
+                    server, "POST", path, body + ", \"stream\": true, \"stream_options\": {\"include_usage\": true}}");
+            List<JsonNode> told = new ArrayList<>();
+            int finished = 0;
+            for (String line : events.split("\r?\n")) {
+                if (line.startsWith("data: {")) {
+                    JsonNode chunk = Json.MAPPER.readTree(line.substring(6));
+                    if (chunk.has("usage")) {
+                        assertThat(finished
+                                        + (chunk.at("/choices/0/finish_reason").isTextual() ? 1 : 0))
+                                .as("answers that have ended")
+                                .isEqualTo(answers * prompts);
+                        told.add(chunk.path("usage"));
+                    }
+                    finished += chunk.at("/choices/0/finish_reason").isTextual() ? 1 : 0;
+                }
+            }
+            assertThat(finished).isEqualTo(answers * prompts);
+            assertThat(events).contains("data: [DONE]");
+            assertThat(told).hasSize(1);
+            assertThat(told.get(0).path("completion_tokens").asInt()).isEqualTo(6 * answers * prompts);
+            assertThat(told.get(0).path("prompt_tokens").asInt()).isEqualTo(promptTokens);
+
+            if (path.contains("chat")) {
+                JsonNode inProcess = large.call(path, (ObjectNode) Json.MAPPER.readTree(body + "}"));
+                assertThat(inProcess.path("choices")).hasSize(answers);
+                assertThat(inProcess.at("/usage/completion_tokens").asInt()).isEqualTo(6 * answers);
+            }
+        }
+    }
+
+    private static String bodyOf(String answer) {
+        return answer.substring(answer.indexOf("\r\n\r\n") + 4);
+    }
+
     /** A client asks again after any status from 500 on. */
     @ParameterizedTest
     @CsvSource(
             delimiter = '|',
             value = {
-                "/v1/chat/completions | \"messages\": [M], \"response_format\": {\"type\": \"json_schema\", \"json_schema\": {\"schema\": S}}",
-                "/v1/responses | \"input\": [M], \"text\": {\"format\": {\"type\": \"json_schema\", \"name\": \"s\", \"schema\": S}}",
-                "/v1/messages | \"messages\": [M], \"output_config\": {\"format\": {\"type\": \"json_schema\", \"schema\": S}}",
+                "/v1/chat/completions | \"messages\": [M], \"response_format\": {\"type\": \"json_schema\","
+                        + " \"json_schema\": {\"schema\": S}}",
+                "/v1/responses | \"input\": [M], \"text\": {\"format\": {\"type\": \"json_schema\", \"name\": \"s\","
+                        + " \"schema\": S}}",
+                "/v1/messages | \"messages\": [M], \"output_config\": {\"format\": {\"type\": \"json_schema\","
+                        + " \"schema\": S}}",
                 "/completion | \"prompt\": \"a\", \"json_schema\": S",
             })
     void refusesASchemaThatNoGrammarHolds(String path, String fields) throws IOException {
@@ -341,7 +408,8 @@ class EngineServerTest {
             })
     void answersWithWhatIsNewOfAnAnswerThatWasBegun(String path, String messages, String key) throws IOException {
         String body = "{\"max_tokens\": 4, \"temperature\": 0, \"" + messages
-                + "\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"It begins \"}]}";
+                + "\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"It begins"
+                + " \"}]}";
         try (EngineServer server = builder().start()) {
             assertThat(ask(server, "POST", path, body)).contains(key).doesNotContain("It begins");
             assertThat(ask(server, "POST", path, body.replaceFirst("\\{", "{\"stream\": true, ")))

@@ -15,10 +15,12 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.TimeoutException;
 import java.util.function.BooleanSupplier;
+import java.util.function.Supplier;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.BeforeAll;
@@ -511,6 +513,103 @@ class SessionTest {
             assertThat(ask(engine, session.readOnly(), body(document(200, 2))).cachedTokens())
                     .isGreaterThan(200);
         }
+    }
+
+    /** Who runs gives way to the copy, also where its reader has stopped, and goes on when the copy is in its file. */
+    @ParameterizedTest
+    @CsvSource({
+        "standard, false, 12",
+        "standard, true, 12",
+        "cla:2, false, 12",
+        "streaming:64, false, 15",
+        "lighttransfer:1;window=64, false, 15"
+    })
+    void aStrictSaveFindsTheMemoryOfRequestsThatRun(String plan, boolean pauses, int tenths) throws Exception {
+        ObjectNode large = body(document(600, 1))
+                .put("max_tokens", 300)
+                .put("ignore_eos", true)
+                .put("stream", true);
+        List<String> alone = new ArrayList<>();
+        long one;
+        long copy;
+        long most = 0;
+        try (Engine engine = ofPlan(plan).slots(3).open()) {
+            ask(engine, Session.of(store, "first").strict(), body(document(400, 2)));
+            one = engine.kvCacheStats().bytesCommitted();
+            copy = file("first").toFile().length();
+        }
+        try (Engine engine = ofPlan(plan).slots(3).open()) {
+            for (int i = 0; i < 2; i++) {
+                try (Generation running = engine.chat(large.put("seed", i))) {
+                    alone.add(streamed(running));
+                    most = Math.max(most, engine.kvCacheStats().bytesCommitted());
+                }
+            }
+        }
+        long budget = Math.max(most, one + copy) * tenths / 10; // a window may lie on more pages than it fills
+        try (Engine engine = ofPlan(plan)
+                .slots(3)
+                .kvBudget(budget)
+                .option("ctx-checkpoints", 0)
+                .open()) {
+            for (int round = 0; round < 4; round++) {
+                try (Generation first = engine.chat(large.deepCopy().put("seed", 0));
+                        Generation second = engine.chat(large.deepCopy().put("seed", 1))) {
+                    String begun = piece(first.next());
+                    Supplier<String> rest = () -> begun + streamed(first);
+                    Supplier<String> other = () -> streamed(second);
+                    if (pauses) {
+                        awaitSteadyCells(engine);
+                    } else { // somebody reads meanwhile
+                        rest = CompletableFuture.supplyAsync(rest)::join;
+                        other = CompletableFuture.supplyAsync(other)::join;
+                    }
+                    Session session = Session.of(store, "k" + round).strict();
+                    ask(engine, session, body(document(400, round)));
+                    assertThat(file("k" + round)).exists();
+                    assertThat(rest.get()).isEqualTo(alone.get(0));
+                    assertThat(other.get()).isEqualTo(alone.get(1));
+                }
+            }
+            assertThat(engine.kvCacheStats().ledger().states()).isZero();
+        }
+    }
+
+    @Test
+    void aCopyThatIsTooLargeBesideItsConversationIsRefusedWithBothNumbers() {
+        long one;
+        long copy;
+        try (Engine engine = ofPlan("standard").open()) {
+            ask(engine, Session.of(store, "first").strict(), body(document(400, 2)));
+            one = engine.kvCacheStats().bytesCommitted();
+            copy = file("first").toFile().length();
+        }
+        long budget = one + copy / 2;
+        try (Engine engine = ofPlan("standard").slots(2).kvBudget(budget).open()) {
+            assertThatThrownBy(() -> ask(engine, Session.of(store, "a").strict(), body(document(400, 2))))
+                    .isInstanceOfSatisfying(KvStateException.class, e -> {
+                        assertThat(e.value().orElseThrow()).isBetween(copy * 9 / 10, copy);
+                        assertThat(e.limit().orElseThrow()).isBetween(budget - one, copy);
+                        assertThat(e)
+                                .hasMessageContaining(String.valueOf(e.value().orElseThrow()))
+                                .hasMessageContaining(String.valueOf(e.limit().orElseThrow()));
+                    });
+            assertThat(ask(engine, Session.of(store, "a"), body(document(400, 2)))
+                            .text())
+                    .isNotEmpty();
+        }
+    }
+
+    private static String piece(@Nullable JsonNode chunk) {
+        return chunk == null ? "" : chunk.at("/choices/0/delta/content").asText("");
+    }
+
+    private static String streamed(Generation generation) {
+        StringBuilder text = new StringBuilder();
+        for (JsonNode chunk = generation.next(); chunk != null; chunk = generation.next()) {
+            text.append(piece(chunk));
+        }
+        return text.toString();
     }
 
     private static Engine.Builder ofPlan(String plan) {

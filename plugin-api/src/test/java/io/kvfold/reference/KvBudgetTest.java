@@ -2,6 +2,7 @@ package io.kvfold.reference;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
+import static org.assertj.core.api.Assertions.catchThrowableOfType;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -23,6 +24,7 @@ import java.io.IOException;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Random;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
@@ -274,6 +276,56 @@ final class KvBudgetTest {
                     .isInstanceOfSatisfying(
                             KvBudgetExceededException.class,
                             e -> assertThat(e.value().orElse(0)).isBetween(needed + 1, needed + 4 * row));
+        }
+    }
+
+    /** Rows so small that pages are shared by layers, and what is rounded up for each answer can be more than there is at all. */
+    @ParameterizedTest
+    @CsvSource({
+        "standard, 1",
+        "standard, 2",
+        "standard, 4",
+        "cla:2, 2",
+        "cla:2, 4",
+        "streaming:64, 2",
+        "streaming:64, 4",
+        "standard;window=64;sinks=4;full=1;queries=8, 2",
+        "standard;window=64;sinks=4;full=1;queries=8, 4"
+    })
+    void whatARefusalNamesIsEnoughForSeveralAnswers(String plan, int answers) throws IOException {
+        Shape narrow = new Shape(Architecture.LLAMA, 96, 48, 80, 8, 2, 16, 1e-5, 10000);
+        ComparedModel model = ComparedModel.forAnyPlan(narrow, LAYERS, 1);
+        Path file = model.writeForText(folder.resolve("narrower.gguf"), KvPlan.standard(LAYERS));
+        Random random = new Random(answers);
+        for (int round = 0; round < 16; round++) {
+            int tokens = List.of(280, 400, 1000).get(round % 3);
+            int prompt = 130 + random.nextInt(tokens - 140);
+            Engine.Builder builder = Engine.builder()
+                    .model(file)
+                    .kvPlan(KvPlan.parse(plan, LAYERS))
+                    .contextSize(tokens)
+                    .slots(4)
+                    .threads(1)
+                    .ubatchSize(List.of(8, 64).get(round % 2))
+                    .flashAttention(FlashAttention.ON)
+                    .option("admission", "reserve");
+            ObjectNode request = request(prompt, 1 + random.nextInt(Math.min(80, tokens - prompt - 1)), round)
+                    .put("n_cmpl", answers);
+            long needed;
+            try (Engine engine = builder.kvBudget(64 * 1024).open()) {
+                needed = catchThrowableOfType(KvBudgetExceededException.class, () -> complete(engine, request))
+                        .value()
+                        .orElseThrow();
+            }
+            try (Engine engine = builder.kvBudget(needed).open()) {
+                JsonNode all = complete(engine, request);
+                assertThat(answers == 1 ? List.of(all) : all)
+                        .as("with %d bytes", needed)
+                        .hasSize(answers)
+                        .allSatisfy(answer -> assertThat(
+                                        answer.path("tokens_predicted").asInt())
+                                .isEqualTo(request.path("n_predict").asInt()));
+            }
         }
     }
 

@@ -26,7 +26,9 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Objects;
 import java.util.Random;
+import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.UnaryOperator;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -123,6 +125,109 @@ final class PreemptionTest {
                 builder -> exactly(builder).option("spec-type", "ngram-simple").option("spec-draft-n-max", 8),
                 body -> body,
                 GAP);
+    }
+
+    /** A context shift takes tokens out of the middle of an answer, whose places a map of n-grams has noted. */
+    @ParameterizedTest
+    @ValueSource(strings = {"ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache"})
+    void draftsGoOnWhereAnAnswerLosesItsOlderTokens(String drafts) throws IOException {
+        try (Engine engine = open(
+                "standard", 3, builder -> builder.option("spec-type", drafts).option("context-shift", true))) {
+            List<ObjectNode> bodies = new ArrayList<>();
+            for (int i = 0; i < 6; i++) {
+                bodies.add(request(PROMPT, i % 2 == 0 ? 2 * POOL : ANSWER, i));
+            }
+            for (int i = 0; i < bodies.size(); i++) {
+                JsonNode answer = engine.call("/completion", bodies.get(i));
+                assertThat(answer.path("tokens_predicted").asInt()).isEqualTo(i % 2 == 0 ? 2 * POOL : ANSWER);
+                assertThat(answer.path("truncated").asBoolean()).isEqualTo(i % 2 == 0);
+            }
+        }
+    }
+
+    /** A slot that waits for the prompt of another answer holds what an earlier request has left, and gives it up. */
+    @ParameterizedTest
+    @ValueSource(strings = {"ngram-map-k", "ngram-map-k4v"})
+    void severalAnswersWithDraftsAfterOthers(String drafts) throws IOException {
+        for (int seed = 0; seed < 6; seed++) {
+            Random random = new Random(seed);
+            try (Engine engine = open("standard", 3, builder -> builder.option("spec-type", drafts))) {
+                for (int i = 0; i < 12; i++) {
+                    int tokens = 5 + random.nextInt(100);
+                    ObjectNode body =
+                            request(5 + random.nextInt(110), tokens, i).put("cache_prompt", true);
+                    JsonNode answer = engine.call("/completion", i % 4 == 3 ? body.put("n_cmpl", 2) : body);
+                    for (JsonNode each : i % 4 == 3 ? answer : List.of(answer)) {
+                        assertThat(each.path("tokens_predicted").asInt()).isEqualTo(tokens);
+                    }
+                }
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "standard",
+                "streaming:24",
+                "lighttransfer:2;window=8;sinks=2;queries=4",
+                "standard;evict=pyramidkv:24;queries=4"
+            })
+    void statisticsAddUpAtEveryMoment(String plan) throws Exception {
+        try (Engine engine = open(plan, 4, builder -> builder)) {
+            AtomicBoolean done = new AtomicBoolean();
+            CompletableFuture<Integer> looks = CompletableFuture.supplyAsync(() -> {
+                int n = 0;
+                for (; !done.get(); n++) {
+                    assertAddsUp(engine.kvCacheStats());
+                }
+                return n;
+            });
+            List<ObjectNode> bodies = new ArrayList<>();
+            for (int i = 0; i < 16; i++) {
+                bodies.add(request(PROMPT + i, ANSWER - 3 * i, i));
+            }
+            together(engine, bodies);
+            done.set(true);
+            assertThat(looks.get(1, TimeUnit.MINUTES)).as("looks").isGreaterThan(10);
+        }
+    }
+
+    private static void assertAddsUp(KvCacheStats stats) {
+        assertThat(stats.byLayer().stream()
+                        .mapToLong(KvCacheStats.Layer::bytesAllocated)
+                        .sum())
+                .isEqualTo(stats.bytesAllocated());
+        assertThat(stats.byLayer().stream()
+                        .mapToLong(KvCacheStats.Layer::bytesCommitted)
+                        .sum())
+                .isEqualTo(stats.bytesCommitted());
+        assertThat(stats.byLayer().stream()
+                        .mapToLong(KvCacheStats.Layer::bytesInUse)
+                        .sum())
+                .isEqualTo(stats.bytesInUse());
+        assertThat(stats.byLayer())
+                .allSatisfy(layer -> assertThat(layer.bytesInUse()).isLessThanOrEqualTo(layer.bytesCommitted()));
+        assertThat(stats.bytesCommitted()).isLessThanOrEqualTo(stats.ledger().pages());
+    }
+
+    /** Four of six layers keep a window of what the request has. */
+    @Test
+    void aSlotCountsWhatItsLazyLayersKeep() throws IOException {
+        try (Engine engine = open("lighttransfer:2;window=8;sinks=2;queries=4", 2, builder -> builder)) {
+            engine.call("/completion", request(PROMPT, ANSWER, 1).put("cache_prompt", true));
+            KvCacheStats stats = engine.kvCacheStats();
+            KvCacheStats.Slot slot = stats.bySlot().stream()
+                    .filter(each -> each.tokens() > 0)
+                    .findFirst()
+                    .orElseThrow();
+            long row = stats.bytesPerToken() / LAYERS;
+            assertThat(stats.lazyLayers().get(slot.slot())).hasSize(LAYERS - 2);
+            assertAddsUp(stats);
+            assertThat(slot.bytesInUse())
+                    .isEqualTo(stats.bytesInUse())
+                    .isBetween(2 * slot.tokens() * row, (2 * slot.tokens() + (LAYERS - 2) * (8 + 2 + 32)) * row);
+        }
     }
 
     @ParameterizedTest
@@ -277,6 +382,33 @@ final class PreemptionTest {
             assertThat(more).as("parts of the answer that nobody had read").isGreaterThan(190);
             unread.close();
             assertThat(engine.kvCacheStats().requestsSuspended()).isZero();
+        }
+    }
+
+    /** The second one waits for room when the first begins, and nothing else runs when that one's reader has stopped. */
+    @ParameterizedTest
+    @ValueSource(strings = {"standard", "streaming:24"})
+    @Timeout(60)
+    void aReaderThatHasStoppedDoesNotHoldUpWhoWaits(String plan) throws IOException {
+        ObjectNode waits = request(120, 60, 2);
+        long budget;
+        String alone;
+        try (Engine engine = open(plan, 1, builder -> builder)) {
+            alone = engine.call("/completion", waits.put("cache_prompt", true))
+                    .path("content")
+                    .asText();
+            budget = engine.kvCacheStats().bytesCommitted() * 15 / 10;
+        }
+        try (Engine engine = open(plan, 2, builder -> builder.kvBudget(budget))) {
+            for (int round = 0; round < 5; round++) {
+                try (Generation unread = engine.complete(request(120, 120, 1).put("stream", true))) {
+                    assertThat(engine.call("/completion", waits.put("cache_prompt", false))
+                                    .path("content")
+                                    .asText())
+                            .isEqualTo(alone);
+                    assertThat(unread.next()).isNotNull();
+                }
+            }
         }
     }
 
