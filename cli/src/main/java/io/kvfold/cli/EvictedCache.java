@@ -20,6 +20,14 @@ final class EvictedCache {
         });
     }
 
+    /** As {@link #most}, or where nothing is evicted from answers, if these are half of so many tokens. */
+    static long mostOfHalves(MemoryEstimate estimate, Eviction eviction, long tokens) {
+        long half = tokens / 2;
+        long ofAnswers =
+                bytes(estimate, tokens, layer -> eviction.answerPeak(layer, estimate.layers(), half, tokens - half));
+        return Math.max(most(estimate, eviction, tokens), eviction.answerPart().isEmpty() ? ofAnswers : 0);
+    }
+
     /** What is left of a prompt of so many tokens. */
     static long left(MemoryEstimate estimate, Eviction eviction, long tokens) {
         return bytes(estimate, tokens, layer -> eviction.budget(layer, estimate.layers(), tokens));

@@ -32,6 +32,7 @@ import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.knowm.xchart.AnnotationLine;
+import org.knowm.xchart.AnnotationText;
 import org.knowm.xchart.BitmapEncoder;
 import org.knowm.xchart.BitmapEncoder.BitmapFormat;
 import org.knowm.xchart.XYChart;
@@ -54,18 +55,19 @@ import picocli.CommandLine.Spec;
         header = "Finds the KV plan and type that cost a model least of those that fit a memory.",
         description = {
             "",
-            "Tries KV types, eviction from prompts in chunks of 512 tokens, lazy layers (as plan lazy) and layers that share"
+            "Tries KV types (--kv-type; f16, q8_0 and q4_0 by default), eviction in chunks, lazy layers (as plan lazy) and layers that share"
                     + " (as plan share), measures on the first half of a text how far each takes the predictions from those"
                     + " with the whole cache in f16, and prints those that no other one is better than in both memory and"
                     + " divergence, with the share of needles that they leave to be found (kvfold eval). The best ones that"
                     + " fit are measured again on the second half, which the search has not seen. Nothing is trained.",
             "",
             "Each plan is tried in the narrowest KV type, and in wider ones only where it could be the best of its size. The"
-                    + " second halves of chunks of --tokens are scored: a lazy layer keeps --recent tokens of such a chunk, and"
-                    + " from its first half tokens are evicted. What lies further back in longer contexts is lost as well.",
+                    + " second halves of chunks of --tokens are scored: a lazy layer keeps --recent tokens of such a chunk."
+                    + " What lies further back in longer contexts is lost as well.",
             "",
-            "Where tokens are evicted, memory is that of prompts as long as --context. What an answer adds stays (answer=N in"
-                    + " the plan ends that for some methods).",
+            "Tokens are evicted from prompts and answers (answer=64 in the plan), so that memory holds contexts of either."
+                    + " Methods that evict from prompts only are counted with contexts of which half is an answer, as is"
+                    + " measured: a longer answer takes more, a longer prompt less.",
             ""
         },
         footerHeading = "%nExamples:%n",
@@ -77,10 +79,10 @@ final class PlanTuneCommand implements Callable<Integer> {
 
     private static final double LEAST_SAME_TOP = 0.9;
     private static final List<Task> NEEDLES = List.of(Task.SINGLE, Task.MULTI_KEY);
-    private static final int QUESTIONS = 5; // of each
     private static final int CHECKED = 3; // of those that fit, on what the search has not seen
     private static final double MIB = 1024 * 1024;
     private static final double LEAST_DRAWN = 1e-5;
+    private static final double LABEL_DISTANCE = 1.06; // on a logarithmic axis, a line of text
 
     @Spec
     @SuppressWarnings("NullAway.Init")
@@ -132,6 +134,13 @@ final class PlanTuneCommand implements Callable<Integer> {
             paramLabel = "N",
             description = "Most recent tokens that a lazy layer keeps. Default: ${DEFAULT-VALUE}.")
     private int recent = 256;
+
+    @Option(
+            names = "--questions",
+            paramLabel = "N",
+            description = "Questions of two kinds about needles in texts of --tokens, put to each of the best; 0: none."
+                    + " Default: ${DEFAULT-VALUE}.")
+    private int questions = 5;
 
     @Option(names = "--plot", paramLabel = "FILE", description = "Draws divergence over memory of all tried (PNG).")
     private @Nullable Path plot;
@@ -185,7 +194,10 @@ final class PlanTuneCommand implements Callable<Integer> {
                 .sorted(Comparator.comparingDouble(Cost::divergence))
                 .limit(CHECKED)
                 .toList();
-        findNeedles(Stream.concat(front.stream(), fitting.stream()).distinct().toList());
+        if (questions > 0) {
+            findNeedles(
+                    Stream.concat(front.stream(), fitting.stream()).distinct().toList());
+        }
         printer.println();
         printer.print(table(front));
         printer.println();
@@ -213,10 +225,10 @@ final class PlanTuneCommand implements Callable<Integer> {
     }
 
     private void checkNumbers() {
-        if (users < 1 || context < 1 || minutes < 1 || chunks < 1 || tokens < 4) {
+        if (users < 1 || context < 1 || minutes < 1 || chunks < 1 || tokens < 4 || questions < 0) {
             throw new ParameterException(
                     spec.commandLine(),
-                    "--users, --context, --minutes and --chunks are 1 or more and --tokens 4 or more");
+                    "--users, --context, --minutes and --chunks are 1 or more, --tokens 4 or more, --questions 0 or more");
         }
         if (recent >= tokens / 2 - KvPlan.DEFAULT_SINKS) {
             throw new ParameterException(
@@ -327,16 +339,16 @@ final class PlanTuneCommand implements Callable<Integer> {
             DivergenceScore divergence = cost.comparison().divergence();
             table.append(String.format(
                     Locale.ROOT,
-                    "| %s | %d | %s | %.4f ± %.4f | %.3f | %.1f%% | %.2f | %.0f%% |%n",
+                    "| %s | %d | %s | %s ± %.4f | %.3f | %.1f%% | %.2f | %s |%n",
                     cost.label(),
                     cost.kvBytes() / ((long) users * context),
                     Values.bytes(cost.kvBytes()),
-                    divergence.mean(),
+                    withoutMinus(divergence.mean()),
                     divergence.standardError(),
                     divergence.quantile(0.999),
                     100 * divergence.sameTop(),
                     cost.comparison().perplexity().perplexity(),
-                    100 * found(cost)));
+                    share(cost)));
         }
         return table.toString();
     }
@@ -353,16 +365,26 @@ final class PlanTuneCommand implements Callable<Integer> {
             Cost cost = checked.get(i);
             table.append(String.format(
                     Locale.ROOT,
-                    "| %s | %s | %.4f ± %.4f | %.4f | %.1f%% | %.0f%% |%n",
+                    "| %s | %s | %.4f ± %.4f | %.4f | %.1f%% | %s |%n",
                     cost.label(),
                     Values.bytes(cost.kvBytes()),
                     cost.divergence(),
                     cost.comparison().divergence().standardError(),
                     fitting.get(i).divergence(),
                     100 * cost.sameTop(),
-                    100 * found(cost)));
+                    share(cost)));
         }
         return table.toString();
+    }
+
+    /** The whole cache is from itself what the rounding of a file makes it, which may be less than nothing. */
+    private static String withoutMinus(double divergence) {
+        return Values.format("%.4f", Math.rint(10_000 * divergence) / 10_000 + 0.0);
+    }
+
+    /** Empty where nothing was asked. */
+    private String share(Cost cost) {
+        return questions == 0 ? "" : Values.format("%.0f%%", 100 * found(cost));
     }
 
     private double found(Cost cost) {
@@ -387,11 +409,12 @@ final class PlanTuneCommand implements Callable<Integer> {
                     engine, Haystack.NOISE, 0, engine.info().model().chatTemplate());
             double sum = 0;
             for (Task task : NEEDLES) {
-                for (int i = 0; i < QUESTIONS; i++) {
-                    sum += evaluation.score(evaluation.question(task, tokens, (double) i / (QUESTIONS - 1), i));
+                for (int i = 0; i < questions; i++) {
+                    double depth = (i + 0.5) / questions;
+                    sum += evaluation.score(evaluation.question(task, tokens, depth, i));
                 }
             }
-            return sum / (NEEDLES.size() * QUESTIONS);
+            return sum / (NEEDLES.size() * questions);
         }
     }
 
@@ -400,7 +423,7 @@ final class PlanTuneCommand implements Callable<Integer> {
                 .width(960)
                 .height(600)
                 .title(Values.format("What KV plans and types cost, %d users of %d tokens", users, context))
-                .xAxisTitle("KV cache, MiB")
+                .xAxisTitle("KV cache, MiB; the vertical line is --memory")
                 .yAxisTitle("KL divergence from the whole cache in f16")
                 .build();
         chart.getStyler().setLegendPosition(LegendPosition.OutsideS);
@@ -421,7 +444,18 @@ final class PlanTuneCommand implements Callable<Integer> {
         families.forEach(
                 (name, members) -> addSeries(chart, name, members).setXYSeriesRenderStyle(XYSeriesRenderStyle.Scatter));
         chart.addAnnotation(new AnnotationLine(memory / MIB, true, false));
+        double right = 1.1 * Math.max(memory, largest(line)) / MIB;
+        for (Cost cost : line) { // above it and to its right, where the line of a front does not go
+            String name = cost.label().replaceAll("standard;evict=|;at=chunk|;answer=\\d+", "");
+            chart.addAnnotation(new AnnotationText(
+                    name, cost.kvBytes() / MIB + 0.05 * right, LABEL_DISTANCE * cost.divergence(), false));
+        }
+        chart.getStyler().setXAxisMax(right);
         BitmapEncoder.saveBitmap(chart, file.toString(), BitmapFormat.PNG);
+    }
+
+    private static long largest(List<Cost> costs) {
+        return costs.stream().mapToLong(Cost::kvBytes).max().orElse(0);
     }
 
     /** The whole cache itself has no place on a logarithmic axis. */

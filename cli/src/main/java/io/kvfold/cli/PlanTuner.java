@@ -72,9 +72,14 @@ final class PlanTuner implements AutoCloseable {
     private static final int SHARING_PART = 4; // of the layers, at most so many share as its reciprocal says
     private static final double[] EVICTION_SHARES = {0.5, 0.25};
 
-    /** Each in chunks, since else the whole prompt is there once. The queries of a question are few. */
-    private static final List<String> EVICTIONS =
-            List.of("tova:%s", "keydiff:%s", "snapkv:%s;queries=16", "lagkv:%s;lag=32", "expected:%s", "knorm:%s");
+    /** In chunks, since else the whole prompt is there once, and from answers where the method does that. A question is short. */
+    private static final List<String> EVICTIONS = List.of(
+            "tova:%s;at=chunk;answer=64",
+            "keydiff:%s;at=chunk;answer=64",
+            "expected:%s;at=chunk",
+            "lagkv:%s;lag=32;at=chunk;answer=64",
+            "snapkv:%s;queries=16;at=chunk",
+            "knorm:%s;at=chunk;answer=64");
 
     /** Ends a search. */
     private static final class OutOfTime extends RuntimeException {
@@ -118,13 +123,13 @@ final class PlanTuner implements AutoCloseable {
         Files.delete(base);
     }
 
-    /** Of all users; under a plan that evicts, of prompts as long as the context. */
+    /** Of all users; what is evicted from prompts only leaves the second half of a context, which is scored, as it is. */
     static long kvBytes(Subject subject, Load load, int ubatchSize) {
         GgufType type = GgufType.ofLabel(subject.type().text()).orElseThrow();
         MemoryEstimate estimate = MemoryEstimate.of(GgufFile.open(subject.model()), subject.plan(), type, type);
         return Optional.ofNullable(subject.plan())
                 .flatMap(KvPlan::eviction)
-                .map(eviction -> load.users() * EvictedCache.most(estimate, eviction, load.context()))
+                .map(eviction -> load.users() * EvictedCache.mostOfHalves(estimate, eviction, load.context()))
                 .orElseGet(
                         () -> estimate.kvBytes((long) load.users() * load.context(), load.users(), false, ubatchSize));
     }
@@ -206,7 +211,8 @@ final class PlanTuner implements AutoCloseable {
             Cost cost = costOf(subject);
             costs.add(cost);
             log.accept(Values.format(
-                    "%s: %s, KL divergence %.5f", cost.label(), Values.bytes(cost.kvBytes()), cost.divergence()));
+                    "%s: %s, KL divergence %.5f",
+                    cost.label(), Values.bytes(cost.kvBytes()), Math.max(0, cost.divergence())));
             return cost;
         }
 
@@ -238,7 +244,7 @@ final class PlanTuner implements AutoCloseable {
             int layers = layers();
             for (double share : EVICTION_SHARES) {
                 for (String method : EVICTIONS) {
-                    String name = "standard;evict=" + String.format(Locale.ROOT, method, share) + ";at=chunk";
+                    String name = "standard;evict=" + String.format(Locale.ROOT, method, share);
                     trial(name, KvPlan.parse(name, layers));
                 }
             }

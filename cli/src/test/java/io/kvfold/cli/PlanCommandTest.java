@@ -207,7 +207,7 @@ final class PlanCommandTest {
     private CommandRun tune(String memory, String... more) throws IOException {
         text = Files.writeString(folder.resolve("long text"), "a quick brown fox jumps over a lazy dog ".repeat(150));
         List<String> all = new ArrayList<>(List.of("--memory", memory, "--context", "1024", "--users", "2"));
-        all.addAll(List.of("--tokens", "1024", "--recent", "64", "--chunks", "1"));
+        all.addAll(List.of("--tokens", "1024", "--recent", "64", "--chunks", "1", "--questions", "1"));
         all.addAll(List.of(more));
         return plan("tune", all.toArray(String[]::new));
     }
@@ -223,7 +223,7 @@ final class PlanCommandTest {
         assertThat(run.out())
                 .contains("standard f16: 768 KiB, KL divergence ", "q8_0 alone: not possible, ") // heads of 16 elements
                 // half of the first chunk of 512 tokens and all of the second
-                .contains("standard;evict=tova:0.5;at=chunk f16: 576 KiB", "standard;evict=knorm:0.25;at=chunk f16: ")
+                .contains("standard;evict=tova:0.5;at=chunk;answer=64 f16: 576 KiB", "standard;evict=snapkv:0.25;")
                 .contains("1 of 3 layers lazy f16: ", "| standard f16 | 384 | 768 KiB |")
                 .contains("The best that fit 600 KiB, on the half of the text that the search has not seen:")
                 .contains("On the text that was not seen: KL divergence ")
@@ -282,7 +282,7 @@ final class PlanCommandTest {
                 "lazy | --kv-plan 0s_1_2;window=8 | has windows of its own",
                 "lazy | --count 1 --threshold 1 | exclude each other",
                 "tune | --memory 1KiB --recent 508 --tokens 1024 | --recent 508 and 4 sinks a lazy layer forgets nothing of the 512",
-                "tune | --memory 1KiB --users 0 | --users, --context, --minutes and --chunks are 1 or more",
+                "tune | --memory 1KiB --users 0 | --users, --context, --minutes and --chunks are 1 or more, --tokens 4 or more",
                 "tune | --memory 1KiB --plot missing/front.png | there is no folder",
                 "tune | --memory 1KiB --kv-plan cla:2 | looks for the plan itself",
                 "evict | --tokens 300 | evicts no tokens; --evict METHOD:BUDGET does",
