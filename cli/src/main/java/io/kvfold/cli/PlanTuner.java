@@ -250,8 +250,14 @@ final class PlanTuner implements AutoCloseable {
             }
         }
 
+        /** Told from the header, before anything is computed for it. */
+        private void checkTaken(KvPlan plan) {
+            kvBytes(with("", plan, whole.type()));
+        }
+
         private void tryLazyLayers(int recent) {
             checkTime();
+            checkTaken(KvPlan.streaming(layers(), recent));
             RetentionSearch search = new RetentionSearch(KvPlan.DEFAULT_SINKS, recent, RetentionSearch.DEFAULT_QUERIES);
             double[] scores;
             try (Engine engine = open(whole)) {
@@ -270,6 +276,7 @@ final class PlanTuner implements AutoCloseable {
             checkTime();
             List<int[]> sequences;
             int layers = layers();
+            checkTaken(KvPlan.parse("cla:2", layers));
             try (Engine engine = open(whole)) {
                 sequences = Calibration.sequences(
                         engine, text, SharingSearch.DEFAULT_SEQUENCES, SharingSearch.DEFAULT_SEQUENCE_TOKENS);

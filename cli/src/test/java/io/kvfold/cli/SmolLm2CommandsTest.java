@@ -189,7 +189,7 @@ final class SmolLm2CommandsTest {
                 "8192",
                 "--users",
                 "4"));
-        all.addAll(List.of("--tokens", "256", "--chunks", "2", "--recent", "32", "--minutes", "2", "--questions", "1"));
+        all.addAll(List.of("--tokens", "128", "--chunks", "2", "--recent", "32", "--minutes", "2", "--questions", "0"));
         all.addAll(List.of(more));
         CommandRun run = CommandRun.of(Engine::builder, all.toArray(String[]::new));
         assertThat(run.exitCode()).as(run.err()).isZero();
