@@ -30,7 +30,8 @@ import picocli.CommandLine.Spec;
         footerHeading = "%nExamples:%n",
         footer = {
             "  kvfold convert TinyLlama-1.1B-Chat-v1.0 tinyllama.gguf",
-            "  kvfold convert tinyllama-lckv-w10-100b lckv.gguf --type q8_0"
+            "  kvfold convert tinyllama-lckv-w10-100b lckv.gguf --type q8_0",
+            "  kvfold convert llama3-8b-instruct-CLA-2 cla2.gguf --kv-plan cla:2"
         })
 final class ConvertCommand implements Callable<Integer> {
 
@@ -54,11 +55,18 @@ final class ConvertCommand implements Callable<Integer> {
     @SuppressWarnings("NullAway.Init")
     private OutputType type;
 
+    @Option(
+            names = {"--kv-plan", "--plan"},
+            paramLabel = "PLAN",
+            description = "Who reads whose keys and values, where the folder does not say it: such as cla:2, or a map"
+                    + " like 0_0_2_2. Keys and values that nobody reads are left out.")
+    private @Nullable String plan;
+
     @Override
     public Integer call() throws IOException {
         Converter.Report report;
         try (Listener listener = new Listener(spec.commandLine().getErr())) {
-            report = Converter.convert(folder, target, type, listener);
+            report = Converter.convert(folder, target, type, plan, listener);
         }
         PrintWriter out = spec.commandLine().getOut();
         KvPlan plan = report.plan();

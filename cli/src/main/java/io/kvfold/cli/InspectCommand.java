@@ -201,14 +201,13 @@ final class InspectCommand implements Callable<Integer> {
                         .filter(AutomaticRetention::isByNumber)
                         .isPresent();
         Optional<Eviction> eviction = Optional.ofNullable(plan).flatMap(KvPlan::eviction);
-        int layers = estimate.layers();
         kv.put(
                 "bytes_in_use_most",
-                eviction.map(which -> rows(estimate, context, layer -> most(which, layer, layers, context)))
+                eviction.map(which -> EvictedCache.most(estimate, which, context))
                         .orElseGet(() -> inUse(estimate, context, lazyAtLeast, false)));
         kv.put(
                 "bytes_in_use_least",
-                eviction.map(which -> rows(estimate, context, layer -> which.budget(layer, layers, context)))
+                eviction.map(which -> EvictedCache.left(estimate, which, context))
                         .orElseGet(() -> inUse(estimate, context, exactly ? lazyAtLeast : undecided, true)));
         if (plan != null && plan.window().isPresent()) {
             layers(plan, plan::usesWindow).forEach(kv.putArray("lazy_layers")::add);
@@ -239,14 +238,6 @@ final class InspectCommand implements Callable<Integer> {
                 .mapToLong(row -> row * (tokens - kept))
                 .sum();
         return all - forgotten;
-    }
-
-    /** What a prompt of so many tokens takes, of which a layer without a window has as many rows as {@code rowsOf} says. */
-    private static long rows(MemoryEstimate estimate, long tokens, IntToLongFunction rowsOf) {
-        long window = Math.min(tokens, estimate.window());
-        return estimate.storage().stream()
-                .mapToLong(layer -> row(layer) * (layer.windowed() ? window : rowsOf.applyAsLong(layer.layer())))
-                .sum();
     }
 
     private static long row(MemoryEstimate.Storage layer) {
@@ -369,14 +360,6 @@ final class InspectCommand implements Callable<Integer> {
         return Values.format(
                 "%s leaves %s of %d tokens when a prompt has ended%s%s%s",
                 eviction.method().label(), left, tokens, skipped, chunks, answers);
-    }
-
-    /** Of so many tokens, whether they are a prompt or, where tokens are evicted from it, an answer. */
-    private static long most(Eviction eviction, int layer, int layers, long tokens) {
-        long prompt = eviction.peak(layer, layers, tokens);
-        return eviction.answerPart().isEmpty()
-                ? prompt
-                : Math.max(prompt, eviction.answerPeak(layer, layers, 1, Math.max(0, tokens - 1)));
     }
 
     private static String span(List<Integer> layers, IntToLongFunction what) {

@@ -62,7 +62,10 @@ final class KeptPlot {
                     "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%d</text>%n",
                     LEFT + WIDTH * tick / TICKS, y + 14, (long) kept.tokens() * tick / TICKS));
         }
-        return out.append(Values.format("</svg>%n")).toString();
+        return out.append(Values.format(
+                        "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">token of the prompt</text>%n</svg>%n",
+                        LEFT + WIDTH / 2, y + 30))
+                .toString();
     }
 
     /** Neighbours of one shade are one rectangle. */

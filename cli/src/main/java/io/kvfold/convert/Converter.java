@@ -13,7 +13,9 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Optional;
 import java.util.function.Consumer;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Converts a Hugging Face model folder into a GGUF file.
@@ -21,6 +23,9 @@ import java.util.function.Consumer;
  * <p>Supported are the {@code model_type}s llama, mistral, qwen2, qwen3, and those of the LCKV project: lckv-llama,
  * opt-llama and cla-llama, whose layers read other layers' keys and values. Weights come from safetensors files of type
  * F32, F16 or BF16, in one file or in shards. A folder without a tokenizer gives a model that takes token ids.
+ *
+ * <p>A folder of sentence-transformers says how embeddings are pooled, which the file then says, too. Its weights may be those
+ * of the layers alone: without {@code model.} before their names, and without an output matrix.
  *
  * <p>What a model folds stands in the file as a {@link KvPlan}:
  *
@@ -71,6 +76,19 @@ public final class Converter {
      */
     public static Report convert(Path folder, Path target, OutputType type, ConversionListener listener)
             throws IOException {
+        return convert(folder, target, type, null, listener);
+    }
+
+    /**
+     * Converts a folder that does not say who reads whose keys and values, or says it in words of its own, as {@link
+     * #convert(Path, Path, OutputType, ConversionListener)} does.
+     *
+     * @param plan as {@link KvPlan#parse(String, int)} takes it, instead of what the folder says; null for that
+     * @throws InvalidPlanException if it is no plan for the model's layers
+     */
+    public static Report convert(
+            Path folder, Path target, OutputType type, @Nullable String plan, ConversionListener listener)
+            throws IOException {
         Path configFile = folder.resolve("config.json");
         if (!Files.exists(configFile)) {
             throw new ModelNotFoundException(
@@ -82,13 +100,16 @@ public final class Converter {
             listener.onWarning(message);
         };
         JsonNode json = Json.read(configFile);
-        HfConfig config = HfConfig.read(configFile, json, warn);
+        HfConfig read = HfConfig.read(configFile, json, warn);
+        HfConfig config = plan == null ? read : read.withPlan(KvPlan.parse(plan, read.layers()));
+        Optional<Pooling> pooling = Pooling.of(folder);
         Safetensors source = Safetensors.open(folder);
         GgufWriter writer = new GgufWriter();
         writeHyperparameters(writer, config, HfConfig.name(json).orElse(nameOf(folder)), type);
+        pooling.ifPresent(how -> writer.put(GgufKeys.poolingType(config.architecture()), how.id()));
         Vocabulary vocabulary = Tokenizers.read(folder, config.vocabulary(), warn);
         vocabulary.write(writer);
-        new SpecialTokens(folder, json, warn).write(writer, vocabulary);
+        new SpecialTokens(folder, json, pooling.isPresent(), warn).write(writer, vocabulary);
         int tensors = Weights.declare(config, source, type, writer, warn);
         writer.write(target, listener::onProgress);
         return new Report(config.architecture(), config.plan(), tensors, Files.size(target), warnings);

@@ -133,6 +133,7 @@ record HfConfig(
             "intermediate_size",
             "layer_types",
             "max_position_embeddings",
+            "max_sequence_length",
             "mlp_bias",
             "model_type",
             "num_attention_heads",
@@ -161,6 +162,26 @@ record HfConfig(
      */
     static HfConfig read(Path file, JsonNode json, Consumer<String> warnings) {
         return new Reader(file, json, warnings).read();
+    }
+
+    /** The same with another plan. */
+    HfConfig withPlan(KvPlan other) {
+        return new HfConfig(
+                architecture,
+                modelType,
+                layers,
+                width,
+                feedForward,
+                heads,
+                headsKv,
+                headSize,
+                vocabulary,
+                contextLength,
+                normEpsilon,
+                rope,
+                tiedEmbeddings,
+                permutesHeads,
+                other);
     }
 
     private static final class Reader {
@@ -193,7 +214,11 @@ record HfConfig(
             if (headSize % 2 != 0) {
                 throw error("head_dim " + headSize + " is odd, rotary embeddings need pairs");
             }
-            int contextLength = integer("max_position_embeddings", null, 1, Integer.MAX_VALUE);
+            // the name of the first conversions of Llama
+            @Nullable
+            Integer stated =
+                    present("max_sequence_length") ? integer("max_sequence_length", null, 1, Integer.MAX_VALUE) : null;
+            int contextLength = integer("max_position_embeddings", stated, 1, Integer.MAX_VALUE);
             boolean qwen = modelType.equals("qwen2") || modelType.equals("qwen3");
             return new HfConfig(
                     qwen ? modelType : "llama",

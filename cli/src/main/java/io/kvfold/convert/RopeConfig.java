@@ -19,6 +19,8 @@ import java.util.Set;
  */
 record RopeConfig(String type, double theta, int contextLength, Map<String, Double> parameters) {
 
+    private static final String ATTENTION_FACTOR = "attention_factor";
+
     private static final Map<String, Set<String>> KEYS = Map.of(
             "default", Set.of(),
             "linear", Set.of("factor"),
@@ -29,7 +31,7 @@ record RopeConfig(String type, double theta, int contextLength, Map<String, Doub
                             "original_max_position_embeddings",
                             "beta_fast",
                             "beta_slow",
-                            "attention_factor",
+                            ATTENTION_FACTOR,
                             "mscale",
                             "mscale_all_dim"));
 
@@ -49,7 +51,8 @@ record RopeConfig(String type, double theta, int contextLength, Map<String, Doub
         Map<String, Double> parameters = new HashMap<>();
         double theta = config.path("rope_theta").asDouble(10000);
         for (Map.Entry<String, JsonNode> entry : rope.properties()) {
-            String key = entry.getKey();
+            // two names of one number, also to llama.cpp's own converter
+            String key = entry.getKey().equals("attn_factor") ? ATTENTION_FACTOR : entry.getKey();
             JsonNode value = entry.getValue();
             if (key.equals("rope_type") || key.equals("type") || value.isNull()) {
                 continue;
@@ -68,6 +71,9 @@ record RopeConfig(String type, double theta, int contextLength, Map<String, Doub
             }
             if (key.equals("rope_theta")) {
                 theta = value.asDouble();
+            } else if (!parameters.getOrDefault(key, value.asDouble()).equals(value.asDouble())) {
+                throw new InvalidModelException(file + ": " + source + " has attention_factor and attn_factor, and they"
+                        + " differ: " + parameters.get(key) + " and " + value);
             } else {
                 parameters.put(key, value.asDouble());
             }
@@ -135,8 +141,8 @@ record RopeConfig(String type, double theta, int contextLength, Map<String, Doub
 
     /** transformers' _compute_yarn_parameters. */
     private double attentionFactor() {
-        if (parameters.containsKey("attention_factor")) {
-            return parameter("attention_factor", 1);
+        if (parameters.containsKey(ATTENTION_FACTOR)) {
+            return parameter(ATTENTION_FACTOR, 1);
         }
         if (parameters.containsKey("mscale") && parameters.containsKey("mscale_all_dim")) {
             return magnitudeScale(parameter("mscale", 1)) / magnitudeScale(parameter("mscale_all_dim", 1));

@@ -29,12 +29,15 @@ final class SpecialTokens {
     private final Path folder;
     private final JsonNode modelConfig;
     private final Optional<JsonNode> tokenizerConfig;
+    private final boolean embeds;
     private final Consumer<String> warnings;
 
-    SpecialTokens(Path folder, JsonNode modelConfig, Consumer<String> warnings) throws IOException {
+    /** @param embeds whether the last token of a text is what embeddings are taken from, whatever else may end an answer */
+    SpecialTokens(Path folder, JsonNode modelConfig, boolean embeds, Consumer<String> warnings) throws IOException {
         this.folder = folder;
         this.modelConfig = modelConfig;
         this.tokenizerConfig = Json.readIfPresent(folder.resolve(CONFIG_FILE));
+        this.embeds = embeds;
         this.warnings = warnings;
     }
 
@@ -65,7 +68,12 @@ final class SpecialTokens {
         }
         Optional<Template> template = template(ids);
         template.map(Template::first).ifPresent(first -> special.putIfAbsent("bos", first));
-        template.map(Template::last).ifPresent(last -> special.putIfAbsent("eos", last));
+        template.map(Template::last).ifPresent(last -> {
+            if (embeds) {
+                special.put("eos", last);
+            }
+            special.putIfAbsent("eos", last);
+        });
         vocabulary.special().forEach(special::putIfAbsent);
         special.forEach((name, id) -> writer.put("tokenizer.ggml." + NAMES.get(name) + "_token_id", id));
         boolean sentencePiece = vocabulary.model().equals("llama");

@@ -20,10 +20,15 @@ import org.jspecify.annotations.Nullable;
 /** Finds the tensors of a model in a folder, checks their shapes and declares them in a GGUF file. */
 final class Weights {
 
+    private static final String PREFIX = "model.";
+    private static final String EMBEDDINGS = "embed_tokens.weight";
+    private static final String OUTPUT = "lm_head.weight";
+
     private final HfConfig config;
     private final Safetensors source;
     private final OutputType outputType;
     private final GgufWriter writer;
+    private final String prefix; // of all names but the output matrix
     private final Set<String> used = new HashSet<>();
     private int declared;
 
@@ -32,6 +37,9 @@ final class Weights {
         this.source = source;
         this.outputType = outputType;
         this.writer = writer;
+        // what is saved of a model without its head
+        boolean bare = source.find(PREFIX + EMBEDDINGS) == null && source.find(EMBEDDINGS) != null;
+        this.prefix = bare ? "" : PREFIX;
     }
 
     /**
@@ -44,27 +52,29 @@ final class Weights {
     static int declare(
             HfConfig config, Safetensors source, OutputType outputType, GgufWriter writer, Consumer<String> warnings) {
         Weights weights = new Weights(config, source, outputType, writer);
-        weights.declareAll();
+        weights.declareAll(warnings);
         weights.checkNothingIsLeft(warnings);
         return weights.declared;
     }
 
-    private void declareAll() {
+    private void declareAll(Consumer<String> warnings) {
         config.rope().frequencyFactors(config.headSize()).ifPresent(this::declareFrequencyFactors);
-        matrix("token_embd.weight", "model.embed_tokens.weight", config.vocabulary(), config.width(), 0);
+        matrix("token_embd.weight", prefix + EMBEDDINGS, config.vocabulary(), config.width(), 0);
         for (int layer = 0; layer < config.layers(); layer++) {
             declareLayer(layer);
         }
-        vector("output_norm.weight", "model.norm.weight", config.width(), 0);
+        vector("output_norm.weight", prefix + "norm.weight", config.width(), 0);
         if (config.tiedEmbeddings()) {
-            used.add("lm_head.weight");
+            used.add(OUTPUT);
+        } else if (prefix.isEmpty() && source.find(OUTPUT) == null) {
+            warnings.accept("there is no output matrix, so the file can embed texts and not continue them");
         } else {
-            matrix("output.weight", "lm_head.weight", config.vocabulary(), config.width(), 0);
+            matrix("output.weight", OUTPUT, config.vocabulary(), config.width(), 0);
         }
     }
 
     private void declareLayer(int layer) {
-        String from = "model.layers." + layer + ".";
+        String from = prefix + "layers." + layer + ".";
         String attention = from + "self_attn.";
         String to = "blk." + layer + ".";
         int width = config.width();
@@ -193,9 +203,9 @@ final class Weights {
     /** The layer, if {@code name} is a key or value tensor of one that produces none; otherwise -1. */
     private int consumerOf(String name) {
         for (int layer = 0; layer < config.layers(); layer++) {
-            String prefix = "model.layers." + layer + ".self_attn.";
+            String attention = prefix + "layers." + layer + ".self_attn.";
             if (!config.plan().isProducer(layer)
-                    && (name.startsWith(prefix + "k_proj.") || name.startsWith(prefix + "v_proj."))) {
+                    && (name.startsWith(attention + "k_proj.") || name.startsWith(attention + "v_proj."))) {
                 return layer;
             }
         }

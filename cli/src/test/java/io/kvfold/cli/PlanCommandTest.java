@@ -207,7 +207,7 @@ final class PlanCommandTest {
     private CommandRun tune(String memory, String... more) throws IOException {
         text = Files.writeString(folder.resolve("long text"), "a quick brown fox jumps over a lazy dog ".repeat(150));
         List<String> all = new ArrayList<>(List.of("--memory", memory, "--context", "1024", "--users", "2"));
-        all.addAll(List.of("--tokens", "1024", "--recent", "64", "--chunks", "1"));
+        all.addAll(List.of("--tokens", "1024", "--recent", "64", "--chunks", "1", "--questions", "1"));
         all.addAll(List.of(more));
         return plan("tune", all.toArray(String[]::new));
     }
@@ -222,12 +222,35 @@ final class PlanCommandTest {
         assertThat(run.exitCode()).as(run.err()).isZero();
         assertThat(run.out())
                 .contains("standard f16: 768 KiB, KL divergence ", "q8_0 alone: not possible, ") // heads of 16 elements
-                .contains("| tiny standard f16 | 384 | 768 KiB |", "On the text that was not seen: KL divergence ")
-                .contains(".contextSize(1024).slots(2)");
-        KvPlan printed = printedPlan(run);
-        assertThat(printed.isStandard()).isFalse();
+                // half of the first chunk of 512 tokens and all of the second
+                .contains("standard;evict=tova:0.5;at=chunk;answer=64 f16: 576 KiB", "standard;evict=snapkv:0.25;")
+                .contains("1 of 3 layers lazy f16: ", "| standard f16 | 384 | 768 KiB |")
+                .contains("The best that fit 600 KiB, on the half of the text that the search has not seen:")
+                .contains("On the text that was not seen: KL divergence ")
+                .contains(".contextSize(1024).slots(2).kvBudget(614400L)", " --kv-budget 614400");
+        Matcher builder = Pattern.compile("KvPlan\\.parse\\(\"(.*)\", 3\\)").matcher(run.out());
+        assertThat(builder.find()).as(run.out()).isTrue();
+        KvPlan printed = KvPlan.parse(builder.group(1), 3);
+        assertThat(run.out()).contains("--kv-plan '" + builder.group(1) + "' --kv-type f16");
+        assertThat(printed).isNotEqualTo(KvPlan.standard(3));
         assertThat(GgufKvPlan.read(GgufFile.open(out))).contains(printed);
         assertThat(ImageIO.read(plot.toFile()).getWidth()).isEqualTo(960);
+    }
+
+    /** What the table says of plans that were measured, each of which is the least in bytes so far. */
+    @Test
+    void printsNoneThatAnotherOneIsBetterThan() throws IOException {
+        List<double[]> front = Pattern.compile("\\| .* \\| (\\d+) \\| [^|]* \\| (-?[0-9.]+) ± ")
+                .matcher(tune("600KiB").out())
+                .results()
+                .map(row -> new double[] {Double.parseDouble(row.group(1)), Double.parseDouble(row.group(2))})
+                .toList();
+
+        assertThat(front).hasSizeGreaterThan(1);
+        for (int i = 1; i < front.size(); i++) {
+            assertThat(front.get(i)[0]).isLessThanOrEqualTo(front.get(i - 1)[0]);
+            assertThat(front.get(i)[1]).isGreaterThanOrEqualTo(front.get(i - 1)[1]);
+        }
     }
 
     @Test
@@ -258,6 +281,10 @@ final class PlanCommandTest {
                 "lazy | --recent 64 --tokens 80 | take 100",
                 "lazy | --kv-plan 0s_1_2;window=8 | has windows of its own",
                 "lazy | --count 1 --threshold 1 | exclude each other",
+                "tune | --memory 1KiB --recent 508 --tokens 1024 | --recent 508 and 4 sinks a lazy layer forgets nothing of the 512",
+                "tune | --memory 1KiB --users 0 | --users, --context, --minutes and --chunks are 1 or more, --tokens 4 or more",
+                "tune | --memory 1KiB --plot missing/front.png | there is no folder",
+                "tune | --memory 1KiB --kv-plan cla:2 | looks for the plan itself",
                 "evict | --tokens 300 | evicts no tokens; --evict METHOD:BUDGET does",
                 "evict | --evict knorm:301 --tokens 300 | the text has 300 tokens, and evict=knorm:301 keeps 301",
                 "evict | --evict knorm:0.999 --tokens 20 --kv-plan 0_1_1;evict=knorm:9 | both say what evicts",

@@ -139,6 +139,7 @@ final class SmolLm2CommandsTest {
     }
 
     /** Nothing is forgotten within a window that holds the whole chunk. */
+    @Tag("quick")
     @ParameterizedTest
     @CsvSource({
         "streaming:512",
@@ -151,6 +152,7 @@ final class SmolLm2CommandsTest {
                 .isCloseTo(1, within(1e-3));
     }
 
+    @Tag("quick")
     @Test
     void runsGemmaWithItsOwnWindowsAndRefusesPlansForIt() {
         CommandRun run = kvfold(
@@ -171,6 +173,47 @@ final class SmolLm2CommandsTest {
                 kvfold(DownloadedModels.gemma3(), "generate", "-p", "x", "--ctx", "512", "--kv-plan", "cla:2");
         assertThat(planned.exitCode()).isNotZero();
         assertThat(planned.err()).contains("gemma3").hasLineCount(1);
+    }
+
+    private static CommandRun tune(Path model, String memory, String... more) {
+        List<String> all = new ArrayList<>(List.of(
+                "plan",
+                "tune",
+                "--model",
+                model.toString(),
+                "--text",
+                TEXT.toString(),
+                "--memory",
+                memory,
+                "--context",
+                "8192",
+                "--users",
+                "4"));
+        all.addAll(List.of("--tokens", "128", "--chunks", "2", "--recent", "32", "--minutes", "2", "--questions", "0"));
+        all.addAll(List.of(more));
+        CommandRun run = CommandRun.of(Engine::builder, all.toArray(String[]::new));
+        assertThat(run.exitCode()).as(run.err()).isZero();
+        return run;
+    }
+
+    @Test
+    void recommendsATypeBeforeAPlanWhereItFits() {
+        CommandRun run = tune(DownloadedModels.smolLm2(), "400MiB"); // f16 takes 720 MiB, q8_0 383
+
+        assertThat(run.out())
+                .contains("\n--kv-type q8_0 --ctx-size 8192 --slots 4 --kv-budget 419430400\n")
+                .contains("standard;evict=tova:0.5;at=chunk;answer=64 q4_0: ")
+                .doesNotContain("It is not worth it");
+    }
+
+    @Test
+    void triesOnlyTypesOnAModelWithWindowsOfItsOwn() {
+        CommandRun run = tune(DownloadedModels.gemma3(), "48MiB");
+
+        assertThat(run.out())
+                .contains(
+                        "eviction: not possible, ", "lazy layers: not possible, ", "layers that share: not possible, ")
+                .containsPattern("--kv-type q[48]_0 --ctx-size 8192");
     }
 
     /** Each script says "ok" of a feature that it has used, and ends with an error at the first that does not hold. */

@@ -11,6 +11,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Random;
@@ -110,6 +111,31 @@ final class ModelFolder {
 
     ModelFolder set(String key, Object value) {
         config.set(key, MAPPER.valueToTree(value));
+        return this;
+    }
+
+    ModelFolder unset(String key) {
+        config.remove(key);
+        return this;
+    }
+
+    /** Leaves out the output matrix, and {@code model.} before the other names. */
+    ModelFolder withoutHead() {
+        remove("lm_head.weight");
+        for (String name : List.copyOf(tensors.keySet())) {
+            tensors.put(name.replaceFirst("^model\\.", ""), Objects.requireNonNull(tensors.remove(name)));
+        }
+        return this;
+    }
+
+    /** What sentence-transformers adds. */
+    ModelFolder pooling(Map<String, Object> how) {
+        try {
+            Path file = Files.createDirectories(path.resolve("1_Pooling")).resolve("config.json");
+            MAPPER.writeValue(file.toFile(), how);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
         return this;
     }
 

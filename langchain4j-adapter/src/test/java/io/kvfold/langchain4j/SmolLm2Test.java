@@ -106,6 +106,7 @@ class SmolLm2Test {
                 .isGreaterThanOrEqualTo(usage(first).inputTokenCount());
     }
 
+    @Tag("quick")
     @Test
     void streamsTheSameAnswer() {
         TestStreamingChatResponseHandler handler = new TestStreamingChatResponseHandler();
@@ -134,6 +135,7 @@ class SmolLm2Test {
     }
 
     /** A required call is the grammar's doing; that the numbers are those of the question is the model's. */
+    @Tag("quick")
     @Test
     void callsAToolOfAnAiService() {
         Calculator calculator = new Calculator();
@@ -167,6 +169,7 @@ class SmolLm2Test {
     }
 
     /** That nothing is missing is the grammar's doing; what is in it is the model's. */
+    @Tag("quick")
     @Test
     void extractsAPojo() {
         KvfoldChatModel model = KvfoldChatModel.builder()
@@ -225,6 +228,7 @@ class SmolLm2Test {
     }
 
     /** The model was trained for none of these: it writes nonsense, in exactly the memory that the plan says. */
+    @Tag("quick")
     @ParameterizedTest
     @CsvSource({"cla:2, 15", "mlkv:10, 10", "lckv:2, 3", "pizza-bottom:10, 10", "sandwich-middle:10, 10", "yoco:512, 16"
     })

@@ -71,6 +71,11 @@ public final class GgufKeys {
         return architecture + ".attention.kv_eviction";
     }
 
+    /** Uint32: how embeddings of tokens become one of a text: 0 not at all, 1 their mean, 2 the first one, 3 the last one. */
+    public static String poolingType(String architecture) {
+        return architecture + ".pooling_type";
+    }
+
     /**
      * Uint32, {@code n_swa} of llama.cpp: a query at position {@code p} sees the keys at positions greater than
      * {@code p - n_swa}, so that {@code n_swa} counts the query's own token.
