@@ -677,7 +677,7 @@ static void marks_leave_the_same_positions_as_a_plain_loop(const std::string & a
         uint32_t              position;
         std::vector<uint32_t> marked_by = {}; // since tokens were evicted last
         double                before    = 0;  // how often it had been marked then
-        uint32_t              last      = 0;  // query, plus one
+        uint32_t              last      = 0;  // which query did, plus one
     };
     const std::string plan   = answering(attributes);
     const auto        parsed = kvfold_plan_parse(plan, 4);
@@ -714,7 +714,6 @@ static void marks_leave_the_same_positions_as_a_plain_loop(const std::string & a
                 for (size_t i = 0; i < shares.size(); ++i) {
                     if (shares[i] >= 1.0/(n + 1)) {
                         rows[h][i].marked_by.push_back(n);
-                        rows[h][i].last = n + 1;
                     }
                 }
             }
@@ -724,15 +723,21 @@ static void marks_leave_the_same_positions_as_a_plain_loop(const std::string & a
         if (n + 1 == n_all || !(ends_a_part(n + 1) || in_chunks) || n_had <= std::min(n_most, window + newest)) {
             continue;
         }
-        const auto is_marked = [&](const row & each) { return each.last > 0 && each.last + window > n + 1; };
-        const auto is_newest = [&](const row & each) { return &each >= &rows[0][0] && &each - &rows[0][0] < (ptrdiff_t) n_had ? &each - &rows[0][0] >= (ptrdiff_t) (n_had - newest)
-                                                                                                                         : &each - &rows[1][0] >= (ptrdiff_t) (n_had - newest); };
+        const auto last      = [&](const row & each) { // as far as one of those that decide, now or before
+            return each.marked_by.empty() || each.marked_by.back() + 1 + window <= n + 1 ? each.last : each.marked_by.back() + 1;
+        };
+        const auto is_marked = [&](const row & each) { return last(each) > 0 && last(each) + window > n + 1; };
+        const auto is_newest = [&](size_t i) { return i + newest >= n_had; };
         const auto count     = [&](const row & each) {
             return each.before + (double) std::count_if(each.marked_by.begin(), each.marked_by.end(), [&](uint32_t by) { return by + 1 + window > n + 1; });
         };
         size_t n_kept = 0;
         for (uint32_t h = 0; h < 2; ++h) {
-            n_kept = std::max<size_t>(n_kept, std::count_if(rows[h].begin(), rows[h].end(), [&](const row & each) { return is_marked(each) || is_newest(each); }));
+            size_t n_wanted = 0;
+            for (size_t i = 0; i < n_had; ++i) {
+                n_wanted += is_marked(rows[h][i]) || is_newest(i);
+            }
+            n_kept = std::max(n_kept, n_wanted);
         }
         n_kept = std::min<size_t>(n_kept, n_most);
         if (n_kept == n_had) {
@@ -744,7 +749,7 @@ static void marks_leave_the_same_positions_as_a_plain_loop(const std::string & a
             std::iota(order.begin(), order.end(), 0);
             const auto worth = [&](uint32_t i) {
                 const row & each = rows[h][i];
-                return is_newest(each) ? std::make_pair(2, 0.0) : is_marked(each) ? std::make_pair(1, count(each)) : std::make_pair(0, (double) each.last);
+                return is_newest(i) ? std::make_pair(2, 0.0) : is_marked(each) ? std::make_pair(1, count(each)) : std::make_pair(0, (double) last(each));
             };
             std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return worth(a) != worth(b) ? worth(a) > worth(b) : a > b; });
             order.resize(n_kept);
@@ -752,7 +757,7 @@ static void marks_leave_the_same_positions_as_a_plain_loop(const std::string & a
             std::vector<row> kept;
             for (const uint32_t i : order) {
                 const row & each = rows[h][i];
-                kept.push_back({ each.position, {}, is_marked(each) ? count(each) : 0, each.last });
+                kept.push_back({ each.position, {}, is_marked(each) ? count(each) : 0, last(each) });
             }
             rows[h] = kept;
         }

@@ -16,7 +16,7 @@ namespace kvfold {
 struct evicted {
     std::vector<llama_pos> points;      // tokens that the sequence had each time it lost some, ascending
     std::vector<llama_pos> begins;      // those that it had when the prompt, or its chunk, that ended there began; in an answer the same
-    std::vector<llama_pos> prompts;     // where noise is added: those that it had when the prompt of an answer had ended; of a prompt the point
+    std::vector<llama_pos> prompts;     // where noise is added: those that it had when the prompt had ended to which the tokens before the beginning answer
     llama_pos              prompt = 0;  // those that it had when its last prompt had ended
     uint32_t               n_cells = 0; // of the tokens up to the last point
     std::vector<uint32_t>  n_rows;      // by producer, in the first of these cells

@@ -166,21 +166,24 @@ void evictor::vote(const kv_ubatch_part & part, int il, const float * votes, int
     }
 }
 
-llama_pos evictor::prompt_before(const sequence & seq, llama_pos pos) const {
-    if (seq.answer == INT32_MAX) {
-        return seq.prompt;
-    }
+size_t evictor::point_after(const sequence & seq, llama_pos pos) {
     const auto & points = seq.before.points;
-    const size_t i      = std::upper_bound(points.begin(), points.end(), pos) - points.begin();
-    return i < points.size() ? seq.before.prompts[i] : seq.answer;
+    return (size_t) (std::upper_bound(points.begin(), points.end(), pos) - points.begin());
 }
 
 float evictor::temperature(const kv_ubatch_part & part, int32_t prefill, llama_pos query) const {
     const sequence & seq    = sequences[part.seq_id];
-    const bool       answer = seq.answer < INT32_MAX || stage_of_part(part, prefill) == stage::GENERATED;
-    const llama_pos  n      = answer ? std::max(0, query + 1 - prompt_before(seq, query)) : 0;
-    const auto       steps  = (llama_pos) evict_parameter_of(plan, "steps");
-    return 1 + (float) std::min(n, steps)/(float) steps;
+    llama_pos        prompt = INT32_MAX; // has ended there, if the query is one of an answer
+    if (seq.answer == INT32_MAX) {
+        prompt = stage_of_part(part, prefill) == stage::GENERATED ? seq.prompt : prompt;
+    } else if (const size_t i = point_after(seq, query); i == seq.before.points.size()) {
+        prompt = seq.answer;
+    } else {
+        prompt = query < seq.before.begins[i] ? seq.before.prompts[i] : prompt;
+    }
+    const auto      steps = (llama_pos) evict_parameter_of(plan, "steps");
+    const llama_pos n     = query < prompt ? 0 : std::min(query + 1 - prompt, steps);
+    return 1 + (float) n/(float) steps;
 }
 
 void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kept_queries & kept) {
@@ -219,7 +222,8 @@ void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kep
                 seq.kept = {};
             }
             if (seq.answer == INT32_MAX) {
-                seq.prompt = part.n_tokens();
+                seq.previous = seq.prompt;
+                seq.prompt   = part.n_tokens();
             }
             seq.in_prompt = false;
             seq.due       = true;
@@ -475,7 +479,8 @@ void evictor::evict(llama_seq_id seq_id) {
         seq.votes_left = seq.votes;
     }
     if (evicts_by_noise(plan)) {
-        seq.prompts.push_back(seq.answers ? prompt_before(seq, (llama_pos) n_tokens - 1) : (llama_pos) n_tokens);
+        const size_t i = point_after(seq, (llama_pos) n_tokens - 1);
+        seq.prompts.push_back(i < seq.before.points.size() ? seq.before.prompts[i] : seq.answers || seq.in_prompt ? seq.prompt : seq.previous);
     }
     seq.begins.push_back(seq.answers ? (llama_pos) n_tokens : std::max(seq.begin, seq.n_compact()));
     seq.points.push_back((llama_pos) n_tokens);

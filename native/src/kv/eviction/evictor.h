@@ -156,7 +156,8 @@ private:
         uint32_t                                     n_scored = 0; // tokens of its prompt, likewise
         std::vector<uint32_t>                        voted_on;     // its cells, while votes of a ubatch come in
 
-        llama_pos begin = 0; // of its prompt
+        llama_pos begin    = 0; // of its prompt
+        llama_pos previous = 0; // where the one before that had ended, when it has
 
         // while it is computed again: as it was before, and where its answer begins
         evicted   before;
@@ -165,8 +166,8 @@ private:
 
     void evict(llama_seq_id seq_id);
 
-    // How many tokens it had when the prompt had ended to which the token at this position answers, if it is of an answer.
-    llama_pos prompt_before(const sequence & seq, llama_pos pos) const;
+    // While it is computed again: which of the points before comes next after the token at this position.
+    static size_t point_after(const sequence & seq, llama_pos pos);
 
     // What of the sums of votes belongs to the first tokens of a sequence, of which none has gone since it lost some last.
     votes_by_head votes_of_first(const sequence & seq, llama_pos n_tokens) const;
