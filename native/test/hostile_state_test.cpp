@@ -312,6 +312,17 @@ static void test_votes() {
     CHECK_EQUAL(ask(e, json::object()).object().value("content", ""), fresh.object().value("content", "-"));
 }
 
+// Of marks, or beside the ends of prompts.
+static void test_other_votes(const char * plan) {
+    remove(path.c_str());
+    const engine e({ { "model", tiny_model() }, { "ctx-size", 256 }, { "parallel", 1 }, { "threads", 1 }, { "kv-plan", plan } });
+    const answer fresh = ask(e, { { "load", path }, { "save", path }, { "strict", true } });
+    CHECK_EQUAL(fresh.status, (int) KVFOLD_OK);
+    survives_random_changes(e, read_file(path));
+    survives_cells_that_are_no_numbers(e, read_file(path));
+    CHECK_EQUAL(ask(e, json::object()).object().value("content", ""), fresh.object().value("content", "-"));
+}
+
 int main() {
     test_plan(nullptr, false);
     test_plan("1_1", false);           // layer 0 reads upward
@@ -325,6 +336,8 @@ int main() {
     test_plan("standard;evict=knorm:200", false, false, false, 8 + 4); // more than there are
     test_eviction();
     test_votes();
+    test_other_votes("standard;evict=keyformer:20;answer=8");
+    test_other_votes("standard;evict=corm:30;queries=8;newest=8;answer=8");
     const engine e({ { "model", tiny_model() }, { "ctx-size", 256 }, { "parallel", 1 }, { "threads", 1 } });
     checks_its_arguments(e);
     says_what_cannot_be_written(e);

@@ -86,8 +86,13 @@ costs costs_of(const common_params & params, const model_facts & facts, const kv
     if (!flash) {
         sum.masked += 4*(double) facts.heads; // products of queries and keys
     }
+    double noises = 1; // heads that read the same keys
+    for (size_t il = 0; evicts_by_noise(plan) && il < facts.k_elements.size(); il++) {
+        noises = facts.k_elements[il] > 0 ? std::max(noises, (double) facts.embedding/(double) facts.k_elements[il]) : noises;
+    }
     if (plan.is_automatic() || (evicts_by_queries(plan) && !evicts_by_moments(plan))) {
-        sum.scored = 2*4.0*(evicts_by_all_queries(plan) ? params.n_ubatch : plan.n_queries*params.n_parallel) + 4*8*(double) facts.heads; // kv/graph/scores.cpp, build_score
+        const double queries = evicts_by_all_queries(plan) ? params.n_ubatch : plan.n_queries*params.n_parallel;
+        sum.scored = 4*(1 + noises)*queries + 4*8*(double) facts.heads; // kv/graph/scores.cpp, build_score
     }
     const double kept = evicts_by_moments(plan) ? (double) facts.layers : 0; // queries of every layer
     sum.computed = 4*((double) facts.vocabulary + (16 + kept)*(double) facts.embedding);

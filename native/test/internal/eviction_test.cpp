@@ -7,6 +7,7 @@
 
 #include "kv/eviction/choice.h"
 #include "kv/eviction/evictor.h"
+#include "kv/eviction/gumbel.h"
 #include "kv/eviction/kept_tokens.h"
 #include "kv/eviction/method.h"
 #include "kv/eviction/rows.h"
@@ -84,6 +85,12 @@ static void methods_choose_what_their_papers_say() {
     };
     check(by_votes("evict=chunkkv:5;queries=2;kernel=1;chunk=8", 12) == by_votes("evict=snapkv:5;queries=2;kernel=1", 12), "without a chunk it is snapkv");
     check(by_votes("evict=chunkkv:8;queries=7;kernel=1;chunk=5", 11).size() <= 8, "chunks are no more than the budget");
+    // two heads, of whose tokens the last three queries of six have marked two and one, beside the newest one
+    const kvfold_plan corm = kvfold_plan_parse("standard;evict=corm:5;queries=3;newest=1", 1);
+    const std::vector<std::vector<float>> marks = { { 2, 1, 9, 0, 0, 0 }, { 0, 0, 0, 0, 5, 0 }, { 6, 4, 3, 0, 0, 6 }, { 0, 1, 0, 2, 6, 6 } };
+    check(choose_marked(corm, marks, 6, 5) == std::vector<rows_t>({ { 0, 1, 5 }, { 3, 4, 5 } }), "what is marked stays, and in the other head what was last");
+    check(choose_marked(corm, marks, 6, 2) == std::vector<rows_t>({ { 0, 5 }, { 4, 5 } }), "where that is too much what was marked most often");
+    check(choose_marked(corm, marks, 5, 5)[0] == rows_t({ 0, 1, 2, 5 }), "a query is among the last ones until others have come");
     const head_rows nan = { 4, { NAN, 1, 1, 1, NAN, NAN, 2, 2 }, {} };
     check(keep_highest(evict_scores(kvfold_plan_parse("standard;evict=knorm:2", 1), nan, 2), 2).size() == 2, "keys that are no numbers are rows as well");
 }
@@ -100,6 +107,9 @@ static void budgets_are_tokens_or_shares() {
     check(kvfold_plan_parse("standard;evict=snapkv:100;at=chunk:64", 2).str() == "0_1;evict=snapkv:100;at=chunk:64", "but another size");
     check(kvfold_plan_parse("standard;evict=knorm:64;at=end", 2).str() == "0_1;evict=knorm:64", "nor that all is done at the end");
     check(kvfold_plan_parse("standard;answer=064;skip=1;at=chunk;evict=tova:64", 2).str() == "0_1;evict=tova:64;at=chunk;answer=64;skip=1", "answers lose tokens");
+    check(kvfold_plan_parse("standard;evict=corm:1.0;newest=8;queries=16;at=chunk:16;answer=1", 2).str() == "0_1;evict=corm:1;queries=16;newest=8;at=chunk:16;answer=1",
+          "fewer tokens than queries may come between");
+    check(kvfold_plan_parse("standard;evict=keyformer:0.5;sample=8;recency=0;seed=0;steps=256", 2).str() == "0_1;evict=keyformer:0.5;recency=0;seed=0;sample=8", "noise has a seed");
     for (const char * text : { "standard;evict=knorm", "standard;evict=knorm:0", "standard;evict=knorm:0.0", "standard;evict=knorm:1.5",
                                "standard;evict=nothing:5", "standard;evict=:5", "standard;evict=knorm:5;lag=4", "standard;lag=4", "standard;evict=knorm:5;queries=4", "standard;queries=4",
                                "standard;evict=snapkv:64", "standard;evict=snapkv:100;kernel=4", "1_1;evict=snapkv:100", "standard;skip=0",
@@ -107,6 +117,9 @@ static void budgets_are_tokens_or_shares() {
                                "standard;evict=knorm:64;at=soon", "standard;evict=snapkv:100;at=chunk:63", "standard;evict=observed:64;at=chunk",
                                "standard;answer=64", "standard;evict=knorm:64;answer=0", "standard;evict=knorm:64;answer=", "standard;evict=knorm:64;answer=1000000000",
                                "standard;evict=snapkv:100;answer=64", "standard;evict=observed:100;answer=64", "standard;evict=expected:100;answer=64", "standard;evict=rkv:100;answer=7", "standard;evict=rkv:8", "standard;evict=rkv:100;kernel=4",
+                               "standard;evict=corm:256", "standard;evict=corm:300;newest=0", "standard;evict=corm:300;queries=513", "standard;evict=corm:300;sample=2",
+                               "standard;evict=keyformer:100;recency=101", "standard;evict=keyformer:100;steps=0", "standard;evict=keyformer:100;queries=8",
+                               "standard;evict=h2o:100;sample=0", "standard;evict=h2o:100;seed=2", "1_1;evict=corm:300",
                                "standard;evict=lagkv:5;lag=1", "standard;evict=knorm:5;skip=0_1", "standard;evict=knorm:5;evict=knorm:5",
                                "streaming:8;evict=knorm:5", "simlayerkv:0.9;evict=knorm:5", "0_0s;window=4;evict=knorm:5", "standard;evict" }) {
         bool refused = false;
@@ -117,6 +130,29 @@ static void budgets_are_tokens_or_shares() {
         }
         check(refused, std::string("refuses ") + text);
     }
+}
+
+// Its mean is Euler's constant, its variance a sixth of the square of pi; and keys, queries, heads and seeds are unlike.
+static void noise_is_that_of_gumbel() {
+    static constexpr uint32_t n = 1000;
+    double sum = 0, squares = 0, with_next[4] = {};
+    for (uint32_t key = 0; key < n; ++key) {
+        for (uint32_t query = 0; query < n; ++query) {
+            const double x = gumbel(1, key, query, 0) - 0.5772156649;
+            const double others[] = { gumbel(2, key, query, 0), gumbel(1, key + 1, query, 0), gumbel(1, key, query + 1, 0), gumbel(1, key, query, 1) };
+            sum     += x;
+            squares += x*x;
+            for (int i = 0; i < 4; ++i) {
+                with_next[i] += x*(others[i] - 0.5772156649);
+            }
+        }
+    }
+    check(std::fabs(sum/n/n) < 0.005, "the mean of the noise differs by " + std::to_string(sum/n/n));
+    check(std::fabs(squares/n/n - 1.6449340668) < 0.02, "the variance of the noise is " + std::to_string(squares/n/n));
+    for (const double each : with_next) {
+        check(std::fabs(each/n/n) < 0.01, "the covariance of noises is " + std::to_string(each/n/n));
+    }
+    check(gumbel(1, 5, 7, 2) == gumbel(1, 5, 7, 2) && gumbel(1, 5, 7, 2) != gumbel(1, 7, 5, 2), "it is always the same");
 }
 
 // What admission reckons with, against a loop over the tokens of an answer.
@@ -461,13 +497,15 @@ struct seen_queries {
         return true;
     }
 
-    // How a query of a layer attends to keys: one share for each of them.
-    std::vector<double> shares(int il, uint32_t token, uint32_t head, const std::vector<float> & keys, const rows_t & positions) const {
+    // How a query of a layer attends to keys: one share for each of them. noise: added to what the shares are of, and by what that is divided.
+    std::vector<double> shares(int il, uint32_t token, uint32_t head, const std::vector<float> & keys, const rows_t & positions,
+                               const std::function<double(size_t)> & noise = {}, double divided_by = 1) const {
         static constexpr uint32_t n_heads = 4;
         const float *             q       = &values[il][(token*n_heads + head)*n_embd_head];
         std::vector<double>       all;
         for (const uint32_t at : positions) {
-            all.push_back(std::exp(std::inner_product(q, q + n_embd_head, &keys[at*n_embd_head], 0.0)/8)); // of root 64
+            const double product = std::inner_product(q, q + n_embd_head, &keys[at*n_embd_head], 0.0)/8; // of root 64
+            all.push_back(std::exp((product + (noise ? noise(all.size()) : 0))/divided_by));
         }
         const double sum = std::accumulate(all.begin(), all.end(), 0.0);
         for (double & each : all) {
@@ -556,7 +594,9 @@ static std::vector<double> scores_of_rkv(
 static void attention_leaves_the_same_positions_as_a_plain_loop(const std::string & attributes) {
     const std::string plan   = answering(attributes);
     const auto        parsed = kvfold_plan_parse(plan, 4);
-    const bool        adds   = parsed.evict == EVICT_H2O, unlike = parsed.evict == EVICT_RKV;
+    const bool        noise  = parsed.evict == EVICT_KEYFORMER;
+    const bool        adds   = parsed.evict == EVICT_H2O || noise, unlike = parsed.evict == EVICT_RKV;
+    const auto        steps  = noise ? (double) evict_parameter_of(parsed, "steps") : 1;
     seen_queries      queries;
     variant           how  = variants()[0];
     how.options.n_batch    = how.options.n_ubatch = chunk;
@@ -577,17 +617,24 @@ static void attention_leaves_the_same_positions_as_a_plain_loop(const std::strin
 
     std::vector<rows_t>             positions(2);
     std::vector<std::vector<float>> sums(2);
+    uint32_t                        n_left = 0; // rows that stayed when tokens went last, in the first cells
     for (uint32_t n = 0; n < n_all; ++n) {
+        const double divided_by = n < n_prompt ? 1 : 1 + std::min(n + 1.0 - n_prompt, steps)/steps;
         std::vector<std::vector<float>> votes(2);
         for (uint32_t h = 0; h < 2; ++h) {
             positions[h].push_back(n);
             sums[h].push_back(0);
             votes[h].resize(positions[h].size());
             for (uint32_t head = h*n_alike; head < (h + 1)*n_alike; ++head) {
-                const auto shares = queries.shares(0, n, head, all.k[h], positions[h]);
+                const auto of_row = [&](size_t i) {
+                    const uint32_t cell = i + 1 < n_left ? (uint32_t) i : positions[h][i];
+                    return (double) gumbel(evict_parameter_of(parsed, "seed"), cell, n, head % n_alike);
+                };
+                const auto shares = noise ? queries.shares(0, n, head, all.k[h], positions[h], of_row, divided_by)
+                                          : queries.shares(0, n, head, all.k[h], positions[h]);
                 for (size_t i = 0; i < shares.size(); ++i) {
                     votes[h][i] += (float) shares[i];
-                    sums[h][i]  += (float) shares[i];
+                    sums[h][i]  += n % evict_sample_of(parsed) == 0 ? (float) shares[i] : 0;
                 }
             }
         }
@@ -596,7 +643,7 @@ static void attention_leaves_the_same_positions_as_a_plain_loop(const std::strin
         if (n + 1 == n_all || !(ends_a_part(n + 1) || in_chunks) || positions[0].size() <= n_kept) {
             continue;
         }
-        const uint32_t n_recent = adds ? n_kept/2 : unlike ? 8 : 1, n_old = (uint32_t) positions[0].size() - n_recent;
+        const uint32_t n_recent = noise ? n_kept*evict_parameter_of(parsed, "recency")/100 : adds ? n_kept/2 : unlike ? 8 : 1, n_old = (uint32_t) positions[0].size() - n_recent;
         for (uint32_t h = 0; h < 2; ++h) {
             const auto unlike_scores = unlike ? scores_of_rkv(queries, n, h, all.k[h], positions[h]) : std::vector<double>();
             rows_t     rows(n_old);
@@ -617,9 +664,107 @@ static void attention_leaves_the_same_positions_as_a_plain_loop(const std::strin
             positions[h] = kept;
             sums[h]      = kept_sums;
         }
+        n_left = (uint32_t) positions[0].size();
     }
     for (uint32_t h = 0; h < 2; ++h) {
         check(alike(left.k[h], picked(all.k[h], positions[h], n_all)), plan + ": head " + std::to_string(h) + " keeps " + text_of(positions[h]));
+    }
+}
+
+// CORM, whichever queries the product looks at again: each query marks keys when it comes.
+static void marks_leave_the_same_positions_as_a_plain_loop(const std::string & attributes) {
+    struct row {
+        uint32_t              position;
+        std::vector<uint32_t> marked_by = {}; // since tokens were evicted last
+        double                before    = 0;  // how often it had been marked then
+        uint32_t              last      = 0;  // which query did, plus one
+    };
+    const std::string plan   = answering(attributes);
+    const auto        parsed = kvfold_plan_parse(plan, 4);
+    const uint32_t    window = evict_parameter_of(parsed, "queries"), newest = evict_parameter_of(parsed, "newest"), n_all = n_prompt + n_answer;
+    seen_queries      queries;
+    variant           how = variants()[0];
+    how.options.n_batch   = how.options.n_ubatch = chunk;
+    tested            some = context_of(how, plan);
+    how.options.cb_eval   = seen_queries::take;
+    how.options.cb_user   = &queries;
+    tested            whole = context_of(how, "standard");
+    for (tested * each : { &whole, &some }) {
+        each->prompt(n_prompt, 1, 5, chunk);
+        for (uint32_t n = n_prompt; n < n_all; ++n) {
+            each->decode(1, (llama_pos) n, 1, 5);
+        }
+    }
+    const held all(whole, 1), left(some, 1);
+
+    std::vector<std::vector<row>> rows(2);
+    const auto                    positions_of = [&](uint32_t h) {
+        rows_t positions;
+        for (const row & each : rows[h]) {
+            positions.push_back(each.position);
+        }
+        return positions;
+    };
+    uint32_t n_evictions = 0;
+    for (uint32_t n = 0; n < n_all; ++n) {
+        for (uint32_t h = 0; h < 2; ++h) {
+            rows[h].push_back({ n });
+            for (uint32_t head = 2*h; head < 2*h + 2; ++head) {
+                const auto shares = queries.shares(0, n, head, all.k[h], positions_of(h));
+                for (size_t i = 0; i < shares.size(); ++i) {
+                    if (shares[i] >= 1.0/(n + 1)) {
+                        rows[h][i].marked_by.push_back(n);
+                    }
+                }
+            }
+        }
+        const uint32_t n_had = (uint32_t) rows[0].size(), n_most = evict_budget_of(parsed, 0, n + 1);
+        const bool     in_chunks = parsed.evict_chunk > 0 && n < n_prompt && (n + 1) % chunk == 0;
+        if (n + 1 == n_all || !(ends_a_part(n + 1) || in_chunks) || n_had <= std::min(n_most, window + newest)) {
+            continue;
+        }
+        const auto last      = [&](const row & each) { // as far as one of those that decide, now or before
+            return each.marked_by.empty() || each.marked_by.back() + 1 + window <= n + 1 ? each.last : each.marked_by.back() + 1;
+        };
+        const auto is_marked = [&](const row & each) { return last(each) > 0 && last(each) + window > n + 1; };
+        const auto is_newest = [&](size_t i) { return i + newest >= n_had; };
+        const auto count     = [&](const row & each) {
+            return each.before + (double) std::count_if(each.marked_by.begin(), each.marked_by.end(), [&](uint32_t by) { return by + 1 + window > n + 1; });
+        };
+        size_t n_kept = 0;
+        for (uint32_t h = 0; h < 2; ++h) {
+            size_t n_wanted = 0;
+            for (size_t i = 0; i < n_had; ++i) {
+                n_wanted += is_marked(rows[h][i]) || is_newest(i);
+            }
+            n_kept = std::max(n_kept, n_wanted);
+        }
+        n_kept = std::min<size_t>(n_kept, n_most);
+        if (n_kept == n_had) {
+            continue;
+        }
+        ++n_evictions;
+        for (uint32_t h = 0; h < 2; ++h) {
+            rows_t order(n_had);
+            std::iota(order.begin(), order.end(), 0);
+            const auto worth = [&](uint32_t i) {
+                const row & each = rows[h][i];
+                return is_newest(i) ? std::make_pair(2, 0.0) : is_marked(each) ? std::make_pair(1, count(each)) : std::make_pair(0, (double) last(each));
+            };
+            std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return worth(a) != worth(b) ? worth(a) > worth(b) : a > b; });
+            order.resize(n_kept);
+            std::sort(order.begin(), order.end());
+            std::vector<row> kept;
+            for (const uint32_t i : order) {
+                const row & each = rows[h][i];
+                kept.push_back({ each.position, {}, is_marked(each) ? count(each) : 0, last(each) });
+            }
+            rows[h] = kept;
+        }
+    }
+    check(n_evictions > 1, plan + ": tokens go " + std::to_string(n_evictions) + " times");
+    for (uint32_t h = 0; h < 2; ++h) {
+        check(alike(left.k[h], picked(all.k[h], positions_of(h), n_all)), plan + ": head " + std::to_string(h) + " keeps " + text_of(positions_of(h)));
     }
 }
 
@@ -1049,6 +1194,7 @@ int main(int argc, char ** argv) {
     }, nullptr);
     methods_choose_what_their_papers_say();
     budgets_are_tokens_or_shares();
+    noise_is_that_of_gumbel();
     an_answer_has_at_most_what_a_loop_finds();
     a_copy_without_room_waits();
     readers_of_a_layer_vote_together();
@@ -1071,43 +1217,58 @@ int main(int argc, char ** argv) {
         a_state_in_an_answer_holds_what_is_left(how, "evict=knorm:100");
         if (how.options.unified && how.options.type == GGML_TYPE_F32) {
             a_state_in_an_answer_holds_what_is_left(how, "evict=h2o:100;skip=1");
+            a_state_in_an_answer_holds_what_is_left(how, "evict=keyformer:100;steps=50");
+            a_state_in_an_answer_holds_what_is_left(how, "evict=corm:100;queries=16;newest=20;skip=1");
         }
         if (how.options.unified && how.options.type == GGML_TYPE_F32) { // rounded attention may choose other rows
             states_hold_what_is_left(how, "standard;evict=snapkv:100;queries=16");
             states_hold_what_is_left(how, "cla:2;evict=h2o:100");
+            states_hold_what_is_left(how, "cla:2;evict=keyformer:100");
+            states_hold_what_is_left(how, "standard;evict=corm:100;queries=2;newest=20");
             states_hold_what_is_left(how, "cla:2;evict=pyramidkv:100;queries=16");
         }
     }
     rows_that_layers_lack_count_once();
     for (const char * attributes : { "evict=snapkv:100", "evict=tova:100", "evict=pyramidkv:100;queries=16", "evict=chunkkv:0.4;queries=32;skip=1", "evict=observed:100",
-                                    "evict=expected:100;future=64", "evict=h2o:100", "evict=rkv:100" }) {
+                                    "evict=expected:100;future=64", "evict=h2o:100", "evict=rkv:100", "evict=keyformer:100", "evict=h2o:100;sample=4",
+                                    "evict=corm:1.0;queries=2;newest=20", "evict=corm:100;queries=16;newest=20" }) {
         the_last_queries_are_those_of_the_prompt(attributes);
     }
-    for (const char * attributes : { "evict=tova:100", "evict=tova:0.4;at=chunk:64", "evict=h2o:100", "evict=h2o:0.3", "evict=h2o:101;at=chunk:64", "evict=rkv:100", "evict=rkv:0.3;at=chunk:64" }) {
+    for (const char * attributes : { "evict=tova:100", "evict=tova:0.4;at=chunk:64", "evict=h2o:100", "evict=h2o:0.3", "evict=h2o:101;at=chunk:64", "evict=rkv:100", "evict=rkv:0.3;at=chunk:64",
+                                     "evict=h2o:100;sample=3", "evict=keyformer:100", "evict=keyformer:0.3;recency=50;steps=20;seed=7", "evict=keyformer:101;at=chunk:64;sample=2" }) {
         attention_leaves_the_same_positions_as_a_plain_loop(attributes);
+    }
+    for (const char * attributes : { "evict=corm:1.0;queries=1;newest=20", "evict=corm:100;queries=3;newest=10", "evict=corm:100;queries=50;newest=10",
+                                     "evict=corm:0.5;queries=1;newest=1;at=chunk:64", "evict=corm:1.0;queries=2;newest=30;skip=2" }) {
+        marks_leave_the_same_positions_as_a_plain_loop(attributes);
     }
     for (const char * attributes : { "evict=knorm:100", "evict=keydiff:0.3", "evict=streaming:100;sinks=4", "evict=lagkv:100;lag=16", "evict=streaming:100;skip=1" }) {
         the_same_positions_stay_as_in_a_plain_loop(attributes);
         an_answer_leaves_the_same_positions_as_a_plain_loop(attributes);
     }
-    for (const char * attributes : { "evict=keydiff:100", "evict=tova:100", "evict=tova:0.3;skip=1", "evict=h2o:100", "evict=h2o:0.3;skip=0", "evict=rkv:100", "evict=rkv:100;skip=1" }) {
-        if (attributes[6] != 'r') { // which looks at more queries than such a prompt has
+    for (const char * attributes : { "evict=keydiff:100", "evict=tova:100", "evict=tova:0.3;skip=1", "evict=h2o:100", "evict=h2o:0.3;skip=0", "evict=rkv:100", "evict=rkv:100;skip=1",
+                                     "evict=keyformer:100;steps=999999999", "evict=keyformer:0.3;steps=40;skip=0", "evict=corm:100;queries=2;newest=20",
+                                     "evict=corm:1.0;queries=2;newest=20;skip=1", "evict=corm:100;queries=50;newest=20" }) {
+        const auto plan = kvfold_plan_parse(std::string("standard;") + attributes, 4);
+        if (evict_queries_of(plan) <= 2 && !(evicts_by_noise(plan) && evict_parameter_of(plan, "steps") < 100)) { // such a prompt has no more, and is no answer
             a_part_of_an_answer_is_evicted_from_as_a_prompt(attributes);
         }
-        if (attributes[6] != 'h') { // which is never drafted for
+        if (!evicts_by_sums(plan)) { // for which nothing is drafted
             drafts_lose_tokens_when_they_are_accepted(attributes);
         }
         copies_lose_tokens_of_their_own(attributes);
         an_answer_that_is_computed_again_is_what_it_was(attributes);
     }
     for (const variant & how : { variants()[0], variants()[1], variants()[5] }) {
-        for (const char * attributes : { "evict=streaming:100", "evict=snapkv:100;queries=16", "evict=lagkv:100;lag=16;at=chunk:128;skip=1", "evict=keydiff:100;at=chunk:128" }) {
+        for (const char * attributes : { "evict=streaming:100", "evict=snapkv:100;queries=16", "evict=lagkv:100;lag=16;at=chunk:128;skip=1", "evict=keydiff:100;at=chunk:128",
+                                         "evict=corm:100;queries=16;newest=20;at=chunk:128" }) {
             a_copy_of_a_beginning_loses_tokens_of_its_own(how, attributes);
         }
     }
     for (const char * plan : { "standard;evict=knorm:100", "cla:2;evict=lagkv:0.4;lag=16;skip=0", "standard;evict=snapkv:100;queries=16", "cla:2;evict=tova:100",
                                "standard;evict=pyramidkv:100;queries=16", "standard;evict=chunkkv:0.4;queries=32", "yoco:55;evict=keydiff:100",
-                               "cla:2;evict=expected:60", "cla:2;evict=h2o:100;skip=2", "cla:2;evict=rkv:100" }) {
+                               "cla:2;evict=expected:60", "cla:2;evict=h2o:100;skip=2", "cla:2;evict=rkv:100", "cla:2;evict=keyformer:100;skip=2",
+                               "standard;evict=corm:100;queries=16;newest=20", "cla:2;evict=corm:1.0;queries=2;newest=20" }) {
         a_chunk_is_evicted_from_as_a_prompt(plan);
     }
     const golden_eviction golden(argc > 2 ? argv[1] : "");

@@ -204,6 +204,8 @@ int main() {
             setup{ "cla:2;evict=tova:60;answer=24;skip=0", "f32", false, true },
             setup{ "standard;evict=h2o:40;at=chunk:32;answer=16", "f32", false, true },
             setup{ "cla:2;evict=rkv:40;answer=20", "f32", false, true },
+            setup{ "cla:2;evict=keyformer:40;at=chunk:32;answer=16", "f32", false, true },
+            setup{ "standard;evict=corm:60;queries=16;newest=16;answer=20", "f32", false, true },
         }) {
         a_random_tree_answers_as_alone(s, model, ++seed);
     }

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
+#include <tuple>
 
 namespace kvfold {
 
@@ -245,8 +247,9 @@ std::vector<std::vector<uint32_t>> choose_by_votes(
         const kvfold_plan & plan, const std::vector<std::vector<float>> & votes, uint32_t n_prompt, uint32_t n_kept) {
     std::vector<std::vector<uint32_t>> chosen;
     if (evicts_by_sums(plan)) {
+        const uint32_t n_recent = evicts_by_noise(plan) ? (uint32_t) ((uint64_t) n_kept*evict_parameter_of(plan, "recency")/100) : n_kept/2;
         for (const auto & each : votes) {
-            chosen.push_back(keep_highest(pooled(each, n_kept/2, 1), n_kept));
+            chosen.push_back(keep_highest(pooled(each, n_recent, 1), n_kept));
         }
         return chosen;
     }
@@ -270,6 +273,41 @@ std::vector<std::vector<uint32_t>> choose_by_votes(
     }
     for (const auto & each : scores) {
         chosen.push_back(keep_highest(each, n_kept));
+    }
+    return chosen;
+}
+
+bool is_marked(const kvfold_plan & plan, float last, uint32_t n_tokens) {
+    return last > 0 && (double) last + evict_queries_of(plan) > n_tokens;
+}
+
+std::vector<std::vector<uint32_t>> choose_marked(
+        const kvfold_plan & plan, const std::vector<std::vector<float>> & marks, uint32_t n_tokens, uint32_t n_most) {
+    enum worth : uint8_t { UNMARKED, MARKED, RECENT };
+    using row = std::tuple<worth, float, uint32_t>; // how much it is worth, among those alike, and which it is
+
+    const size_t                  n_heads = marks.size()/2, n = marks[0].size();
+    const size_t                  n_recent = std::min<size_t>(n, evict_recent_of(plan));
+    std::vector<std::vector<row>> rows(n_heads);
+    size_t                        n_kept = 0;
+    for (size_t h = 0; h < n_heads; ++h) {
+        for (size_t i = 0; i < n; ++i) {
+            const float last = marks[n_heads + h][i];
+            const worth of   = i + n_recent >= n ? RECENT : is_marked(plan, last, n_tokens) ? MARKED : UNMARKED;
+            const float more = of == MARKED ? marks[h][i] : last;
+            rows[h].push_back({ of, more > 0 ? more : 0, (uint32_t) i }); // of a saved state it may be no number
+        }
+        const auto is_wanted = [](const row & each) { return std::get<worth>(each) != UNMARKED; };
+        n_kept = std::max(n_kept, (size_t) std::count_if(rows[h].begin(), rows[h].end(), is_wanted));
+    }
+    n_kept = std::min<size_t>(n_kept, n_most);
+    std::vector<std::vector<uint32_t>> chosen(n_heads);
+    for (size_t h = 0; h < n_heads; ++h) {
+        std::partial_sort(rows[h].begin(), rows[h].begin() + (ptrdiff_t) n_kept, rows[h].end(), std::greater<>());
+        for (size_t i = 0; i < n_kept; ++i) {
+            chosen[h].push_back(std::get<uint32_t>(rows[h][i]));
+        }
+        std::sort(chosen[h].begin(), chosen[h].end());
     }
     return chosen;
 }

@@ -30,6 +30,16 @@ std::vector<float> of_values(const std::vector<float> & shares, const head_rows 
 std::vector<std::vector<uint32_t>> choose_by_votes(
         const kvfold_plan & plan, const std::vector<std::vector<float>> & votes, uint32_t n_prompt, uint32_t n_kept);
 
+// By marks (CORM): those that one of the last queries of n_tokens has marked, and the most recent ones; all heads as many as the one with
+// the most of them, and n_most at most. Where these are fewer than are marked those stay that were marked most often, where they are more
+// those that were marked last. marks[head][token] says how often; marks[n_heads + head][token] is the position of the last query that did,
+// plus one, or 0.
+std::vector<std::vector<uint32_t>> choose_marked(
+        const kvfold_plan & plan, const std::vector<std::vector<float>> & marks, uint32_t n_tokens, uint32_t n_most);
+
+// Whether one of the last queries of n_tokens has marked a key, given the number in the second half of marks.
+bool is_marked(const kvfold_plan & plan, float last, uint32_t n_tokens);
+
 // By shares of attention in any unit: how much falls on a token or those around it, less how much its key is like others (R-KV). The
 // tokens of the queries that decide stay.
 std::vector<float> of_unlike(const kvfold_plan & plan, const std::vector<float> & votes, const head_rows & rows);

@@ -88,6 +88,9 @@ bool evictor::evicts_after(const kv_ubatch_part & part, stage now) const {
 void evictor::replays(llama_seq_id seq_id, const evicted & before, llama_pos n_prompt) {
     sequences[seq_id].before = before;
     sequences[seq_id].answer = n_prompt;
+    if (n_prompt < INT32_MAX) {
+        sequences[seq_id].prompt = n_prompt;
+    }
 }
 
 void evictor::replayed(llama_seq_id seq_id) {
@@ -106,8 +109,13 @@ std::vector<kv_query> evictor::scored_queries(const kv_ubatch_part & part, int32
         return {};
     }
     if (evicts_by_all_queries(plan)) {
-        const bool decide = is_prompt(now) || (evicts_by_sums(plan) && now == stage::GENERATED);
-        return decide ? last_queries(part, {}, part.rows.size()) : std::vector<kv_query>();
+        if (!is_prompt(now) && !(evicts_by_sums(plan) && now == stage::GENERATED)) {
+            return {};
+        }
+        auto       all        = last_queries(part, {}, part.rows.size());
+        const auto is_left_out = [n = (llama_pos) evict_sample_of(plan)](const kv_query & query) { return query.pos % n != 0; };
+        all.erase(std::remove_if(all.begin(), all.end(), is_left_out), all.end());
+        return all;
     }
     if (!evicts_by_queries(plan) || !evicts_after(part, now) || !has_too_many(part.seq_id, (uint32_t) part.n_tokens())) {
         return {};
@@ -124,11 +132,12 @@ std::vector<int32_t> evictor::kept_rows(const kv_ubatch_part & part, int32_t pre
     if (!evicts_by_queries(plan) || plan.n_queries <= 1) {
         return {};
     }
-    // of an answer those that decide when it has come to the next place where tokens go, or of those drafts that end there some are refused
+    // of an answer those that decide when it has come to the next place where tokens go, or of those drafts that end there some are refused;
+    // and the last ones of its prompt, unless that loses tokens
     const stage    now     = stage_of_part(part, prefill);
     const uint32_t n_part  = plan.evict_answer > 0 ? part.n_tokens() % plan.evict_answer : 0;
-    const bool     answers = now == stage::GENERATED && plan.evict_answer > 0 && (n_part == 0 || plan.evict_answer - n_part < plan.n_queries);
-    if (now != stage::PROMPT && !answers) {
+    const bool     decides = plan.evict_answer > 0 && (n_part == 0 || plan.evict_answer - n_part < plan.n_queries);
+    if (now != stage::PROMPT && !(decides && (now == stage::GENERATED || now == stage::END_OF_PROMPT))) {
         return {};
     }
     return { part.rows.end() - (ptrdiff_t) std::min<size_t>(plan.n_queries, part.rows.size()), part.rows.end() };
@@ -140,19 +149,41 @@ void evictor::vote(const kv_ubatch_part & part, int il, const float * votes, int
     if (seq.voted_on.empty()) {
         seq.voted_on = cells_of(part.seq_id);
         if (!evicts_by_all_queries(plan)) {
-            seq.votes.clear(); // of a chunk that ended where no batch did
+            seq.votes = seq.votes_left; // without those of a chunk that ended where no batch did
         }
     }
     const auto cells = rows_of(part.seq_id, il_kv, seq.voted_on);
     seq.votes.resize(plan.n_layer);
-    auto & sums = seq.votes[il_kv];
-    sums.resize(hparams.n_head_kv(il_kv));
+    auto &       sums    = seq.votes[il_kv];
+    const size_t n_heads = hparams.n_head_kv(il_kv);
+    sums.resize(n_votes_of(hparams, (uint32_t) n_heads));
     for (size_t h = 0; h < sums.size(); ++h) {
         sums[h].resize(cells.size()); // of later ubatches as well
         for (size_t i = 0; i < cells.size(); ++i) {
-            sums[h][i] += votes[h*n_kv + cells[i]];
+            const float vote = votes[h*n_kv + cells[i]];
+            sums[h][i] = h < n_heads ? sums[h][i] + vote : std::max(sums[h][i], vote);
         }
     }
+}
+
+size_t evictor::point_after(const sequence & seq, llama_pos pos) {
+    const auto & points = seq.before.points;
+    return (size_t) (std::upper_bound(points.begin(), points.end(), pos) - points.begin());
+}
+
+float evictor::temperature(const kv_ubatch_part & part, int32_t prefill, llama_pos query) const {
+    const sequence & seq    = sequences[part.seq_id];
+    llama_pos        prompt = INT32_MAX; // has ended there, if the query is one of an answer
+    if (seq.answer == INT32_MAX) {
+        prompt = stage_of_part(part, prefill) == stage::GENERATED ? seq.prompt : prompt;
+    } else if (const size_t i = point_after(seq, query); i == seq.before.points.size()) {
+        prompt = seq.answer;
+    } else {
+        prompt = query < seq.before.begins[i] ? seq.before.prompts[i] : prompt;
+    }
+    const auto      steps = (llama_pos) evict_parameter_of(plan, "steps");
+    const llama_pos n     = query < prompt ? 0 : std::min(query + 1 - prompt, steps);
+    return 1 + (float) n/(float) steps;
 }
 
 void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kept_queries & kept) {
@@ -187,7 +218,13 @@ void evictor::advance(const kv_ubatch_part & part, int32_t prefill, const kv_kep
             break;
         case stage::END_OF_PROMPT:
             seq.n_scored += (uint32_t) part.rows.size();
-            seq.kept      = {};
+            if (plan.evict_answer == 0) {
+                seq.kept = {};
+            }
+            if (seq.answer == INT32_MAX) {
+                seq.previous = seq.prompt;
+                seq.prompt   = part.n_tokens();
+            }
             seq.in_prompt = false;
             seq.due       = true;
             seq.answers   = false;
@@ -270,7 +307,7 @@ bool evictor::has_too_many(llama_seq_id seq_id, uint32_t n_tokens) const {
     const auto       ids = cache.get_layer_ids();
     return std::any_of(ids.begin(), ids.end(), [&](uint32_t il) {
         const uint32_t n_rows = seq.points.empty() ? n_tokens : seq.n_rows[il] + n_tokens - (uint32_t) seq.n_compact();
-        return n_rows > evict_budget_of(plan, il, n_tokens);
+        return n_rows > std::min(plan.evict_skip[il] ? n_tokens : evict_least_of(plan), evict_budget_of(plan, il, n_tokens));
     });
 }
 
@@ -294,7 +331,7 @@ cell_rows evictor::values_of(llama_seq_id seq_id, const kv_tensors & layer, cons
 std::vector<std::vector<uint32_t>> evictor::choose(
         llama_seq_id seq_id, const kv_tensors & layer, const std::vector<uint32_t> & cells, uint32_t n_kept) {
     const uint32_t n_heads = hparams.n_head_kv(layer.il);
-    if (n_kept >= cells.size()) {
+    if (plan.evict_skip[layer.il] || cells.size() <= std::min(n_kept, evict_least_of(plan))) {
         std::vector<uint32_t> all(cells.size());
         std::iota(all.begin(), all.end(), 0);
         return { n_heads, all };
@@ -302,9 +339,12 @@ std::vector<std::vector<uint32_t>> evictor::choose(
     if (evicts_by_queries(plan) && !evicts_by_moments(plan)) {
         auto & votes = sequences[seq_id].votes;
         votes.resize(plan.n_layer);
-        votes[layer.il].resize(n_heads);
+        votes[layer.il].resize(n_votes_of(hparams, n_heads));
         for (auto & each : votes[layer.il]) {
             each.resize(cells.size()); // of tokens that no query of a prompt or an answer has seen
+        }
+        if (evicts_by_marks(plan)) {
+            return choose_marked(plan, votes[layer.il], (uint32_t) last_of(seq_id) + 1, n_kept);
         }
         if (!evicts_by_highest(plan)) {
             return choose_by_votes(plan, votes[layer.il], sequences[seq_id].n_scored, n_kept);
@@ -383,6 +423,13 @@ void evictor::evict(llama_seq_id seq_id) {
         chosen.push_back(choose(seq_id, layer, rows.back(), evict_budget_of(plan, layer.il, n_tokens)));
         n_rows[layer.il] = (uint32_t) chosen.back()[0].size();
     }
+    bool any = false;
+    for (size_t i = 0; i < layers.size(); ++i) {
+        any = any || n_rows[layers[i].il] < rows[i].size();
+    }
+    if (!any) { // all of them are marked
+        return;
+    }
     const uint32_t              n_cells = *std::max_element(n_rows.begin(), n_rows.end());
     const std::vector<uint32_t> to      = cells_to_keep_in(seq_id, own, n_cells);
     if (to.empty()) {
@@ -409,18 +456,31 @@ void evictor::evict(llama_seq_id seq_id) {
     if (cache.get_n_stream() == 1) {
         cache.kv_memory->places->moved(seq_id, *std::max_element(to.begin(), to.end()));
     }
-    if (evicts_by_sums(plan)) {
+    if (evict_keeps_votes(plan)) {
         for (size_t i = 0; i < layers.size() && !seq.votes.empty(); ++i) {
-            auto & votes = seq.votes[layers[i].il];
+            auto &       votes   = seq.votes[layers[i].il];
+            const size_t n_heads = chosen[i].size();
             for (size_t h = 0; h < votes.size(); ++h) {
+                const auto & of_head = chosen[i][h % n_heads];
                 votes[h].resize(rows[i].size());
-                for (size_t row = 0; row < chosen[i][h].size(); ++row) {
-                    votes[h][row] = votes[h][chosen[i][h][row]]; // which is no earlier one
+                for (size_t row = 0; row < of_head.size(); ++row) {
+                    votes[h][row] = votes[h][of_head[row]]; // which is no earlier one
                 }
-                votes[h].resize(chosen[i][h].size());
+                votes[h].resize(of_head.size());
+            }
+            for (size_t h = n_heads; h < votes.size(); ++h) {
+                for (size_t row = 0; row < votes[h].size(); ++row) {
+                    if (!is_marked(plan, votes[h][row], n_tokens)) {
+                        votes[h - n_heads][row] = 0; // it begins anew
+                    }
+                }
             }
         }
         seq.votes_left = seq.votes;
+    }
+    if (evicts_by_noise(plan)) {
+        const size_t i = point_after(seq, (llama_pos) n_tokens - 1);
+        seq.prompts.push_back(i < seq.before.points.size() ? seq.before.prompts[i] : seq.answers || seq.in_prompt ? seq.prompt : seq.previous);
     }
     seq.begins.push_back(seq.answers ? (llama_pos) n_tokens : std::max(seq.begin, seq.n_compact()));
     seq.points.push_back((llama_pos) n_tokens);
@@ -513,7 +573,8 @@ evictor::account evictor::so_far() const {
 }
 
 bool evictor::keep_alike(int a, int b) const {
-    return a == b || (plan.evict_skip[a] == plan.evict_skip[b] && (plan.evict_skip[a] || plan.evict != EVICT_PYRAMIDKV));
+    const bool all_alike = plan.evict != EVICT_PYRAMIDKV && !evicts_by_marks(plan);
+    return a == b || (plan.evict_skip[a] == plan.evict_skip[b] && (plan.evict_skip[a] || all_alike));
 }
 
 uint64_t evictor::n_hidden(llama_seq_id seq_id, int il) const {
@@ -572,7 +633,7 @@ void evictor::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
 }
 
 // Of queries that are no more some votes stay, unless the sequence is cut where it lost tokens last.
-evictor::votes_by_head evictor::votes_of_first(const sequence & seq, llama_pos n_tokens) const {
+votes_by_head evictor::votes_of_first(const sequence & seq, llama_pos n_tokens) const {
     if (!evicts_by_sums(plan) || n_tokens == seq.n_compact()) {
         return seq.votes_left;
     }
@@ -634,51 +695,10 @@ void evictor::keep(llama_seq_id seq_id) {
     }
 }
 
-// The number of layers, 0 or all; of each the number of heads, and of each head that of its rows and what they have.
-static void write_votes(llama_io_write_i & io, const std::vector<std::vector<std::vector<float>>> & votes) {
-    const auto number = [&](size_t value) {
-        const auto written = (uint32_t) value;
-        io.write(&written, sizeof(written));
-    };
-    number(votes.size());
-    for (const auto & heads : votes) {
-        number(heads.size());
-        for (const auto & each : heads) {
-            number(each.size());
-            io.write(each.data(), each.size()*sizeof(float));
-        }
-    }
-}
-
-static uint32_t read_number(llama_io_read_i & io) {
-    uint32_t number = 0;
-    io.read(&number, sizeof(number));
-    return number;
-}
-
-// Saved conversations have been checked (kv/state/check.cpp).
-static std::vector<std::vector<std::vector<float>>> read_votes(llama_io_read_i & io, const llama_hparams & hparams) {
-    const auto expect = [](const char * of, uint32_t found, uint32_t expected) {
-        if (found != 0 && found != expected) {
-            throw std::runtime_error("the saved state has the votes of " + std::to_string(found) + of);
-        }
-        return found;
-    };
-    std::vector<std::vector<std::vector<float>>> votes(expect(" layers", read_number(io), hparams.kv_plan.n_layer));
-    for (uint32_t il = 0; il < votes.size(); ++il) {
-        votes[il].resize(expect(" heads", read_number(io), hparams.n_head_kv(il)));
-        for (auto & each : votes[il]) {
-            each.resize(read_number(io));
-            io.read(each.data(), each.size()*sizeof(float));
-        }
-    }
-    return votes;
-}
-
 void evictor::write(llama_io_write_i & io, llama_seq_id seq_id) const {
     for (llama_seq_id id = seq_id < 0 ? 0 : seq_id; id <= (seq_id < 0 ? LLAMA_MAX_SEQ - 1 : seq_id); ++id) {
-        sequences[id].write(io);
-        if (evicts_by_sums(plan)) {
+        sequences[id].write(io, plan);
+        if (evict_keeps_votes(plan)) {
             write_votes(io, sequences[id].votes);
             write_votes(io, sequences[id].votes_left);
         }
@@ -689,8 +709,12 @@ void evictor::read(llama_io_read_i & io, llama_seq_id seq_id) {
     for (llama_seq_id id = seq_id < 0 ? 0 : seq_id; id <= (seq_id < 0 ? LLAMA_MAX_SEQ - 1 : seq_id); ++id) {
         sequences[id] = {};
         share_hidden(id, -1);
-        static_cast<evicted &>(sequences[id]) = evicted::read(plan, [&] { return read_number(io); });
-        if (evicts_by_sums(plan)) {
+        static_cast<evicted &>(sequences[id]) = evicted::read(plan, [&] {
+            uint32_t number = 0;
+            io.read(&number, sizeof(number));
+            return number;
+        });
+        if (evict_keeps_votes(plan)) {
             sequences[id].votes      = read_votes(io, hparams);
             sequences[id].votes_left = read_votes(io, hparams);
         }

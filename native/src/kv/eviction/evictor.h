@@ -15,6 +15,7 @@
 #include "hooks/kv-plan.h"
 #include "kv/eviction/evicted.h"
 #include "kv/eviction/expected.h"
+#include "kv/eviction/votes.h"
 #include "kv/retention/retention.h"
 #include "kv/retention/ubatch_part.h"
 
@@ -65,6 +66,9 @@ public:
 
     // A prompt has ended since settle(), or a chunk of one, or an answer has come to where it loses tokens.
     bool is_due() const;
+
+    // Where noise is added: what the product of a query and a key is divided by with it, from 1 in a prompt to 2.
+    float temperature(const kv_ubatch_part & part, int32_t prefill, llama_pos query) const;
 
     // Evicts from the sequence if it is time, or from each for which it is; between two batches, when of drafted tokens those are there
     // that were accepted.
@@ -140,8 +144,6 @@ public:
     void restored(llama_seq_id seq_id);
 
 private:
-    using votes_by_head = std::vector<std::vector<std::vector<float>>>; // [producer][head][row]
-
     struct sequence : evicted {
         bool in_prompt = false; // the last ubatch ended in the middle of a prompt
         bool due       = false; // a prompt, a chunk of it or a part of the answer ended with the last ubatch, since settle()
@@ -149,12 +151,13 @@ private:
 
         kv_kept_queries                              kept;         // the last ones of its prompt
         votes_by_head                                votes;        // since its prompt began or lost tokens, or since the sequence did
-        votes_by_head                                votes_left;   // where these are added up: as they were when it had lost tokens last
+        votes_by_head                                votes_left;   // where these are kept: as they were when it had lost tokens last
         std::vector<query_moments>                   moments;      // by layer, likewise
         uint32_t                                     n_scored = 0; // tokens of its prompt, likewise
         std::vector<uint32_t>                        voted_on;     // its cells, while votes of a ubatch come in
 
-        llama_pos begin = 0; // of its prompt
+        llama_pos begin    = 0; // of its prompt
+        llama_pos previous = 0; // where the one before that had ended, when it has
 
         // while it is computed again: as it was before, and where its answer begins
         evicted   before;
@@ -162,6 +165,9 @@ private:
     };
 
     void evict(llama_seq_id seq_id);
+
+    // While it is computed again: which of the points before comes next after the token at this position.
+    static size_t point_after(const sequence & seq, llama_pos pos);
 
     // What of the sums of votes belongs to the first tokens of a sequence, of which none has gone since it lost some last.
     votes_by_head votes_of_first(const sequence & seq, llama_pos n_tokens) const;

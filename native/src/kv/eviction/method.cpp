@@ -11,6 +11,7 @@ static constexpr uint32_t many = 999999999; // as the text of a plan has it
 const std::vector<evict_method> & evict_methods() {
     static const evict_parameter           queries = { "queries", 64, 1, KVFOLD_MAX_QUERIES };
     static const evict_parameter           kernel  = { "kernel", 5, 1, many };
+    static const evict_parameter           sample  = { "sample", 1, 1, many };
     static const std::vector<evict_method> methods = {
         { "",          {} },
         { "knorm",     {} },
@@ -23,8 +24,10 @@ const std::vector<evict_method> & evict_methods() {
         { "chunkkv",   { queries, kernel, { "chunk", 20, 1, many } } },
         { "observed",  {} },
         { "expected",  { { "sinks", 4, 1, many }, { "future", 512, 1, 65536 } } },
-        { "h2o",       {} },
+        { "h2o",       { sample } },
         { "rkv",       { { "queries", 8, 1, KVFOLD_MAX_QUERIES }, { "kernel", 7, 1, many } } },
+        { "keyformer", { { "recency", 30, 0, 100 }, { "steps", 256, 1, many }, { "seed", 1, 0, many }, sample } },
+        { "corm",      { { "queries", 256, 1, KVFOLD_MAX_QUERIES }, { "newest", 256, 1, many } } },
     };
     return methods;
 }
@@ -43,15 +46,31 @@ bool evicts_by_queries(const kvfold_plan & plan) {
 }
 
 bool evicts_by_all_queries(const kvfold_plan & plan) {
-    return plan.evict == EVICT_OBSERVED || plan.evict == EVICT_EXPECTED || plan.evict == EVICT_H2O;
+    return plan.evict == EVICT_OBSERVED || plan.evict == EVICT_EXPECTED || evicts_by_sums(plan);
 }
 
 bool evicts_by_sums(const kvfold_plan & plan) {
-    return plan.evict == EVICT_H2O;
+    return plan.evict == EVICT_H2O || plan.evict == EVICT_KEYFORMER;
+}
+
+uint32_t evict_sample_of(const kvfold_plan & plan) {
+    return evicts_by_sums(plan) ? evict_parameter_of(plan, "sample") : 1;
+}
+
+bool evicts_by_noise(const kvfold_plan & plan) {
+    return plan.evict == EVICT_KEYFORMER;
+}
+
+bool evicts_by_marks(const kvfold_plan & plan) {
+    return plan.evict == EVICT_CORM;
+}
+
+bool evict_keeps_votes(const kvfold_plan & plan) {
+    return evicts_by_sums(plan) || evicts_by_marks(plan);
 }
 
 bool evicts_in_answers(const kvfold_plan & plan) {
-    return !evicts_by_queries(plan) || plan.evict == EVICT_TOVA || evicts_by_sums(plan) || evicts_by_highest(plan);
+    return !evicts_by_queries(plan) || plan.evict == EVICT_TOVA || evict_keeps_votes(plan) || evicts_by_highest(plan);
 }
 
 bool evicts_by_highest(const kvfold_plan & plan) {
@@ -64,6 +83,14 @@ bool evicts_by_moments(const kvfold_plan & plan) {
 
 uint32_t evict_queries_of(const kvfold_plan & plan) {
     return !evicts_by_queries(plan) || evicts_by_all_queries(plan) ? 0 : plan.evict == EVICT_TOVA ? 1 : evict_parameter_of(plan, "queries");
+}
+
+uint32_t evict_recent_of(const kvfold_plan & plan) {
+    return evicts_by_marks(plan) ? evict_parameter_of(plan, "newest") : evict_queries_of(plan);
+}
+
+uint32_t evict_least_of(const kvfold_plan & plan) {
+    return evicts_by_marks(plan) ? evict_parameter_of(plan, "newest") + evict_queries_of(plan) : UINT32_MAX;
 }
 
 // From the lowest layer to the highest in equal steps, where a layer has room for it. Halves are rounded to even numbers, as in Python.
@@ -85,7 +112,7 @@ uint32_t evict_budget_of(const kvfold_plan & plan, uint32_t il, uint32_t n_token
     if (plan.evict_skip[il] || n_kept >= n_tokens) {
         return n_tokens;
     }
-    n_kept = std::max<uint64_t>(n_kept, evict_queries_of(plan)); // which stay themselves
+    n_kept = std::max<uint64_t>(n_kept, evict_recent_of(plan));
     if (plan.evict == EVICT_PYRAMIDKV) {
         n_kept = (uint64_t) pyramid(plan, il, n_tokens, (double) n_kept);
     }

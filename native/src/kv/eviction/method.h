@@ -37,6 +37,8 @@ enum evict_by : uint8_t {
     EVICT_EXPECTED,  // those that queries to come will attend to, if they are as those of the prompt (arXiv 2510.00636)
     EVICT_H2O,       // those that all queries so far attend to, of prompt and answer, and the most recent ones (arXiv 2306.14048)
     EVICT_RKV,       // those that the last queries attend to and that are least like others (R-KV, arXiv 2505.24133)
+    EVICT_KEYFORMER, // as H2O, but with noise in what queries attend to, and the softer the longer the answer is (arXiv 2403.09054)
+    EVICT_CORM,      // those that one of the last queries attends to more than to the average, however many these are (arXiv 2404.15949)
 };
 
 // By evict_by.
@@ -47,8 +49,19 @@ bool     evicts_by_queries(const kvfold_plan & plan);
 uint32_t evict_queries_of(const kvfold_plan & plan);
 bool     evicts_by_all_queries(const kvfold_plan & plan);
 
-// What all queries attend to is added up for as long as the sequence is there, whatever was evicted meanwhile.
+// What all queries attend to is added up for as long as the sequence is there, whatever was evicted meanwhile; or only those at
+// multiples of so many positions.
 bool     evicts_by_sums(const kvfold_plan & plan);
+uint32_t evict_sample_of(const kvfold_plan & plan);
+
+// Noise is added to what queries are compared by, and divided by a temperature that rises during an answer.
+bool     evicts_by_noise(const kvfold_plan & plan);
+
+// It counts which keys a query attends to more than to the average, and when one did last. Layers keep unequally many.
+bool     evicts_by_marks(const kvfold_plan & plan);
+
+// What queries have said of rows that stay is kept with these.
+bool     evict_keeps_votes(const kvfold_plan & plan);
 
 // Of all queries their mean and covariance decide, not what they attend to.
 bool     evicts_by_moments(const kvfold_plan & plan);
@@ -60,10 +73,16 @@ bool evicts_in_answers(const kvfold_plan & plan);
 // have no part in their attention.
 bool evicts_by_highest(const kvfold_plan & plan);
 
+// The most recent tokens that stay in any case.
+uint32_t evict_recent_of(const kvfold_plan & plan);
+
+// A sequence with so many tokens in a layer loses none of them, whatever the budget.
+uint32_t evict_least_of(const kvfold_plan & plan);
+
 // A parameter of the plan's method, which has it.
 uint32_t evict_parameter_of(const kvfold_plan & plan, const char * name);
 
-// Tokens that a layer keeps of a sequence of n_tokens; chunks of them may be fewer.
+// Tokens that a layer keeps of a sequence of n_tokens; chunks of them, and those that are marked, may be fewer.
 uint32_t evict_budget_of(const kvfold_plan & plan, uint32_t il, uint32_t n_tokens);
 
 // Tokens that a layer has at most while a prompt of n_prompt tokens is computed.

@@ -142,8 +142,12 @@ private:
     // Of `rows`, the first of which is kept row `first` of the graph.
     kv_kept_queries kept_queries(const llama_ubatch & ubatch, const std::vector<int32_t> & rows, size_t first) const;
 
-    // Where a scored query has its row in the inputs: they are part by part, in a part stream by stream.
+    // Where a scored query has its row in the inputs: they are part by part, in a part stream by stream, or head by head of its noises.
     int64_t row_of_query(int64_t q, int64_t n_stream) const;
+    const score_inputs::part & part_of_query(int64_t q, int64_t n_stream) const;
+
+    // Rows of noise of each scored query: for each of the heads that read one, in a layer with the most of these. 1: none is added.
+    int64_t n_noises() const;
 
     void set_score_input(const llama_ubatch & ubatch);
 

@@ -58,7 +58,7 @@ uint32_t kvfold_graph_max_nodes(const llama_hparams & hparams, const llama_cpara
         // attention to two caches, and scores
         const uint32_t n_seqs    = cparams.kv_unified ? cparams.n_seq_max : 1;
         const uint32_t n_queries = hparams.kv_plan.n_queries*n_seqs;
-        uint32_t       n_more    = 0;
+        uint32_t       n_more    = evicts_by_noise(hparams.kv_plan) || evicts_by_marks(hparams.kv_plan) ? 16 : 0; // kv/graph/scores.cpp, build_score
         for (uint32_t il = 0; evicts_by_highest(hparams.kv_plan) && il < hparams.kv_plan.n_layer; ++il) {
             n_more = std::max(n_more, 4*hparams.n_head(il)/std::max(1u, hparams.n_head_kv(il))); // kv/graph/scores.cpp, highest_of_alike
         }

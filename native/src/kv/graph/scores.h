@@ -21,14 +21,17 @@ struct score_inputs {
         int64_t       first;    // of the queries of each stream
         int64_t       n;
         size_t        group;    // whose votes are added up
-        ggml_tensor * mask;     // F32 [n_kv, n, 1, n_stream]
+        ggml_tensor * mask;     // F32 [n_kv, n, 1, n_stream], or with noise [n_kv, n, heads that read one]
+        ggml_tensor * scale;    // F32 [1, 1, n], where noise is added: what the products of the queries are multiplied by with it
+        ggml_tensor * average;  // F32 [1, n], where queries mark keys: the share of attention from which on they do
+        ggml_tensor * number;   // F32 [1, n], likewise: what tells which query it is
         ggml_tensor * retained; // F32 [n_kv, 1, n, n_stream], 0 or 1
     };
 
     struct vote {
         int           il;
         size_t        group;
-        ggml_tensor * tensor; // F32 [1, n_kv, n_head_kv], summed over queries and heads that share
+        ggml_tensor * tensor; // F32 [1, n_kv, n_head_kv], summed over queries and heads that share; of marks [1, n_kv, 2*n_head_kv]
     };
 
     struct mass {
@@ -39,7 +42,8 @@ struct score_inputs {
 
     ggml_tensor * rows     = nullptr; // I32 [n_scored - n_carried], of the ubatch
     ggml_tensor * order    = nullptr; // I32 [n_scored], in the carried queries and then those of the rows; null: none is carried
-    ggml_tensor * mask     = nullptr; // F32 [n_kv, n_scored], part by part
+    ggml_tensor * mask     = nullptr; // F32 [n_kv, n_scored], part by part; with noise as many rows for each query as heads read one
+    ggml_tensor * of_query = nullptr; // F32 [n_scored, 2], where noise is added or queries mark keys
     ggml_tensor * retained = nullptr; // as the mask
     std::vector<part> parts;
 

@@ -111,14 +111,15 @@ static void check_queries(const kvfold_plan & plan) {
     if (plan.evict_chunk > 0 && plan.evict == EVICT_OBSERVED) {
         fail(std::string(evict_methods()[plan.evict].name) + " looks at all queries of a prompt, so it evicts at its end only, not with at=chunk");
     }
-    if (plan.evict_chunk > 0 && plan.evict_chunk < n_queries) {
+    if (plan.evict_chunk > 0 && plan.evict_chunk < n_queries && !evict_keeps_votes(plan)) {
         fail("a chunk has " + std::to_string(plan.evict_chunk) + " tokens, fewer than the last " + std::to_string(n_queries) + ", whose attention decides");
     }
-    if (plan.evict_answer > 0 && plan.evict_answer < n_queries) {
+    if (plan.evict_answer > 0 && plan.evict_answer < n_queries && !evict_keeps_votes(plan)) {
         fail("answer=" + std::to_string(plan.evict_answer) + " is fewer than the last " + std::to_string(n_queries) + " tokens, whose attention decides");
     }
-    if (plan.evict_budget > 0 && plan.evict_budget <= n_queries) {
-        fail("the number of tokens to keep is " + std::to_string(plan.evict_budget) + ", not more than the last " + std::to_string(n_queries) +
+    const uint32_t n_recent = evict_recent_of(plan);
+    if (plan.evict_budget > 0 && plan.evict_budget <= n_recent) {
+        fail("the number of tokens to keep is " + std::to_string(plan.evict_budget) + ", not more than the last " + std::to_string(n_recent) +
              ", which always stay");
     }
     if (evict_methods()[plan.evict].find("kernel") >= 0 && evict_parameter_of(plan, "kernel") % 2 == 0) {

@@ -202,7 +202,7 @@ static evicted check_evicted(cells_walk & walk, const kvfold_plan & plan, uint32
     }
     expect("as KV plan", walk.number<uint64_t>(), plan.hash());
     const evicted gone = evicted::read(plan, [&] { return walk.number<uint32_t>(); });
-    if (evicts_by_sums(plan)) {
+    if (evict_keeps_votes(plan)) {
         check_votes(walk, plan, n_tokens, {});
         check_votes(walk, plan, (uint32_t) gone.n_compact(), gone.n_rows);
     }

@@ -42,6 +42,7 @@ public final class Eviction {
     private static final String SINKS = "sinks";
     private static final String QUERIES = "queries";
     private static final String KERNEL = "kernel";
+    private static final String NEWEST = "newest";
     private static final String CHUNK = "chunk";
     private static final String ANSWER = "answer";
 
@@ -106,15 +107,34 @@ public final class Eviction {
         /**
          * What all queries so far attend to in sum, those of the prompt and of the answer, and the most recent tokens, which are
          * half of the budget (<a href="https://arxiv.org/abs/2306.14048">H2O</a>). The attention of every token is computed
-         * twice for it, and nothing is drafted.
+         * twice for it, or with {@code sample} only that of every so many (1), and nothing is drafted.
          */
-        H2O(),
+        H2O(Parameter.sample()),
         /**
          * What the last {@code queries} tokens (8), which stay themselves, attend to, or a token within {@code kernel} around it
          * (7), unless its key is much like others (R-KV, <a href="https://arxiv.org/abs/2505.24133">paper</a>), which is meant
          * for long answers: {@link Eviction#inAnswers}.
          */
-        RKV(new Parameter(QUERIES, 8, 1, AutomaticRetention.MAX_QUERIES), new Parameter(KERNEL, 7, 1, MANY));
+        RKV(new Parameter(QUERIES, 8, 1, AutomaticRetention.MAX_QUERIES), new Parameter(KERNEL, 7, 1, MANY)),
+        /**
+         * As {@link #H2O}, with the most recent tokens {@code recency} percent of the budget (30), and Gumbel noise in what is
+         * added up, divided by a temperature that rises from 1 in the prompt to 2 when the answer has {@code steps} tokens
+         * (256) (<a href="https://arxiv.org/abs/2403.09054">Keyformer</a>). The noise is always the same for the same {@code
+         * seed} (1).
+         */
+        KEYFORMER(
+                new Parameter("recency", 30, 0, 100),
+                new Parameter("steps", 256, 1, MANY),
+                new Parameter("seed", 1, 0, MANY),
+                Parameter.sample()),
+        /**
+         * Each token that one of the last {@code queries} tokens (256) attends to more than to the average of those before it,
+         * and the {@code newest} ones (256) (<a href="https://arxiv.org/abs/2404.15949">CORM</a>): how many these are is not
+         * known before, and differs between layers. The budget is the most that a layer keeps, of all heads as many as the one
+         * that has the most of them; where there are more, those stay that were attended to so most often. A share of 1 keeps
+         * them all, as the paper does.
+         */
+        CORM(new Parameter(QUERIES, 256, 1, AutomaticRetention.MAX_QUERIES), new Parameter(NEWEST, 256, 1, MANY));
 
         private final List<Parameter> parameters;
 
@@ -132,7 +152,12 @@ public final class Eviction {
         }
 
         boolean evictsInAnswers() {
-            return !looksAtQueries() || this == TOVA || this == H2O || this == RKV;
+            return !looksAtQueries() || this == TOVA || keepsVotes() || this == RKV;
+        }
+
+        /** What queries have said of tokens that stay is known later, so that it need not be the last ones that decide. */
+        private boolean keepsVotes() {
+            return this == H2O || this == KEYFORMER || this == CORM;
         }
 
         private Parameter parameter(String name) {
@@ -150,6 +175,10 @@ public final class Eviction {
 
         static Parameter kernel() {
             return new Parameter(KERNEL, 5, 1, MANY);
+        }
+
+        static Parameter sample() {
+            return new Parameter("sample", 1, 1, MANY);
         }
     }
 
@@ -238,8 +267,8 @@ public final class Eviction {
      * ones of the chunk. What is left may be other tokens than if the whole prompt had been there: what is gone once is not
      * chosen later.
      *
-     * <p>No plan has {@link Method#OBSERVED} in chunks, which looks at all queries of a prompt, or chunks with fewer tokens than
-     * there are queries that decide.
+     * <p>No plan has {@link Method#OBSERVED} in chunks, which looks at all queries of a prompt, or, but for {@link Method#CORM},
+     * chunks with fewer tokens than there are queries that decide.
      *
      * @param size tokens of a chunk, from 16 to 999,999,999, usually {@value #DEFAULT_CHUNK}
      */
@@ -262,8 +291,8 @@ public final class Eviction {
      * than its budget and so many tokens after the prompt, however long the answer is.
      *
      * <p>For {@link Method#KNORM}, {@link Method#KEYDIFF}, {@link Method#LAGKV}, {@link Method#STREAMING}, {@link
-     * Method#TOVA}, which takes the query of the newest token, {@link Method#H2O}, and {@link Method#RKV}, whose queries
-     * are no more than these tokens. No plan has it with the others, whose queries are those of a
+     * Method#TOVA}, which takes the query of the newest token, {@link Method#H2O}, {@link Method#KEYFORMER}, {@link
+     * Method#CORM}, and {@link Method#RKV}, whose queries are no more than these tokens. No plan has it with the others, whose queries are those of a
      * prompt.
      *
      * @param tokens between two evictions, from 1 to 999,999,999; 0 evicts nothing from answers, as without this call
@@ -322,7 +351,7 @@ public final class Eviction {
     }
 
     /**
-     * How many tokens of a sequence a layer keeps; {@link Method#CHUNKKV} may keep fewer.
+     * How many tokens of a sequence a layer keeps; {@link Method#CHUNKKV} and {@link Method#CORM} may keep fewer.
      *
      * @param layers of the model
      * @param sequence tokens that it has
@@ -336,7 +365,7 @@ public final class Eviction {
         if (skipped.contains(layer) || kept >= sequence) {
             return sequence;
         }
-        kept = method.looksAtQueries() ? Math.max(kept, queries()) : kept;
+        kept = method.looksAtQueries() ? Math.max(kept, recent()) : kept;
         kept = method == Method.PYRAMIDKV ? pyramid(layer, layers, sequence, kept) : kept;
         return Math.min(sequence, Math.max(1, kept));
     }
@@ -385,9 +414,14 @@ public final class Eviction {
     private int queries() {
         return switch (method) {
             case TOVA -> 1;
-            case OBSERVED, EXPECTED, H2O -> 0;
+            case OBSERVED, EXPECTED, H2O, KEYFORMER -> 0;
             default -> value(QUERIES);
         };
+    }
+
+    /** The most recent tokens that stay in any case, of a method that looks at queries. */
+    private int recent() {
+        return method == Method.CORM ? value(NEWEST) : queries();
     }
 
     /** From the lowest layer to the highest in equal steps, where a layer has room for it. */
@@ -579,24 +613,25 @@ public final class Eviction {
             throw new InvalidPlanException(method.label()
                     + " looks at all queries of a prompt, so it evicts at its end only, not with at=chunk");
         }
-        if (chunk > 0 && method.looksAtQueries() && chunk < queries()) {
+        boolean lastDecide = method.looksAtQueries() && !method.keepsVotes();
+        if (chunk > 0 && lastDecide && chunk < queries()) {
             throw new InvalidPlanException(
                     "a chunk has " + chunk + " tokens, fewer than the last " + queries() + ", whose attention decides",
                     (long) chunk,
                     (long) queries());
         }
-        if (part > 0 && method.looksAtQueries() && part < queries()) {
+        if (part > 0 && lastDecide && part < queries()) {
             throw new InvalidPlanException(
                     "answer=" + part + " is fewer than the last " + queries() + " tokens, whose attention decides",
                     (long) part,
                     (long) queries());
         }
-        if (method.looksAtQueries() && tokens > 0 && tokens <= queries()) {
+        if (method.looksAtQueries() && tokens > 0 && tokens <= recent()) {
             throw new InvalidPlanException(
-                    "the number of tokens to keep is " + tokens + ", not more than the last " + queries()
+                    "the number of tokens to keep is " + tokens + ", not more than the last " + recent()
                             + ", which always stay",
                     (long) tokens,
-                    (long) queries());
+                    (long) recent());
         }
     }
 

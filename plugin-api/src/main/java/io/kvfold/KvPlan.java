@@ -50,7 +50,7 @@ import java.util.stream.IntStream;
  *           | "answer=" , number                        (* and during the answer, after each so many tokens, from 1 *)
  *           | "skip=" , number , { "_" , number } ;     (* layers that keep every token *)
  * method    = "knorm" | "keydiff" | "lagkv" | "streaming" | "snapkv" | "tova" | "pyramidkv" | "chunkkv" | "observed"
- *           | "expected" | "h2o" | "rkv" ;
+ *           | "expected" | "h2o" | "rkv" | "keyformer" | "corm" ;
  * budget    = number | digit , { digit } , "." , digit , { digit } ;
  * decimal   = digit , [ "." , digit , { digit } ] ;     (* at most 6 digits after the point *)
  * number    = digit , { digit } ;                       (* at most 9 digits *)

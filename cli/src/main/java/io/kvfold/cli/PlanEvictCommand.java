@@ -33,7 +33,7 @@ import picocli.CommandLine.Spec;
             "Computes the text as a prompt and tells for each layer that stores keys and values how many tokens its heads"
                     + " keep when it has ended, how many they evict, what memory that gives back, and where in the text the"
                     + " kept ones are. Methods: knorm, keydiff, lagkv, streaming, snapkv, tova, pyramidkv, chunkkv,"
-                    + " observed, expected, h2o, rkv.",
+                    + " observed, expected, h2o, rkv, keyformer, corm.",
             "",
             "What a choice costs in quality is not measured here; kvfold perplexity --kl-divergence and kvfold eval do.",
             ""
@@ -144,6 +144,9 @@ final class PlanEvictCommand implements Callable<Integer> {
     }
 
     private static void checkBudget(Eviction eviction, KvPlan plan, int prompt) {
+        if (eviction.method() == Eviction.Method.CORM) { // whose budget is only the most that stays
+            return;
+        }
         long least = IntStream.range(0, plan.layers())
                 .filter(layer -> plan.isProducer(layer) && !plan.keepsOnlyWindow(layer))
                 .mapToLong(layer -> eviction.budget(layer, plan.layers(), prompt))

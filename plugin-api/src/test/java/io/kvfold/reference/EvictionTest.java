@@ -91,7 +91,10 @@ final class EvictionTest {
                 "cla:2;evict=tova:0.3;answer=10",
                 "standard;evict=lagkv:40;lag=8;at=chunk:32;answer=16;skip=0",
                 "standard;evict=h2o:40;answer=8",
-                "cla:2;evict=rkv:40;answer=10"
+                "cla:2;evict=rkv:40;answer=10",
+                "standard;evict=h2o:40;sample=4",
+                "cla:2;evict=keyformer:40;answer=8;steps=10",
+                "standard;evict=corm:60;queries=16;newest=8;answer=10"
             })
     void aConversationGoesOnWithWhatIsLeft(String plan) {
         try (Engine engine = builder(plan, 2).open();
@@ -152,7 +155,9 @@ final class EvictionTest {
                 "standard;evict=keydiff:40;answer=8",
                 "cla:2;evict=tova:40;answer=8",
                 "standard;evict=h2o:40;answer=8",
-                "cla:2;evict=rkv:40;answer=8"
+                "cla:2;evict=rkv:40;answer=8",
+                "standard;evict=keyformer:40;answer=8",
+                "cla:2;evict=corm:60;queries=16;newest=8;answer=8"
             })
     void severalAnswersToAPromptShareWhatIsLeft(String plan) {
         try (Engine engine = builder(plan, 3).open()) {
@@ -182,7 +187,9 @@ final class EvictionTest {
                 "standard;evict=keydiff:40;answer=8",
                 "cla:2;evict=tova:40;answer=8",
                 "standard;evict=h2o:40;answer=8",
-                "standard;evict=rkv:40;answer=10"
+                "standard;evict=rkv:40;answer=10",
+                "cla:2;evict=keyformer:40;answer=8",
+                "standard;evict=corm:60;queries=16;newest=8;answer=10"
             })
     void draftsDoNotChangeAnAnswer(String plan) {
         try (Engine plain = builder(plan, 1).open();
@@ -229,7 +236,10 @@ final class EvictionTest {
                 "standard;evict=keydiff:140;answer=16",
                 "cla:2;evict=tova:140;at=chunk:32;answer=10",
                 "cla:2;evict=h2o:0.6;answer=24",
-                "standard;evict=rkv:140;answer=24"
+                "standard;evict=rkv:140;answer=24",
+                "standard;evict=keyformer:0.6;answer=24;steps=50",
+                "cla:2;evict=keyformer:140;answer=16",
+                "standard;evict=corm:140;queries=32;newest=16;answer=24"
             })
     void aSuspendedConversationLosesTheSameTokensAgain(String plan) {
         Engine.Builder builder = builder(plan, 4).contextSize(512).option("kv-unified-per-slot", 512);
@@ -295,7 +305,7 @@ final class EvictionTest {
 
     /** Which is a hard limit: the same answer would not fit if nothing were evicted from it. */
     @ParameterizedTest
-    @CsvSource({"knorm, F16, 1", "streaming, Q4_0, 2", "tova, F16, 2", "h2o, F16, 1"})
+    @CsvSource({"knorm, F16, 1", "streaming, Q4_0, 2", "tova, F16, 2", "h2o, F16, 1", "keyformer, Q4_0, 1"})
     void aLongAnswerFitsIntoTheMemoryOfBudgetAndPart(String method, KvType type, int cla) throws IOException {
         String plan = "cla:" + cla + ";evict=" + method + ":256";
         long row = (long) (2 * 8 * 128 * (type == KvType.F16 ? 2 : 18.0 / 32) * LAYERS / cla);
@@ -335,7 +345,9 @@ final class EvictionTest {
                 "standard;evict=keydiff:40;answer=16",
                 "cla:2;evict=tova:0.3;answer=10",
                 "cla:2;evict=h2o:40;answer=10;skip=0",
-                "standard;evict=rkv:0.4;at=chunk:32;answer=12"
+                "standard;evict=rkv:0.4;at=chunk:32;answer=12",
+                "cla:2;evict=keyformer:40;answer=10;skip=0",
+                "standard;evict=corm:40;queries=20;newest=8;at=chunk:32;answer=12"
             })
     void longAnswersAreThoseOfTheRequestsAlone(String plan) {
         List<ObjectNode> bodies = IntStream.range(0, 6)
@@ -458,6 +470,13 @@ final class EvictionTest {
                 "standard;evict=knorm:64;answer=0 | 1 to",
                 "standard;evict=knorm:64;answer=x | x",
                 "standard;evict=rkv:64;answer=7 | last 8",
+                "standard;evict=corm:256 | last 256",
+                "standard;evict=corm:300;newest=0 | 1 to",
+                "lckv:2;evict=corm:300 | upward",
+                "standard;evict=keyformer:64;recency=101 | 0 to 100",
+                "standard;evict=keyformer:64;queries=8 | queries",
+                "lckv:2;evict=keyformer:64 | upward",
+                "standard;evict=h2o:64;sample=0 | 1 to",
                 "standard;evict=snapkv:100;answer=64 | knorm, keydiff, lagkv, streaming, tova",
                 "standard;evict=observed:100;answer=64 | answer=64",
                 "standard;evict=expected:100;answer=64 | expected looks at the queries of a prompt",

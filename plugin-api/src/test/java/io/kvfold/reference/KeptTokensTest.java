@@ -163,6 +163,52 @@ final class KeptTokensTest {
         }
     }
 
+    /** However many these are: each layer keeps as many as the head of it that has the most. */
+    @ParameterizedTest
+    @CsvSource({"standard, 1", "cla:2, 1", "standard, 3"})
+    void whatOneOfTheLastQueriesAttendsToMoreThanToTheAverageIsKept(String map, int queries) {
+        KvPlan plan = KvPlan.parse(map, LAYERS);
+        int newest = 10;
+        boolean[][][] wanted = new boolean[LAYERS][SHAPE.kvHeads()][TOKENS];
+        for (boolean[][] heads : wanted) {
+            for (boolean[] head : heads) {
+                Arrays.fill(head, TOKENS - newest, TOKENS, true);
+            }
+        }
+        ReferenceModel.Sequence sequence = MODEL.reference(plan).newSequence();
+        sequence.observe((layer, head, query, key, probability) -> {
+            if (query >= TOKENS - queries && probability >= 1.0 / (query + 1)) {
+                wanted[plan.kvLayer(layer)][head / GROUP][key] = true;
+            }
+        });
+        for (int token : PROMPT) {
+            sequence.append(1, token);
+        }
+        try (Engine engine = builder(map + ";evict=corm:1.0;newest=" + newest + ";queries=" + queries)
+                .open()) {
+            KeptTokens kept = engine.keptTokens(PROMPT);
+            for (int layer = 0; layer < LAYERS; layer++) {
+                boolean[][] of = wanted[plan.kvLayer(layer)];
+                int[][] expected = Arrays.stream(of)
+                        .map(head -> IntStream.range(0, TOKENS)
+                                .filter(token -> head[token])
+                                .toArray())
+                        .toArray(int[][]::new);
+                int most = Arrays.stream(expected)
+                        .mapToInt(head -> head.length)
+                        .max()
+                        .orElseThrow();
+                assertThat(most).isLessThan(TOKENS);
+                for (int head = 0; head < SHAPE.kvHeads(); head++) {
+                    assertThat(kept.positions()[layer][head])
+                            .as("layer %d, head %d", layer, head)
+                            .hasSize(most)
+                            .contains(expected[head]);
+                }
+            }
+        }
+    }
+
     @ParameterizedTest
     @ValueSource(
             strings = {
@@ -171,6 +217,8 @@ final class KeptTokensTest {
                 "cla:2;evict=chunkkv:40;queries=16;chunk=7",
                 "standard;evict=observed:40",
                 "cla:2;evict=expected:40;at=chunk:64",
+                "standard;evict=keyformer:40;at=chunk:64",
+                "cla:2;evict=corm:60;queries=16;newest=8",
             })
     void asManyAsARequestLeaves(String text) {
         KvPlan plan = KvPlan.parse(text, LAYERS);

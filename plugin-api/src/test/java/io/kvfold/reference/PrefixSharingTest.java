@@ -536,6 +536,8 @@ final class PrefixSharingTest {
         "cla:2;evict=tova:0.5;at=chunk:32;answer=10, 19",
         "standard;evict=h2o:40;answer=16, 20",
         "cla:2;evict=rkv:40;answer=16, 21",
+        "cla:2;evict=keyformer:40;answer=16, 22",
+        "standard;evict=corm:60;queries=16;newest=16;answer=16, 23",
     })
     void requestsOfARandomTreeAnswerAsAlone(String plan, long seed) throws IOException {
         Random random = new Random(seed);
