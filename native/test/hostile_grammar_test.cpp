@@ -117,6 +117,14 @@ static void survives_dead_ends(const engine & e) {
     }
 }
 
+static void says_that_nothing_goes_on(const engine & e) {
+    const answer a = with_grammar(e, "root ::= [\\U00110000]");
+    CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK(a.mentions("allows nothing here that the model has a token for"));
+    still_answers(e);
+    refuses(e, "root ::= ((\"a\"{1,1000}){1,1000}){1,1000}", "reduce the number of repetitions");
+}
+
 static void bounds_triggers(const engine & e) {
     const auto lazy = [&](const json & triggers, int n_predict) {
         const json body = { { "grammar", "root ::= \"a\"" }, { "grammar_lazy", true }, { "grammar_triggers", triggers }, { "n_predict", n_predict }, { "ignore_eos", true } };
@@ -130,6 +138,11 @@ static void bounds_triggers(const engine & e) {
         CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
         CHECK(a.mentions("trigger"));
     }
+    json words = json::array();
+    for (int i = 0; i < 1025; i++) {
+        words.push_back({ { "type", 1 }, { "value", "word" + std::to_string(i) } });
+    }
+    CHECK(lazy(words, 4).mentions("it has 1025 triggers, the limit is 1024"));
     CHECK(lazy(json::array({ { { "type", 99 }, { "value", "a" } } }), 4).mentions("no type 99"));
     still_answers(e);
 }
@@ -168,6 +181,7 @@ int main() {
         bounds_what_grows(e);
         survives_dead_ends(e);
         bounds_triggers(e);
+    says_that_nothing_goes_on(e);
         checks_every_field(e);
     }
     options["grammar"] = "root ::= root";

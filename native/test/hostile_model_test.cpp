@@ -88,6 +88,25 @@ static void rejects_what_no_model_has(const std::string & whole) {
 }
 
 // A model without a template that can be used is good for everything else.
+// Which would be found everywhere in a text, and for ever.
+static void passes_over_a_special_token_without_a_text(const std::string & whole) {
+    gguf_edit                file(whole);
+    std::vector<std::string> texts, types;
+    for (size_t i = 0; i < 320; i++) { // as make_model has them, but for the last
+        texts.push_back(file.string(i < 319 ? "t" + std::to_string(i) : ""));
+        types.push_back(file.number<int32_t>(i == 319 ? 3 : 1));
+    }
+    file.set("tokenizer.ggml.tokens", file.array_type, file.array(file.string_type, texts));
+    file.set("tokenizer.ggml.token_type", file.array_type, file.array(file.i32_type, types));
+    write_file(damaged_path, file.put());
+    const engine e({ { "model", damaged_path }, { "ctx-size", 256 }, { "parallel", 1 }, { "threads", 1 } });
+    if (e.ok()) {
+        answer last;
+        run(e, "/tokenize", { { "content", "t1t2" } }, &last);
+        CHECK_EQUAL(last.status, (int) KVFOLD_DONE);
+    }
+}
+
 static void keeps_hostile_templates_from_loading(const std::string & whole) {
     std::string not_not = "{{ ";
     for (int i = 0; i < 16000; i++) {
@@ -242,6 +261,7 @@ int main(int argc, char ** argv) {
         rejects_truncated_files(whole);
         rejects_impossible_shapes(whole);
         rejects_what_no_model_has(whole);
+        passes_over_a_special_token_without_a_text(whole);
         keeps_hostile_templates_from_loading(whole);
         notices_a_file_that_is_cut(whole);
         survives_other_keys(whole, 1, 500);

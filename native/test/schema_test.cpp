@@ -2,6 +2,8 @@
 
 #include "kvfold_test.h"
 
+#include <chrono>
+
 using namespace kvfold_test;
 
 static answer convert(const json & schema) {
@@ -36,22 +38,37 @@ static void refuses_contradictions() {
         refused(schema, KVFOLD_ERROR_INVALID_ARGUMENT, "no answer can be valid");
     }
     refused(R"({"const": 3, "multipleOf": 2})", KVFOLD_ERROR_INVALID_ARGUMENT, "no answer can be valid");
-    refused(R"({"properties": {"a": {"$id": "http://x/", "$defs": {"b": {"type": "null"}}, "properties": {"c": {"$ref": "#/$defs/b"}}}}, "$defs": {"b": {"type": "string"}}})",
-            KVFOLD_ERROR_INVALID_ARGUMENT, R"(#/properties/a cannot be used: it has an \"$id\" of its own)");
     refused(R"({"type": "string", "pattern": "^a\\Z"})", KVFOLD_ERROR_INVALID_ARGUMENT, "\\\\Z has no meaning");
     refused(R"({"type": "integer", "minimum": 1e30})", KVFOLD_ERROR_INVALID_ARGUMENT, "64 bits");
     refused(R"({"type": "strin"})", KVFOLD_ERROR_INVALID_ARGUMENT, "'strin'");
     refused(R"({"$ref": "#/$defs/x"})", KVFOLD_ERROR_INVALID_ARGUMENT, "which is not there");
     refused(R"({"$ref": "other.json"})", KVFOLD_ERROR_INVALID_ARGUMENT, "same document");
     refused(R"({"type": "string", "minLength": 100000})", KVFOLD_ERROR_INVALID_ARGUMENT, "limit is 2000");
-    refused(R"({"$ref": "#"})", KVFOLD_ERROR_INVALID_ARGUMENT, "");
+    for (const char * schema : { R"({"$ref": "#"})", R"({"anyOf": [{"$ref": "#"}, {"type": "null"}]})", R"({"allOf": [{"$ref": "#"}], "type": "object"})",
+                                 R"({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}})" }) {
+        refused(schema, KVFOLD_ERROR_INVALID_ARGUMENT, "leads back to itself");
+    }
+    refused(R"({"$ref": "#anchor", "$defs": {"a": {"$id": "http://x/y", "$anchor": "anchor"}}})", KVFOLD_ERROR_INVALID_ARGUMENT, "same document");
+    refused(R"({"type": "number", "minimum": 2, "exclusiveMaximum": 2})", KVFOLD_ERROR_INVALID_ARGUMENT, "no answer can be valid");
+    refused(R"({"type": "array", "items": {"enum": [1, 2, 2.0]}, "minItems": 3, "uniqueItems": true})", KVFOLD_ERROR_INVALID_ARGUMENT, "no answer can be valid");
+    refused(R"({"type": "object", "propertyNames": {"enum": ["a"]}, "required": ["b"]})", KVFOLD_ERROR_INVALID_ARGUMENT, "no answer can be valid");
     refused(R"({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]})", KVFOLD_ERROR_INVALID_ARGUMENT, "never ends");
 }
 
 static void names_what_no_grammar_holds() {
     const std::pair<const char *, const char *> schemas[] = {
         { R"({"properties": {"a": {"not": {"type": "null"}}}})", R"(\"not\")" },
-        { R"({"properties": {"a": {"type": "number", "minimum": 0}}})", R"(/properties/a has \"minimum\")" },
+        { R"({"properties": {"a": {"type": "number", "minimum": 1e-9, "maximum": 1e14}}})", R"(/properties/a has \"minimum\")" },
+        { R"({"type": "number", "minimum": 1e300})", R"(\"minimum\")" },
+        { R"({"type": "number", "multipleOf": 0.3})", R"(\"multipleOf\")" },
+        { R"({"type": "array", "uniqueItems": true, "items": {"type": "integer"}})", R"(\"uniqueItems\")" },
+        { R"({"type": "array", "uniqueItems": true, "items": {"enum": [1, 2, 3, 4, 5, 6]}})", R"(\"uniqueItems\")" },
+        { R"({"type": "array", "uniqueItems": true, "prefixItems": [{"enum": [1]}], "items": {"enum": [1, 2]}})", R"(\"uniqueItems\")" },
+        { R"({"patternProperties": {"^a$": true, "^b$": true}, "additionalProperties": false})", R"(\"patternProperties\")" },
+        { R"({"patternProperties": {"^a$": true}, "properties": {"b": true}, "additionalProperties": false})", R"(\"patternProperties\")" },
+        { R"({"allOf": [{"patternProperties": {"^a$": true}}, {"additionalProperties": false}]})", R"(\"patternProperties\")" },
+        { R"({"type": "object", "propertyNames": {"not": {"const": "a"}}})", R"(\"propertyNames\")" },
+        { R"({"type": "object", "propertyNames": {"pattern": "^a"}, "properties": {"b": true}})", R"(\"propertyNames\")" },
         { R"({"type": "integer", "multipleOf": 7})", R"(\"multipleOf\")" },
         { R"({"type": "array", "uniqueItems": true})", R"(\"uniqueItems\")" },
         { R"({"type": "object", "patternProperties": {"a": {}}})", R"(\"patternProperties\")" },
@@ -61,7 +78,6 @@ static void names_what_no_grammar_holds() {
         { R"({"type": "string", "format": "martian"})", "martian" },
         { R"({"oneOf": [{"type": "integer"}, {"type": "number"}]})", R"(\"oneOf\")" },
         { R"({"oneOf": [{"properties": {"a": {"const": 1}}, "required": ["a"]}, {"type": "string"}]})", R"(\"oneOf\")" },
-        { R"({"type": "object", "propertyNames": false})", R"(\"propertyNames\")" },
         { R"({"type": "object", "patternProperties": {"a": true}})", R"(\"patternProperties\")" },
         { R"({"type": "object", "patternProperties": {"a": false}, "additionalProperties": true})", R"(\"patternProperties\")" },
         { R"({"type": "array", "contains": true})", R"(\"contains\")" },
@@ -123,6 +139,27 @@ static void bounds_what_grows() {
     }
     CHECK_EQUAL(convert(twice).status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
 
+    json all = json::array(); // 10^6 choices
+    for (int i = 0; i < 6; i++) {
+        json some = json::array();
+        for (int j = 0; j < 10; j++) {
+            some.push_back({ { "required", { "p" + std::to_string(10 * i + j) } } });
+        }
+        all.push_back({ { "anyOf", some } });
+    }
+    const auto begin = std::chrono::steady_clock::now();
+    CHECK_EQUAL(convert({ { "type", "object" }, { "allOf", all } }).status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    json deep = { { "enum", json::array() } };
+    for (int i = 0; i < 300000; i++) {
+        deep["enum"].push_back(i);
+    }
+    for (int i = 0; i < 90; i++) {
+        deep = { { "properties", { { "a", deep } } } };
+    }
+    const answer large = convert(deep);
+    CHECK(large.mentions("too large"));
+    CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(20));
+
     const answer name = convert({ { "properties", { { std::string(300000, 'n'), { { "type", "null" } } } } } });
     CHECK_EQUAL(name.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
 }
@@ -156,7 +193,26 @@ static void keeps_to_the_choice_of_tools() {
     CHECK(tools_for({ { "type", "often" } }).find("cannot be") != std::string::npos);
 }
 
+// The grammar is of other words than the schema; the model still reads what the parameters mean.
+static void shows_what_parameters_mean() {
+    const engine e({ { "model", tiny_model() }, { "ctx-size", 256 }, { "parallel", 1 }, { "threads", 1 },
+                     { "chat-template", "{% for t in tools %}{{ t.function.parameters | tojson }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}" } });
+    CHECK(e.ok());
+    const json city = { { "type", "string" }, { "pattern", "^[A-Z][a-z]+$" }, { "description", "where it is" }, { "default", "Bonn" } };
+    const json size = { { "type", "number" }, { "minimum", 0 }, { "description", "in metres" } };
+    const json body = { { "messages", { { { "role", "user" }, { "content", "a" } } } },
+                        { "tools", { { { "type", "function" },
+                                       { "function", { { "name", "f" },
+                                                       { "parameters", { { "type", "object" }, { "properties", { { "city", city }, { "size", size } } }, { "required", { "city" } } } } } } } } } };
+    const std::string prompt = run(e, "/apply-template", body).value("prompt", "");
+    for (const char * part : { "where it is", "Bonn", "in metres", "\"minimum\": 0" }) {
+        CHECK(prompt.find(part) != std::string::npos);
+    }
+    CHECK(prompt.find("x-kvfold") == std::string::npos);
+}
+
 int main() {
+    shows_what_parameters_mean();
     keeps_to_the_choice_of_tools();
     refuses_contradictions();
     names_what_no_grammar_holds();

@@ -113,18 +113,33 @@ static std::string refusal(const answer & last) {
     return "ERROR " + last.text.substr(0, 200);
 }
 
+static std::string without_brackets(std::string text) {
+    for (char & c : text) {
+        c = c == '<' || c == '[' || c == ']' ? 'b' : c;
+    }
+    return text;
+}
+
 // Against the same without brackets: a special token is one token, as a text it has one for each byte.
 static std::string texts_stay_texts(const engine & e, const std::string & role, const std::vector<std::string> & special) {
-    std::string text, neutral;
+    std::string text;
+    json        parts = json::array(), neutral_parts = json::array(); // of which a template makes one text
     for (const auto & token : special) {
         text += "b" + token;
+        for (const std::string & half : { token.substr(0, token.size() / 2), token.substr(token.size() / 2) + "b" }) {
+            parts.push_back({ { "type", "text" }, { "text", half } });
+            neutral_parts.push_back({ { "type", "text" }, { "text", without_brackets(half) } });
+        }
     }
-    for (const char c : text) {
-        neutral += c == '<' || c == '[' || c == ']' ? 'b' : c;
+    const bool in_parts = role == "parts";
+    json       body     = said_by(in_parts ? "user" : role, text + "b"), neutral = said_by(in_parts ? "user" : role, without_brackets(text + "b"));
+    if (in_parts) {
+        body["messages"][0]["content"]    = parts;
+        neutral["messages"][0]["content"] = neutral_parts;
     }
     answer     last, last_neutral;
-    const json told     = run(e, "/v1/chat/completions/input_tokens", said_by(role, text + "b"), &last);
-    const json expected = run(e, "/v1/chat/completions/input_tokens", said_by(role, neutral + "b"), &last_neutral);
+    const json told     = run(e, "/v1/chat/completions/input_tokens", body, &last);
+    const json expected = run(e, "/v1/chat/completions/input_tokens", neutral, &last_neutral);
     if (told.is_null() || expected.is_null()) {
         return refusal(told.is_null() ? last : last_neutral);
     }
@@ -224,7 +239,7 @@ int main(int argc, char ** argv) {
     }
     std::sort(files.begin(), files.end());
     CHECK(argc > 2 || files.size() >= 70);
-    static const std::vector<std::string> columns = { "template", "special tokens", "user", "system", "assistant", "tool", "roles",
+    static const std::vector<std::string> columns = { "template", "special tokens", "user", "system", "assistant", "tool", "parts", "roles",
                                                       "tools shown", "required", "named", "none", "format", "format beside tools" };
     print(columns);
     print(std::vector<std::string>(columns.size(), "---"));
@@ -244,9 +259,9 @@ int main(int argc, char ** argv) {
         std::string              roles;
         {
             const auto all = opened(special);
-            for (const char * role : { "user", "system", "assistant", "tool" }) {
+            for (const char * role : { "user", "system", "assistant", "tool", "parts" }) {
                 row.push_back(texts_stay_texts(*all, role, special));
-                const std::string shown = shows(*all, said_by(role, "Quetzalcoatl"), "Quetzalcoatl");
+                const std::string shown = role == std::string("parts") ? "yes" : shows(*all, said_by(role, "Quetzalcoatl"), "Quetzalcoatl");
                 roles += shown == "yes" ? "" : std::string(roles.empty() ? "" : ", ") + role + " " + shown;
             }
         }

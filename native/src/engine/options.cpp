@@ -254,7 +254,8 @@ static void apply(const std::string & name, const option_name & target, const js
     } catch (const std::bad_alloc &) {
         throw;
     } catch (const std::exception & e) {
-        throw bad_value(name, value, in_one_line(e.what()));
+        const std::string what = e.what();
+        throw bad_value(name, value, what.rfind("sto", 0) == 0 ? "it is no number, or one too large" : in_one_line(what)); // of std::stof and the like
     }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <string_view>
+#include <vector>
 
 namespace kvfold {
 
@@ -37,6 +38,43 @@ static int64_t nesting(const std::string & text, std::string_view open, std::str
     return most;
 }
 
+// A member is looked for among those before it, so that an object takes time by the square of its members.
+static void check_members(const char * what, const std::string & text) {
+    static constexpr int64_t limit = 20'000; // of one object, or as much work in several
+    std::vector<int64_t>     members;
+    int64_t                  largest = 0, work = 0;
+    bool                     quoted = false;
+    const auto               count = [&](int64_t n) {
+        largest = std::max(largest, n);
+        work += std::min(n, 4 * limit) * n;
+    };
+    for (size_t i = 0; i < text.size() && work <= limit * limit; i++) {
+        const char c = text[i];
+        if (c == '\\') {
+            i++;
+        } else if (c == '"') {
+            quoted = !quoted;
+        } else if (quoted) {
+            continue;
+        } else if (c == '{') {
+            members.push_back(0);
+        } else if (c == ':' && !members.empty()) {
+            members.back()++;
+        } else if (c == '}' && !members.empty()) {
+            count(members.back());
+            members.pop_back();
+        }
+    }
+    for (const int64_t n : members) { // of objects that never end
+        count(n);
+    }
+    if (work > limit * limit) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, std::string(what) + " has too many members in its objects, " + std::to_string(largest) +
+                                                       " in one; the limit is " + std::to_string(limit) + " in one, or as many squares in all")
+            .compares(largest, limit);
+    }
+}
+
 static int64_t occurrences(const std::string & text, const std::string & part) {
     int64_t n = 0;
     for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) {
@@ -56,6 +94,7 @@ static std::string cause_of(const common_json_error & e) {
 
 json parse_object(const std::string & text, const char * what) {
     check(what, "levels of nesting", nesting(text, "[{", "]}", true), max_nesting);
+    check_members(what, text);
     json object;
     try {
         object = json::parse(text);
@@ -114,6 +153,7 @@ static void check_strings(const json & value, const std::string & key) {
         }
     } else if (value.is_string() && key == "arguments") {
         check("the arguments of a tool call", "levels of nesting", nesting(value.get<std::string>(), "[{", "]}", true), max_nesting);
+        check_members("the arguments of a tool call", value.get<std::string>());
     } else if (value.is_string() && (key == "pattern" || key == "value")) {
         check("a pattern", "levels of parentheses", nesting(value.get<std::string>(), "(", ")", false), max_nesting);
     }

@@ -34,10 +34,18 @@ static void keep_tools(json & body, const std::set<std::string> & names) {
 }
 
 static bool rewrite_tool_choice(json & body) {
-    if (!body.contains("tool_choice") || !body.at("tool_choice").is_object()) {
+    if (!body.contains("tool_choice") || body.at("tool_choice").is_null()) {
         return false;
     }
     const json        choice = body.at("tool_choice");
+    const bool        tools  = body.contains("tools") && body.at("tools").is_array() && !body.at("tools").empty();
+    const std::string asks   = choice.is_string() ? choice.get<std::string>() : text_at(choice, "type");
+    if (!tools && (asks == "required" || asks == "any" || asks == "function" || asks == "tool")) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"tool_choice\" asks for a call, but there are no \"tools\"");
+    }
+    if (choice.is_string()) {
+        return false;
+    }
     if (choice.contains("disable_parallel_tool_use") && choice.at("disable_parallel_tool_use") == true) {
         body["parallel_tool_calls"] = false;
     }
@@ -73,10 +81,13 @@ static bool rewrite_format(json & body) {
             changed                 = true;
         }
     }
-    if (!body.contains("response_format") || !body.at("response_format").is_object()) {
+    if (!body.contains("response_format") || body.at("response_format").is_null()) {
         return changed;
     }
     json & format = body.at("response_format");
+    if (text_at(format, "type").empty()) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"response_format\" is " + format.dump_safe().substr(0, 200) + " but must be an object with a \"type\"");
+    }
     if (text_at(format, "type") == "json_schema" && format.contains("schema") && !format.contains("json_schema")) {
         json wrapped = json::object();
         for (const char * key : { "name", "schema", "strict" }) {
@@ -87,6 +98,11 @@ static bool rewrite_format(json & body) {
         format["json_schema"] = wrapped;
         format.erase("schema");
         changed = true;
+    }
+    const bool has_schema = format.contains("json_schema") && format.at("json_schema").is_object() && format.at("json_schema").contains("schema") &&
+                            !format.at("json_schema").at("schema").is_null();
+    if (text_at(format, "type") == "json_schema" && !has_schema) {
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"response_format\" has the type \"json_schema\" and no schema (\"json_schema\": {\"schema\": ...})");
     }
     return changed;
 }

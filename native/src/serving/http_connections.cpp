@@ -1,7 +1,5 @@
 #include "serving/http_connections.h"
 
-#include "hooks/http-connections.h"
-
 #include <cpp-httplib/httplib.h>
 
 #include <algorithm>
@@ -390,6 +388,31 @@ void http_connections::piece_begins() {
 
 // ---- cpp-httplib's side -----------------------------------------------------------------------------------------------
 
+static std::string json_error(int status, const std::string & message) {
+    return "{\"error\":{\"code\":" + std::to_string(status) + ",\"message\":\"" + message + "\",\"type\":\"" +
+           (status == 404 ? "not_found_error" : status < 500 ? "invalid_request_error" : "server_error") + "\"}}";
+}
+
+static std::string reason_of(int status) {
+    switch (status) {
+        case 400: return "the request is no HTTP request that can be read";
+        case 404: return "there is no such route";
+        case 413: return "the body has more than " + std::to_string(http_connections::max_body >> 20) + " MiB, or there is no room for it beside those of others";
+        case 414: return "the path is too long";
+        case 415: return "the body has an encoding that is not supported";
+        case 431: return "the headers are too long";
+        default:  return "the request was answered with status " + std::to_string(status);
+    }
+}
+
+void http_connections::explain_errors() {
+    server->set_error_handler([](const httplib::Request &, httplib::Response & answer) {
+        if (answer.body.empty()) {
+            answer.set_content(json_error(answer.status, reason_of(answer.status)), "application/json; charset=utf-8");
+        }
+    });
+}
+
 struct bounded_server final : httplib::Server {
     explicit bounded_server(http_connections & connections) : connections(connections) {
         set_payload_max_length(http_connections::max_body);
@@ -438,6 +461,7 @@ struct bounded_server final : httplib::Server {
 
 void kvfold_http_server(std::unique_ptr<httplib::Server> & server) {
     if (auto * connections = kvfold::http_connections::scope::innermost()) {
-        server = std::make_unique<kvfold::bounded_server>(*connections);
+        server              = std::make_unique<kvfold::bounded_server>(*connections);
+        connections->server = server.get();
     }
 }

@@ -4,9 +4,12 @@
 // cpp-httplib's own timeouts are per system call, so a client that sends a byte now and then keeps its connection for ever.
 #pragma once
 
+#include "hooks/http-connections.h"
+
 #include <condition_variable>
 #include <functional>
 #include <list>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -52,6 +55,9 @@ class http_connections {
     // longest. False if there is none.
     bool run(std::function<void()> && serve);
 
+    // Gives errors that no handler has answered a body, which is JSON. Only when the server that was made in a scope has its handlers.
+    void explain_errors();
+
     // Whether a file is a Unix socket that nobody listens on.
     static bool is_abandoned_socket(const std::string & path);
 
@@ -62,6 +68,7 @@ class http_connections {
 
   private:
     friend class client_connection;
+    friend void ::kvfold_http_server(std::unique_ptr<httplib::Server> & server);
 
     struct worker {
         std::thread thread;
@@ -82,6 +89,7 @@ class http_connections {
     std::list<worker>              workers;
     std::list<client_connection *> open; // the oldest first
     size_t                         bodies = 0;
+    httplib::Server *              server = nullptr;
 };
 
 } // namespace kvfold

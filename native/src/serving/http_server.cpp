@@ -21,6 +21,9 @@ struct route {
     const char *                                    path;
     server_http_context::handler_t server_routes::* handler;
     bool                                            needs_slot;
+
+    // A form with files instead of JSON.
+    bool takes_files() const { return string_ends_with(path, "/transcriptions"); }
 };
 
 // As llama_server() in tools/server/server.cpp registers them, without what reads or writes files, runs tools, forwards
@@ -138,7 +141,7 @@ class request_guard {
         }
     }
 
-    void check(const server_http_req & asked, bool posts) const {
+    void check(const server_http_req & asked, bool posts, bool takes_files) const {
         const auto named_as = values_of(asked, "host");
         for (const auto & host : named_as) {
             if (loopback && !has_key && !host.empty() && !names_this_machine(without_port(host)) &&
@@ -152,7 +155,7 @@ class request_guard {
             }
         }
         for (const auto & type : values_of(asked, "content-type")) {
-            if (posts && asked.files.empty() && lower(string_strip(type.substr(0, type.find(';')))) != "application/json") {
+            if (posts && !(takes_files && !asked.files.empty()) && lower(string_strip(type.substr(0, type.find(';')))) != "application/json") {
                 throw refusal(415, "the content type is \"" + type + "\" but must be \"application/json\"");
             }
         }
@@ -228,6 +231,7 @@ struct llama_http_server : http_server {
             for (const route & each : routes) {
                 add(each);
             }
+            connections.explain_errors();
             listening = http.start();
         }
         if (!listening) {
@@ -273,7 +277,7 @@ struct llama_http_server : http_server {
         auto answer = std::make_unique<served_answer>();
         http_connections::request_is_complete();
         try {
-            guard.check(origin, each.how == method::post);
+            guard.check(origin, each.how == method::post, each.takes_files());
             answer->running = open_request(each, origin);
             if (answer->running->take_answer(*answer)) {
                 answer->next = [running = answer->running.get()](std::string & out) { return next_piece(*running, out); };
@@ -305,19 +309,26 @@ struct llama_http_server : http_server {
     }
 
     std::shared_ptr<request> open_request(const route & each, const server_http_req & origin) {
-        std::lock_guard<std::mutex> lock(mutex);
-        if (closing) {
-            throw error(KVFOLD_ERROR_CLOSED, "the server was closed");
-        }
+        refuse_if_closing();
         request_host::use inside(*owner); // its routes go with it
         if (each.how == method::post) {
             owner->require_tokenizer();
         }
         const std::string api_key = params.api_keys.empty() ? "" : api_key_of(origin);
         auto opened = request::open(owner, owner->handler_of(each.handler), each.path, each.how == method::post, each.needs_slot, origin, api_key);
+        std::unique_lock<std::mutex> lock(mutex); // not before: a large body takes a while to read, and others wait for this
         running.remove_if([](const auto & weak) { return weak.expired(); });
         running.push_back(opened);
+        lock.unlock();
+        refuse_if_closing();
         return opened;
+    }
+
+    void refuse_if_closing() {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (closing) {
+            throw error(KVFOLD_ERROR_CLOSED, "the server was closed");
+        }
     }
 
     const std::shared_ptr<request_host> owner;

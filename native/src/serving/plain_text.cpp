@@ -36,6 +36,7 @@ plain_text::plain_text(const llama_vocab * vocab) {
         if (!name.empty() && name.size() > character_bytes((unsigned char) name.front())) {
             names.push_back(name);
             begins[(unsigned char) name.front()] = true;
+            longest = std::max(longest, name.size());
         }
     }
 }
@@ -54,6 +55,17 @@ static bool names_begin(const std::vector<std::string> & names, const std::strin
     return false;
 }
 
+bool plain_text::name_begins_at_end(const std::string & text) const {
+    for (size_t at = text.size() - std::min(text.size(), longest); at < text.size(); at++) {
+        const std::string end  = text.substr(at);
+        const auto        name = std::lower_bound(names.begin(), names.end(), end);
+        if (begins[(unsigned char) text[at]] && name != names.end() && name->size() > end.size() && name->compare(0, end.size(), end) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool plain_text::mark_text(json & value) const {
     std::string text    = value.get<std::string>();
     bool        changed = kvfold_remove_marks(text); // the caller's
@@ -67,6 +79,11 @@ bool plain_text::mark_text(json & value) const {
             at      = after - 1;
             changed = true;
         }
+    }
+    if (name_begins_at_end(text)) { // what follows may go on with it
+        marked.append(text, from, std::string::npos) += kvfold_text_mark;
+        value = marked;
+        return true;
     }
     if (changed) {
         value = marked.append(text, from, std::string::npos);

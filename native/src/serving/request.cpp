@@ -70,11 +70,11 @@ state_files state_files::parse(const std::string & text) {
 }
 
 // Half of a character made whole, and refused for what its handler would not refuse.
-request_body request_body::parse(const request_host & owner, const std::string & given) {
+request_body request_body::parse(const request_host & owner, const std::string & route, const std::string & given) {
     request_body body;
     body.text   = with_whole_characters(given);
     body.object = parse_body(body.text);
-    check_request(body.object, owner.slots(), owner.adapters());
+    check_request(body.object, route, { owner.slots(), owner.adapters(), (int) llama_vocab_n_tokens(owner.vocabulary()) });
     return body;
 }
 
@@ -85,7 +85,7 @@ std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & own
     if (!handler) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "unknown route '" + route + "'");
     }
-    request_body body = request_body::parse(*owner, text);
+    request_body body = request_body::parse(*owner, route, text);
     if (!route_tells_of_engine(route)) {
         owner->require_tokenizer();
     }
@@ -106,7 +106,7 @@ std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & own
                                        bool posts, bool needs_slot, const server_http_req & origin, const std::string & api_key) {
     request_host::use inside(*owner);
     const bool               is_json = posts && origin.files.empty();
-    request_body             body    = is_json ? request_body::parse(*owner, origin.body) : request_body{ origin.body, nullptr };
+    request_body             body    = is_json ? request_body::parse(*owner, path, origin.body) : request_body{ origin.body, nullptr };
     std::shared_ptr<request> opened(new request(owner, handler, needs_slot, path, std::move(body), origin.should_stop, {}));
     opened->http_request.params       = origin.params;
     opened->http_request.query_string = origin.query_string;
@@ -149,6 +149,22 @@ void request::run_handler() {
     }
 }
 
+// What a template is given to write; not images, nor thoughts, which most leave out.
+static size_t text_bytes(const json & value) {
+    static const std::set<std::string> others = { "url", "data", "image_url", "input_audio", "reasoning_content", "thinking" };
+    size_t bytes = value.is_string() ? value.get<std::string>().size() : 0;
+    if (value.is_array()) {
+        for (const auto & inner : value) {
+            bytes += text_bytes(inner);
+        }
+    } else if (value.is_object()) {
+        for (const auto & [key, inner] : value.items()) {
+            bytes += others.count(key) ? 0 : text_bytes(inner);
+        }
+    }
+    return bytes;
+}
+
 // The body as the handler of a route takes it: what llama.cpp reads only in part, in words that it reads, and texts that are nothing but
 // texts. Here and not where the request is opened, since the thread of a caller may have little stack.
 void request::rewrite_body() {
@@ -157,6 +173,9 @@ void request::rewrite_body() {
         return;
     }
     const std::string & route     = http_request.path;
+    if (route_uses_template(route)) { // before it is copied by a template
+        on_text((body.contains("messages") ? text_bytes(body.at("messages")) : 0) + (body.contains("input") ? text_bytes(body.at("input")) : 0));
+    }
     const bool          dialect   = rewrite_dialect(body);
     const bool          one_call  = owner->describes_tools() && ask_for_one_call(body);
     const bool          described = route_uses_template(route) && owner->describes_schemas() && describe_schema(body);
@@ -304,7 +323,7 @@ static void check_sampling(const std::vector<server_task> & tasks, const llama_v
         }
     }
     check_grammar(common_grammar_value(sampling.grammar), vocab);
-    check_triggers(patterns);
+    check_triggers(patterns, sampling.grammar_triggers.size());
 }
 
 // What cancelling them costs the worker grows with the square of their number.
@@ -391,9 +410,33 @@ void request::on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<
     }
 }
 
+static error ended_error(int why) {
+    switch (why) {
+        case KVFOLD_ERROR_CANCELLED: return error(KVFOLD_ERROR_CANCELLED, "the request was cancelled");
+        case KVFOLD_ERROR_CLOSED:    return error(KVFOLD_ERROR_CLOSED, "the engine was closed");
+        default:                     return error(KVFOLD_ERROR_INTERNAL, "the worker thread failed; its last words are in the log");
+    }
+}
+
+// Of what asks for tokens alone, each of which is an element of the answer's JSON.
+static constexpr size_t max_text = 16u << 20;
+
 void request::on_text(size_t bytes) {
-    if (needs_slot) {
-        refuse_if([&] { owner->check_text(bytes); });
+    refuse_if([&] {
+        if (needs_slot) {
+            owner->check_text(bytes);
+        } else if (bytes > max_text) {
+            throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "the text has " + std::to_string(bytes) + " bytes, the limit is " + std::to_string(max_text))
+                .compares((int64_t) bytes, (int64_t) max_text);
+        }
+    });
+}
+
+void request::on_tokenizer_step() {
+    static constexpr unsigned between = 4096; // a fraction of a millisecond
+    static thread_local unsigned steps = 0;
+    if (++steps % between == 0 && should_stop()) {
+        throw ended_error(ended != 0 ? ended.load() : KVFOLD_ERROR_CANCELLED);
     }
 }
 
@@ -445,14 +488,6 @@ void request::stop_tasks() {
         kept_tasks.clear();
     }
     owner->cancel_tasks(ids);
-}
-
-static error ended_error(int why) {
-    switch (why) {
-        case KVFOLD_ERROR_CANCELLED: return error(KVFOLD_ERROR_CANCELLED, "the request was cancelled");
-        case KVFOLD_ERROR_CLOSED:    return error(KVFOLD_ERROR_CLOSED, "the engine was closed");
-        default:                     return error(KVFOLD_ERROR_INTERNAL, "the worker thread failed; its last words are in the log");
-    }
 }
 
 std::optional<std::string> request::next() {
@@ -554,8 +589,11 @@ bool request::take_answer(server_http_res & into) {
     }
     throw_refusal();
     request_host::use inside(*owner);
-    if (answer->status == 501) { // in words of llama-server's command line
+    if (answer->status == 501 || answer->status == 500) { // in words of llama-server's command line, or of its inside
         throw answer_error();
+    }
+    if (answer->status == 400) {
+        answer->data = in_plain_words(answer->data);
     }
     into.status       = answer->status;
     into.content_type = answer->content_type;
@@ -578,9 +616,24 @@ bool request::next_piece(std::string & out) {
     return more;
 }
 
+// Without the names that a JSON library has for its errors, without all of what was given, and in one line.
+static std::string plain_words(std::string message) {
+    static constexpr size_t longest = 1000;
+    message = message.substr(0, std::min(message.find("; tools = "), longest));
+    while (!message.empty() && (message.back() & 0xC0) == 0x80) {
+        message.pop_back(); // a character that was cut
+    }
+    for (size_t at; (at = message.find("[json.exception.")) != std::string::npos;) {
+        const size_t end = message.find("] ", at);
+        message.erase(at, end == std::string::npos ? std::string::npos : end + 2 - at);
+    }
+    std::replace(message.begin(), message.end(), '\n', ' ');
+    return message;
+}
+
 // The error object of an answer or of a chunk, as format_error_response() makes it.
 static error to_error(const json & object) {
-    const std::string message = object.is_object() && object.contains("message") ? object.at("message").get<std::string>() : object.dump_safe();
+    const std::string message = plain_words(object.is_object() && object.contains("message") ? object.at("message").get<std::string>() : object.dump_safe());
     const std::string type    = object.is_object() && object.contains("type") ? object.at("type").get<std::string>() : "";
     if (type == "exceed_context_size_error") {
         const int64_t value = object.at("n_prompt_tokens").get<int64_t>();
@@ -593,6 +646,9 @@ static error to_error(const json & object) {
     if (start != std::string::npos) { // "This server does not support embeddings. Start it with `--embeddings`"
         const std::string flag = message.substr(start + 18, message.rfind('`') - start - 18);
         return error(KVFOLD_ERROR_UNSUPPORTED, "the engine was opened without option \"" + flag + "\"").about_option(flag);
+    }
+    if (message.find("Unexpected empty grammar stack") != std::string::npos) {
+        return error(KVFOLD_ERROR_INVALID_ARGUMENT, "the grammar allows nothing here that the model has a token for");
     }
     if (message.find("the grammar has too many ways to go on") != std::string::npos) { // of the worker, while it sampled
         return error(KVFOLD_ERROR_INVALID_ARGUMENT, message.substr(message.find("the grammar")));
@@ -611,6 +667,16 @@ static error to_error(const json & object) {
         return error(KVFOLD_ERROR_UNSUPPORTED, message);
     }
     return error(KVFOLD_ERROR_INTERNAL, message);
+}
+
+std::string request::in_plain_words(const std::string & data) {
+    json object = json::parse_no_throw(data);
+    if (object.is_discarded() || !object.is_object() || !object.contains("error") || !object.at("error").is_object() ||
+        !object.at("error").contains("message") || !object.at("error").at("message").is_string()) {
+        return data;
+    }
+    object["error"]["message"] = plain_words(object.at("error").at("message").get<std::string>());
+    return object.dump_safe();
 }
 
 // An answer that does not stream: one JSON value, or the text of /metrics.
@@ -697,5 +763,11 @@ void kvfold_task_ended(const server_task_result & result) {
 void kvfold_check_text(size_t bytes) {
     if (kvfold::current) {
         kvfold::current->on_text(bytes);
+    }
+}
+
+void kvfold_tokenizer_step() {
+    if (kvfold::current) {
+        kvfold::current->on_tokenizer_step();
     }
 }

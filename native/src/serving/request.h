@@ -27,7 +27,7 @@ struct request_body {
     json        object; // null where it is not JSON
 
     // Throws KVFOLD_ERROR_INVALID_ARGUMENT for what no handler may be given, see process/json_text.h and serving/request_check.h.
-    static request_body parse(const request_host & owner, const std::string & given);
+    static request_body parse(const request_host & owner, const std::string & route, const std::string & given);
 };
 
 struct request : std::enable_shared_from_this<request> {
@@ -66,8 +66,9 @@ struct request : std::enable_shared_from_this<request> {
     void on_tasks_waiting(const std::unordered_set<int> & ids, std::vector<server_task> * tasks);
     void on_task_ended(const server_task_result & last);
 
-    // Called by the hook in the tokeniser, on the thread that makes tokens of the request.
+    // Called by the hooks in the tokeniser, on the thread that makes tokens of the request.
     void on_text(size_t bytes);
+    void on_tokenizer_step();
 
   private:
     request(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, bool needs_slot, const std::string & route,
@@ -93,6 +94,7 @@ struct request : std::enable_shared_from_this<request> {
     void throw_refusal();
     void read_answer();
     error answer_error() const;
+    static std::string in_plain_words(const std::string & data);
     void read_events(const std::string & text);
     void finish();
 

@@ -16,11 +16,10 @@ static constexpr size_t max_bytes    = 4 << 20;
 static constexpr size_t max_nesting  = 2000; // levels of parentheses; the parser calls itself twice for each
 static constexpr size_t max_rules    = 100'000;
 static constexpr size_t max_elements = 1 << 20;
-static constexpr size_t max_triggers = 256;
+static constexpr size_t max_triggers = 1024; // each is looked for after every token
 
-static std::string excerpt(std::string text) {
-    static constexpr size_t most = 60;
-    text                         = text.substr(0, std::min(text.find('\n'), most));
+static std::string excerpt(std::string text, size_t most = 60) {
+    text = text.substr(0, std::min(text.find('\n'), most));
     while (!text.empty() && (text.back() & 0xC0) == 0x80) {
         text.pop_back(); // a character that was cut
     }
@@ -286,14 +285,15 @@ static size_t left_recursive_rule(const llama_grammar_rules & rules) {
 
 // The message of the parser ends with the rest of the text.
 static void refuse_as_parser(const place & where, const std::string & message) {
+    static constexpr size_t words = 200;
     const size_t in = message.rfind(" at ", message.find('\n'));
     if (in != std::string::npos) {
         const size_t rest = message.size() - in - 4;
         if (rest <= where.text.size() && where.text.compare(where.text.size() - rest, rest, message, in + 4, rest) == 0) {
-            where.refuse(where.text.size() - rest, excerpt(message.substr(0, in)) + (rest > 0 ? " at '" + excerpt(message.substr(in + 4)) + "'" : " at the end"));
+            where.refuse(where.text.size() - rest, excerpt(message.substr(0, in), words) + (rest > 0 ? " at '" + excerpt(message.substr(in + 4)) + "'" : " at the end"));
         }
     }
-    where.refuse(where.text.size(), excerpt(message));
+    where.refuse(where.text.size(), excerpt(message, words));
 }
 
 static size_t skip_space(const std::string & text, size_t at) {
@@ -407,10 +407,9 @@ static regex compile(const std::string & pattern) {
                  /*keep_groups =*/true);
 }
 
-void check_triggers(const std::vector<std::string> & patterns) {
-    if (patterns.size() > max_triggers) {
-        throw refused("it has " + std::to_string(patterns.size()) + " triggers, the limit is " + std::to_string(max_triggers))
-            .compares((int64_t) patterns.size(), (int64_t) max_triggers);
+void check_triggers(const std::vector<std::string> & patterns, size_t all) {
+    if (all > max_triggers) {
+        throw refused("it has " + std::to_string(all) + " triggers, the limit is " + std::to_string(max_triggers)).compares((int64_t) all, (int64_t) max_triggers);
     }
     for (const auto & pattern : patterns) {
         try {
@@ -429,7 +428,7 @@ size_t kvfold_find_trigger(const std::string & pattern, const std::string & text
     static thread_local std::map<std::string, regex> compiled; // a lazy grammar asks after every token
     auto found = compiled.find(pattern);
     if (found == compiled.end()) {
-        if (compiled.size() >= max_triggers) {
+        if (compiled.size() >= 2 * max_triggers) {
             compiled.clear();
         }
         found = compiled.emplace(pattern, compile(pattern)).first;

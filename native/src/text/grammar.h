@@ -14,7 +14,7 @@ namespace kvfold {
 // Throws KVFOLD_ERROR_INVALID_ARGUMENT. `vocab` may be null for a grammar that names no tokens.
 void check_grammar(const std::string & text, const llama_vocab * vocab);
 
-// The patterns, any of which begins a lazy grammar: regular expressions.
-void check_triggers(const std::vector<std::string> & patterns);
+// What begins a lazy grammar: `patterns`, which are regular expressions, and other texts, `all` together.
+void check_triggers(const std::vector<std::string> & patterns, size_t all);
 
 } // namespace kvfold

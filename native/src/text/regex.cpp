@@ -1,6 +1,7 @@
 #include "text/regex.h"
 
 #include "hooks/text-limits.h"
+#include "hooks/text-marks.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -233,6 +234,7 @@ template <typename CharT> bool regex_matcher<CharT>::run(uint32_t pc, size_t at,
     const size_t bottom  = jobs.size();
     while (true) {
         bool alive = true;
+        kvfold_tokenizer_step();
         while (alive) {
             if (steps_left-- == 0) {
                 throw regex_exhausted();
@@ -318,6 +320,7 @@ template <typename CharT> bool regex_matcher<CharT>::search(size_t from, bool to
     not_empty = something;
     std::fill(saved.begin(), saved.end(), SIZE_MAX);
     for (start = from; start <= end; start++) {
+        kvfold_tokenizer_step();
         if (run(0, start, true)) {
             clear_row(matched_end); // nothing before is looked at again, and what was marked later did fail
             return true;

@@ -6,9 +6,15 @@
 namespace kvfold {
 
 json exact_schema(const json & schema, const std::string & where, bool strict, const std::string & names) {
-    rewriter made{ schema, where, strict, names };
+    const json located = with_places(schema);
+    rewriter   made{ located, where, strict, names };
     try {
-        json exact = made.node(schema, "");
+        json exact = made.node(located, "");
+        if (exact.contains("properties") && exact.at("properties").contains("")) { // whose rule would have the name of that for all of it
+            const std::string name = names + "all";
+            made.definitions[name] = exact;
+            exact                  = json({ { "$ref", "#/$defs/" + name } });
+        }
         if (!made.definitions.empty()) {
             exact["$defs"] = made.definitions;
         }
@@ -27,7 +33,7 @@ json exact_schema(const json & schema, const std::string & where, bool strict, c
 
 // True if it says it in other words now.
 static bool rewrite(json & holder, const std::string & key, const std::string & where, bool strict, const std::string & names = "") {
-    if (!holder.is_object() || !holder.contains(key) || !(holder.at(key).is_object() || holder.at(key).is_boolean())) {
+    if (!holder.is_object() || !holder.contains(key) || holder.at(key).is_null()) {
         return false;
     }
     const std::string before = holder.at(key).dump_safe();

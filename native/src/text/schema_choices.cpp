@@ -30,6 +30,18 @@ static std::vector<std::string> keys_of(const json & object) {
 }
 
 json rewriter::node(const json & schema, const std::string & path) {
+    json made = unnamed(schema, path);
+    if (schema.is_object()) { // what the model is told of it beside its type
+        for (const char * key : { "title", "description", "default", "examples" }) {
+            if (schema.contains(key) && !made.contains(key)) {
+                made[key] = schema.at(key);
+            }
+        }
+    }
+    return made;
+}
+
+json rewriter::unnamed(const json & schema, const std::string & path) {
     const level inside(*this, path);
     if (schema.is_object() && schema.contains("$ref")) {
         const auto keys = keys_of(schema);
@@ -85,6 +97,7 @@ json rewriter::alternatives(json all, const char * key, const std::string & path
         throw unsatisfiable(std::string("every choice of \"") + key + "\" at " + where + path);
     }
     for (size_t a = 0; std::string(key) == "oneOf" && a < whole.size(); a++) {
+        count_parts(a / 16, path);
         for (size_t b = 0; b < a; b++) {
             if (!exclude(whole.at(a), whole.at(b), path)) {
                 unsupported(path, key, "an answer could be valid by two of its choices; \"anyOf\" allows that");
@@ -109,6 +122,7 @@ bool rewriter::exclude(const json & a, const json & b, const std::string & path)
     }
     if (has_values(a) && has_values(b)) {
         const json ours = values_of(a), their = values_of(b);
+        count_parts(ours.size() * their.size() / 10'000, path);
         for (const auto & each : ours) {
             for (const auto & other : their) {
                 if (each == other) {
@@ -121,6 +135,11 @@ bool rewriter::exclude(const json & a, const json & b, const std::string & path)
     return shared == std::set<std::string>{ "object" } && exclude_objects(a, b, path);
 }
 
+bool rewriter::exclude_parts(const json & a, const json & b, const std::string & path) {
+    const part one(*this);
+    return exclude(flat(a, path), flat(b, path), path);
+}
+
 bool rewriter::exclude_objects(const json & a, const json & b, const std::string & path) {
     const auto needed = [](const json & schema) { return schema.contains("required") ? strings_of(schema.at("required")) : std::set<std::string>(); };
     const auto needed_a = needed(a), needed_b = needed(b);
@@ -128,7 +147,7 @@ bool rewriter::exclude_objects(const json & a, const json & b, const std::string
     const json ours = a.contains("properties") ? a.at("properties") : none, their = b.contains("properties") ? b.at("properties") : none;
     for (const auto & [name, value] : ours.items()) {
         if (their.contains(name) && (needed_a.count(name) || needed_b.count(name)) && value.is_object() && their.at(name).is_object() &&
-            exclude(flat(value, path), flat(their.at(name), path), path)) {
+            exclude_parts(value, their.at(name), path)) {
             return true;
         }
     }

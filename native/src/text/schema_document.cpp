@@ -8,6 +8,7 @@ namespace kvfold {
 
 static constexpr size_t max_nodes = 20'000;
 static constexpr size_t max_depth = 200;
+static constexpr size_t max_copied = 10'000'000; // values, which takes a second or two
 
 static const char * const type_names[] = { "null", "boolean", "integer", "number", "string", "array", "object" };
 
@@ -65,25 +66,51 @@ std::optional<std::string> type_of_keyword(const std::string & key) {
     return found == types.end() ? std::nullopt : std::optional<std::string>(found->second);
 }
 
-// Whether there is a reference in it.
-static bool refers(const json & schema) {
-    if (!schema.is_object() && !schema.is_array()) {
-        return false;
-    }
-    if (schema.is_object() && schema.contains("$ref") && schema.at("$ref").is_string()) {
-        return true;
-    }
-    return std::any_of(schema.begin(), schema.end(), refers);
-}
-
 rewriter::level::level(rewriter & owner, const std::string & path) : owner(owner) {
     if (++owner.depth > max_depth) {
         owner.depth--;
         owner.fail(path.substr(0, 200), "it is nested more than " + std::to_string(max_depth) + " levels deep");
     }
-    if (++owner.nodes > max_nodes) {
+    try {
+        owner.count_parts(1, path);
+    } catch (...) {
         owner.depth--;
-        owner.fail(path.substr(0, 200), "written out it has more than " + std::to_string(max_nodes) + " parts");
+        throw;
+    }
+}
+
+void rewriter::count_parts(size_t n, const std::string & path) {
+    nodes += n;
+    if (nodes > max_nodes) {
+        fail(path.substr(0, 200), "written out it has more than " + std::to_string(max_nodes) + " parts");
+    }
+}
+
+// Values, and what texts take beyond one.
+static size_t size_of(const json & value, size_t most) {
+    size_t size = 1 + (value.is_string() ? value.get<std::string>().size() / 64 : 0);
+    if (value.is_object()) {
+        for (const auto & [key, inner] : value.items()) {
+            size += size <= most ? key.size() / 64 + size_of(inner, most - size) : 0;
+        }
+    } else if (value.is_array()) {
+        for (const auto & inner : value) {
+            size += size <= most ? size_of(inner, most - size) : 0;
+        }
+    }
+    return size;
+}
+
+void rewriter::count(const json & schema, const std::string & path) {
+    copied += size_of(schema, max_copied - std::min(copied, max_copied));
+    if (copied > max_copied) {
+        fail(path.substr(0, 200), "it is too large");
+    }
+}
+
+rewriter::way::way(rewriter & owner, const std::string & ref, const std::string & path) : owner(owner), ref(ref) {
+    if (!owner.followed.insert(ref).second) {
+        owner.fail(path, "\"$ref\" '" + ref + "' leads back to itself");
     }
 }
 
@@ -105,7 +132,6 @@ const json & rewriter::resolve(const std::string & ref, const std::string & path
     const json * target = &root;
     size_t       at     = 1;
     while (at < ref.size()) {
-        check_base(*target, path);
         const size_t end  = std::min(ref.find('/', at + 1), ref.size());
         const auto   part = unescaped(ref.substr(at + 1, end - at - 1));
         if (target->is_object() && target->contains(part)) {
@@ -154,6 +180,7 @@ json rewriter::reference(const std::string & ref, const std::string & path) {
         definitions[name]      = json::object(); // its place
         const size_t outer = std::exchange(depth, 0); // a chain of references may be long, and a part of each is one of max_nodes
         try {
+            const way  followed(*this, ref, path);
             const json made   = node(resolve(ref, path), ref.substr(1));
             definitions[name] = made;
         } catch (const unsatisfiable &) {
@@ -164,15 +191,10 @@ json rewriter::reference(const std::string & ref, const std::string & path) {
         depth = outer;
     } else if (impossible.count(ref)) {
         throw unsatisfiable("'" + ref + "' at " + where + path);
+    } else if (followed.count(ref)) {
+        const way back(*this, ref, path); // which throws
     }
     return json({ { "$ref", "#/$defs/" + names.at(ref) } });
-}
-
-void rewriter::check_base(const json & schema, const std::string & path) const {
-    const bool own = schema.is_object() && schema.contains("$id") && schema.at("$id").is_string() && !(root.contains("$id") && root.at("$id") == schema.at("$id"));
-    if (own && refers(schema)) {
-        fail(path, "it has an \"$id\" of its own, '" + schema.at("$id").get<std::string>() + "', and a \"$ref\" in it, which is not followed from there");
-    }
 }
 
 json rewriter::flat(const json & schema, const std::string & path) {
@@ -186,14 +208,15 @@ json rewriter::flat(const json & schema, const std::string & path) {
     if (!schema.is_object()) {
         fail(path, "it is neither an object nor a boolean");
     }
-    check_base(schema, path);
+    count(schema, path);
     json all = modern(schema, path);
     for (const char * key : { "$id", "$ref", "allOf" }) {
         all.erase(key);
     }
     if (schema.contains("$ref")) {
         const std::string ref = text_of_ref(schema, path);
-        all                   = both(all, flat_part(resolve(ref, path), ref.substr(1)), path);
+        const way         followed(*this, ref, path);
+        all = both(all, flat_part(resolve(ref, path), ref.substr(1)), path);
     }
     if (schema.contains("allOf")) {
         if (!schema.at("allOf").is_array()) {
@@ -283,6 +306,14 @@ json rewriter::all_of(const json & a, const json & b) {
 
 json rewriter::both(json a, const json & b, const std::string & path) {
     const level inside(*this, path);
+    count(a, path);
+    count(b, path);
+    const auto closes = [](const json & one, const json & other) {
+        return one.contains("patternProperties") && other.contains("additionalProperties") && other.at("additionalProperties") != true;
+    };
+    if (closes(a, b) || closes(b, a)) {
+        unsupported(path, "patternProperties", "it stands beside \"additionalProperties\" of another schema");
+    }
     // what one of them does not name must be allowed by the other's additionalProperties
     if (a.contains("properties") || b.contains("properties") || a.contains("additionalProperties") || b.contains("additionalProperties")) {
         join_properties(a, b, path);
@@ -308,6 +339,7 @@ json rewriter::both(json a, const json & b, const std::string & path) {
             a[key] = array_of(names);
         } else if (key == "enum") {
             json values = json::array();
+            count_parts(a.at(key).size() * value.size() / 10'000, path);
             for (const auto & each : a.at(key)) {
                 for (const auto & other : value) {
                     if (each == other) {
@@ -322,6 +354,9 @@ json rewriter::both(json a, const json & b, const std::string & path) {
             json alternatives = json::array();
             for (const auto & each : a.at(key)) {
                 for (const auto & other : value) {
+                    count_parts(1, path);
+                    count(each, path);
+                    count(other, path);
                     alternatives.push_back(all_of(each, other));
                 }
             }
@@ -428,6 +463,124 @@ std::set<std::string> rewriter::common_types(const std::set<std::string> & a, co
         }
     }
     return types;
+}
+
+// ---- references by name -------------------------------------------------------------------------------------------------
+
+// Of RFC 3986, as far as names of schemas go.
+static std::string resolved_uri(const std::string & base, const std::string & ref) {
+    const size_t scheme = ref.find_first_of(":/#?");
+    if (scheme != std::string::npos && scheme > 0 && ref[scheme] == ':') {
+        return ref;
+    }
+    const std::string whole     = base.substr(0, base.find('#'));
+    const size_t      authority = whole.find("://");
+    const size_t      path      = authority == std::string::npos ? 0 : std::min(whole.find('/', authority + 3), whole.size());
+    if (ref.empty() || ref[0] == '#') {
+        return whole + ref;
+    }
+    if (ref.compare(0, 2, "//") == 0) {
+        return whole.substr(0, whole.find(':') + 1) + ref;
+    }
+    std::string all = ref[0] == '/' ? ref : whole.substr(path, whole.rfind('/') + 1 > path ? whole.rfind('/') + 1 - path : 0) + ref;
+    const std::string fragment = all.find('#') == std::string::npos ? "" : all.substr(all.find('#'));
+    all = all.substr(0, all.find('#'));
+    for (size_t at; (at = all.find("/./")) != std::string::npos;) {
+        all.erase(at, 2);
+    }
+    for (size_t at; (at = all.find("/../")) != std::string::npos;) {
+        const size_t parent = at == 0 ? 0 : all.rfind('/', at - 1);
+        all.erase(parent == std::string::npos ? 0 : parent, at + 3 - (parent == std::string::npos ? 0 : parent));
+    }
+    return whole.substr(0, path) + (path > 0 && all[0] != '/' ? "/" : "") + all + fragment;
+}
+
+namespace {
+
+struct places {
+    std::map<std::string, std::string> by_name = {}; // of a resource, or of an anchor in it: its place
+
+    static std::string escaped(const std::string & key) {
+        std::string text;
+        for (const char c : key) {
+            text += c == '~' ? "~0" : c == '/' ? "~1" : c == '%' ? "%25" : std::string(1, c);
+        }
+        return text;
+    }
+
+    static std::string text_at(const json & schema, const char * key) {
+        return schema.contains(key) && schema.at(key).is_string() ? schema.at(key).get<std::string>() : "";
+    }
+
+    // The schemas in a schema, and not what only looks like one.
+    template <typename Visit> static void each_inner(json & schema, const std::string & place, const Visit & visit) {
+        static const std::set<std::string> one = { "items", "additionalItems", "additionalProperties", "propertyNames", "contains", "not", "if", "then", "else",
+                                                   "unevaluatedItems", "unevaluatedProperties", "contentSchema" };
+        static const std::set<std::string> many = { "allOf", "anyOf", "oneOf", "prefixItems", "items" };
+        static const std::set<std::string> named = { "properties", "patternProperties", "$defs", "definitions", "dependentSchemas" };
+        for (const auto & [key, value] : schema.items()) {
+            const std::string at = place + "/" + escaped(key);
+            if (value.is_object() && one.count(key)) {
+                visit(value, at);
+            } else if (value.is_array() && many.count(key)) {
+                for (size_t i = 0; i < value.size(); i++) {
+                    visit(value.at(i), at + "/" + std::to_string(i));
+                }
+            } else if (value.is_object() && named.count(key)) {
+                for (const auto & [name, inner] : value.items()) {
+                    visit(inner, at + "/" + escaped(name));
+                }
+            }
+        }
+    }
+
+    void find(json & schema, const std::string & outer, const std::string & place) {
+        if (!schema.is_object()) {
+            return;
+        }
+        const std::string id   = text_at(schema, "$id");
+        const std::string base = id.empty() || id[0] == '#' ? outer : resolved_uri(outer, id);
+        if (place.empty() || base != outer) {
+            by_name.emplace(base.substr(0, base.find('#')), place);
+        }
+        for (const char * key : { "$anchor", "$dynamicAnchor" }) {
+            if (!text_at(schema, key).empty()) {
+                by_name.emplace(base.substr(0, base.find('#')) + "#" + text_at(schema, key), place);
+            }
+        }
+        each_inner(schema, place, [&](json & inner, const std::string & at) { find(inner, base, at); });
+    }
+
+    void replace(json & schema, const std::string & outer) const {
+        if (!schema.is_object()) {
+            return;
+        }
+        const std::string id   = text_at(schema, "$id");
+        const std::string base = id.empty() || id[0] == '#' ? outer : resolved_uri(outer, id);
+        const std::string ref  = text_at(schema, "$ref");
+        if (!ref.empty()) {
+            const std::string full     = resolved_uri(base, ref);
+            const size_t      hash     = std::min(full.find('#'), full.size());
+            const std::string fragment = hash < full.size() ? full.substr(hash + 1) : "";
+            const bool        pointer  = fragment.empty() || fragment[0] == '/';
+            const auto        found    = by_name.find(pointer ? full.substr(0, hash) : full);
+            if (found != by_name.end()) {
+                schema["$ref"] = "#" + found->second + (pointer ? fragment : "");
+            }
+        }
+        schema.erase("$id");
+        each_inner(schema, "", [&](json & inner, const std::string &) { replace(inner, base); });
+    }
+};
+
+} // namespace
+
+json with_places(const json & schema) {
+    json   all = schema;
+    places known;
+    known.find(all, "", "");
+    known.replace(all, "");
+    return all;
 }
 
 } // namespace kvfold

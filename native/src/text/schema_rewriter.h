@@ -37,7 +37,8 @@ struct rewriter {
     std::map<std::string, std::string> names      = {}; // of references
     std::set<std::string>              impossible = {}; // references to what nothing can be
     std::set<std::string>              dropped    = {};
-    size_t                             nodes = 0, depth = 0;
+    std::set<std::string>              followed   = {}; // references on the way to this place that nothing has been written for yet
+    size_t                             nodes = 0, depth = 0, copied = 0;
 
     // One part of the schema inside another; throws when there are too many.
     struct level {
@@ -46,6 +47,18 @@ struct rewriter {
         level(rewriter & owner, const std::string & path);
         ~level() { owner.depth--; }
     };
+    // What an instance holds: a reference may lead back to where it stands.
+    struct part {
+        rewriter &                  owner;
+        const std::set<std::string> outer;
+
+        explicit part(rewriter & owner) : owner(owner), outer(std::exchange(owner.followed, {})) {}
+        ~part() { owner.followed = outer; }
+    };
+    json inner(const json & schema, const std::string & path) {
+        const part one(*this);
+        return node(schema, path);
+    }
     static bool has_values(const json & schema) { return schema.contains("const") || schema.contains("enum"); }
     static json values_of(const json & schema) { return schema.contains("const") ? json::array({ schema.at("const") }) : schema.at("enum"); }
 
@@ -54,8 +67,17 @@ struct rewriter {
     // A grammar cannot hold it.
     void unsupported(const std::string & path, const std::string & keyword, const std::string & why = "no grammar can hold it");
     const json & resolve(const std::string & ref, const std::string & path);
-    // Refuses what has a base of its own for the references in it.
-    void check_base(const json & schema, const std::string & path) const;
+    // Counts what is about to be copied; throws when it is too much.
+    void count(const json & schema, const std::string & path);
+    void count_parts(size_t n, const std::string & path);
+    // A reference that is being followed; throws where it leads back to itself before anything is written.
+    struct way {
+        rewriter &        owner;
+        const std::string ref;
+
+        way(rewriter & owner, const std::string & ref, const std::string & path);
+        ~way() { owner.followed.erase(ref); }
+    };
     // ~0 and ~1 of JSON pointers in what %XX of URIs stands for.
     static std::string unescaped(const std::string & part);
     std::string text_of_ref(const json & schema, const std::string & path) const;
@@ -79,10 +101,12 @@ struct rewriter {
 
     // one schema: schema_choices.cpp
     json node(const json & schema, const std::string & path);
+    json unnamed(const json & schema, const std::string & path);
     json alternatives(json all, const char * key, const std::string & path);
     // Whether nothing that is written for one is valid by the other, as far as that is easily seen.
     bool exclude(const json & a, const json & b, const std::string & path);
     bool exclude_objects(const json & a, const json & b, const std::string & path);
+    bool exclude_parts(const json & a, const json & b, const std::string & path);
     std::set<std::string> accepted(const json & schema, const std::string & path) const;
     std::set<std::string> written(const json & schema, const std::string & path) const;
     json constants(const json & all, const std::string & path);
@@ -98,6 +122,11 @@ struct rewriter {
     // A count, cut to what a grammar can repeat.
     std::pair<int64_t, int64_t> counts(const json & all, const char * least_key, const char * most_key, const std::string & path) const;
     json object(const json & all, const std::string & path);
+    // Names that "propertyNames" lists, or the pattern that they or those of "patternProperties" follow.
+    std::optional<std::set<std::string>> listed_names(const json & all, const std::string & path);
+    std::optional<std::string> pattern_of_names(const json & all, const std::string & path);
+    // All arrays without the same item twice, of few items.
+    std::optional<json> distinct_items(const json & items, int64_t least, int64_t most) const;
     json array(const json & all, const std::string & path);
     json string(const json & all, const std::string & path);
     // Formats of numbers and of how a string is meant.
@@ -106,6 +135,10 @@ struct rewriter {
     // The least or greatest integer that a bound admits; nothing if it admits all that there are.
     std::optional<int64_t> bound(const json & all, const std::string & key, bool lower, bool exclusive, const std::string & path) const;
     json numeric(const std::string & type, const json & all, const std::string & path);
+    json decimal(const json & all, double step, const std::string & path);
 };
+
+// The same schema with every "$ref" by "$id" or "$anchor" as one by its place in this document (#/...), and without the former.
+json with_places(const json & schema);
 
 } // namespace kvfold

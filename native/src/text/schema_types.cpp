@@ -1,3 +1,4 @@
+#include "text/decimal_range.h"
 #include "text/pattern.h"
 #include "text/schema_rewriter.h"
 
@@ -10,6 +11,7 @@ namespace kvfold {
 static constexpr int64_t max_repetitions = 2000;
 static constexpr size_t  max_optional    = 256; // of one object; the converter's time grows with their cube
 static constexpr size_t  max_name        = 1000;
+static constexpr size_t  max_distinct    = 400; // arrays, which an enumeration lists: all of five different items are 326
 static constexpr int64_t most_integer    = std::numeric_limits<int64_t>::max() - 1;
 static constexpr int64_t exact_integer   = ((int64_t) 1 << 53) - 1; // what every reader of JSON can hold
 
@@ -34,12 +36,75 @@ std::pair<int64_t, int64_t> rewriter::counts(const json & all, const char * leas
     return { least, std::min(most, max_repetitions) };
 }
 
-json rewriter::object(const json & all, const std::string & path) {
-    if (all.contains("patternProperties") && all.at("patternProperties") != json::object()) {
-        unsupported(path, "patternProperties");
+std::optional<std::set<std::string>> rewriter::listed_names(const json & all, const std::string & path) {
+    if (!all.contains("propertyNames") || all.at("propertyNames") == true) {
+        return std::nullopt;
     }
-    if (all.contains("propertyNames") && all.at("propertyNames") != true) {
-        unsupported(path, "propertyNames");
+    const part one(*this);
+    try {
+        const json names = flat(all.at("propertyNames"), path + "/propertyNames");
+        for (const auto & [key, value] : names.items()) {
+            static const std::set<std::string> understood = { "type", "enum", "const" };
+            if (!is_annotation(key) && !understood.count(key) && type_of_keyword(key) != "string") {
+                unsupported(path, "propertyNames", "it has \"" + key + "\"");
+            }
+        }
+        if (has_values(names)) {
+            return strings_of(constants(names, path + "/propertyNames").at("enum"));
+        }
+        return types_of(names, path).count("string") ? std::nullopt : std::optional(std::set<std::string>());
+    } catch (const unsatisfiable &) {
+        return std::set<std::string>();
+    }
+}
+
+std::optional<std::string> rewriter::pattern_of_names(const json & all, const std::string & path) {
+    const bool  patterns = all.contains("patternProperties") && all.at("patternProperties") != json::object();
+    const json  names    = all.contains("propertyNames") ? all.at("propertyNames") : json(true);
+    const json  none     = json::object();
+    const bool  alone    = (all.contains("properties") ? all.at("properties") : none).empty() && !all.contains("required");
+    if (patterns) {
+        const json & given = all.at("patternProperties");
+        const bool   rest  = !all.contains("additionalProperties") || all.at("additionalProperties") != false;
+        if (!given.is_object()) {
+            fail(path, "\"patternProperties\" is no object");
+        }
+        if (!alone || rest || names != true || given.size() != 1) {
+            unsupported(path, "patternProperties", "a grammar can hold one alone, beside \"additionalProperties\": false");
+            return std::nullopt;
+        }
+        std::string pattern;
+        for (const auto & [name, value] : given.items()) {
+            pattern = name;
+        }
+        const json form = string(json({ { "pattern", pattern } }), path + "/patternProperties");
+        return form.contains("pattern") ? std::optional<std::string>(form.at("pattern").get<std::string>()) : std::nullopt;
+    }
+    if (names == true) {
+        return std::nullopt;
+    }
+    json keywords = none;
+    {
+        const part one(*this);
+        keywords = flat(names, path + "/propertyNames");
+    }
+    const json form = string(keywords, path + "/propertyNames");
+    if (!alone) {
+        unsupported(path, "propertyNames", "it stands beside \"properties\" or \"required\"");
+        return std::nullopt;
+    }
+    if (form.contains("pattern")) {
+        return form.at("pattern").get<std::string>();
+    }
+    const auto bound = [&](const char * key) { return form.contains(key) ? std::to_string(form.at(key).get<int64_t>()) : ""; };
+    return exact_pattern("^[\\s\\S]{" + (form.contains("minLength") ? bound("minLength") : "0") + "," + bound("maxLength") + "}$").text;
+}
+
+json rewriter::object(const json & all, const std::string & path) {
+    const auto listed = listed_names(all, path);
+    const auto names  = listed ? std::nullopt : pattern_of_names(all, path);
+    if (listed && all.contains("patternProperties") && all.at("patternProperties") != json::object()) {
+        unsupported(path, "patternProperties");
     }
     json       properties = json::object();
     const json given      = all.contains("properties") ? all.at("properties") : json::object();
@@ -53,13 +118,25 @@ json rewriter::object(const json & all, const std::string & path) {
         }
         required = strings_of(all.at("required"));
     }
-    const json rest = all.contains("additionalProperties") ? all.at("additionalProperties") : json(true);
+    const bool patterns = names && all.contains("patternProperties") && !all.at("patternProperties").empty();
+    json       rest     = all.contains("additionalProperties") ? all.at("additionalProperties") : json(true);
+    if (patterns) {
+        for (const auto & [pattern, value] : all.at("patternProperties").items()) { // which is one
+            rest = value;
+        }
+    }
     for (const auto & [name, value] : given.items()) {
+        if (listed && !listed->count(name)) {
+            if (required.count(name)) {
+                throw unsatisfiable("\"propertyNames\" does not allow the required '" + name + "' at " + where + path);
+            }
+            continue;
+        }
         if (name.size() > max_name) {
             fail(path, "the name of a property has " + std::to_string(name.size()) + " bytes, the limit is " + std::to_string(max_name));
         }
         try {
-            properties[name] = node(value, path + "/properties/" + name);
+            properties[name] = inner(value, path + "/properties/" + name);
         } catch (const unsatisfiable &) {
             if (required.count(name)) {
                 throw;
@@ -67,10 +144,23 @@ json rewriter::object(const json & all, const std::string & path) {
         }
     }
     for (const auto & name : required) {
+        if (listed && !listed->count(name)) {
+            throw unsatisfiable("\"propertyNames\" does not allow the required '" + name + "' at " + where + path);
+        }
         if (!properties.contains(name)) {
-            properties[name] = node(rest, path + "/properties/" + name);
+            properties[name] = inner(rest, path + "/properties/" + name);
         }
     }
+    for (const auto & name : listed.value_or(std::set<std::string>())) {
+        try {
+            if (!properties.contains(name) && !given.contains(name)) {
+                properties[name] = inner(rest, path + "/additionalProperties");
+            }
+        } catch (const unsatisfiable &) {
+            break; // nor is any other
+        }
+    }
+    rest = listed ? json(false) : rest;
     const size_t optional = properties.size() - required.size();
     if (optional > max_optional) {
         fail(path, "it has " + std::to_string(optional) + " optional properties, the limit is " + std::to_string(max_optional));
@@ -89,17 +179,66 @@ json rewriter::object(const json & all, const std::string & path) {
     if (!properties.empty()) {
         one["properties"] = properties;
         one["required"]   = array_of(required);
-    } else if (!rest.is_boolean()) {
-        one["additionalProperties"] = node(rest, path + "/additionalProperties");
+    } else if (!rest.is_boolean() || names) {
+        try {
+            json value = inner(rest, path + (patterns ? "/patternProperties" : "/additionalProperties"));
+            if (names) { // around it, since the converter takes an object of anything for any object
+                one["x-kvfold-names"] = *names;
+                value                 = json({ { "anyOf", json::array({ value }) } });
+            }
+            one["additionalProperties"] = value;
+        } catch (const unsatisfiable &) {
+            one["additionalProperties"] = false; // without any
+        }
     } else if (!rest.get<bool>() || (all.contains("properties") && !all.contains("additionalProperties"))) {
         one["additionalProperties"] = false;
     }
     return one;
 }
 
+std::optional<json> rewriter::distinct_items(const json & items, int64_t least, int64_t most) const {
+    const std::string ref  = items.contains("$ref") ? items.at("$ref").get<std::string>() : "";
+    const json &      kind = ref.empty() ? items : definitions.at(ref.substr(ref.rfind('/') + 1));
+    json              values = json::array();
+    if (kind.contains("enum")) {
+        for (const auto & each : kind.at("enum")) {
+            if (std::find(values.begin(), values.end(), each) == values.end()) {
+                values.push_back(each);
+            }
+        }
+    } else if (kind.contains("type") && kind.at("type") == "boolean") {
+        values = json::array({ false, true });
+    } else if (kind.contains("type") && kind.at("type") == "null") {
+        values = json::array({ nullptr });
+    } else {
+        return std::nullopt;
+    }
+    json arrays = json::array(), longest = json::array({ json::array() });
+    for (int64_t n = 0; !longest.empty() && (most < 0 || n <= most); n++) {
+        json longer = json::array();
+        for (const auto & each : longest) {
+            if (n >= least) {
+                arrays.push_back(each);
+            }
+            for (const auto & value : values) {
+                if (std::find(each.begin(), each.end(), value) == each.end()) {
+                    longer.push_back(each);
+                    longer.back().push_back(value);
+                }
+            }
+            if (arrays.size() + longer.size() > 4 * max_distinct) {
+                return std::nullopt;
+            }
+        }
+        longest = longer;
+    }
+    return arrays.size() > max_distinct ? std::nullopt : std::optional<json>(arrays);
+}
+
 json rewriter::array(const json & all, const std::string & path) {
     auto [least, most] = counts(all, "minItems", "maxItems", path);
-    if (all.contains("uniqueItems") && all.at("uniqueItems") == true && !(most >= 0 && most <= 1)) {
+    const bool distinct = all.contains("uniqueItems") && all.at("uniqueItems") == true && !(most >= 0 && most <= 1);
+    if (distinct && !first_items(all, path).empty()) {
         unsupported(path, "uniqueItems");
     }
     if (all.contains("contains")) {
@@ -112,7 +251,7 @@ json rewriter::array(const json & all, const std::string & path) {
         for (size_t i = 0; i < std::max(first.size(), (size_t) least) && (most < 0 || (int64_t) i < most); i++) {
             const bool named = i < first.size();
             try {
-                tuple.push_back(node(named ? first.at(i) : rest, path + (named ? "/prefixItems/" + std::to_string(i) : "/items")));
+                tuple.push_back(inner(named ? first.at(i) : rest, path + (named ? "/prefixItems/" + std::to_string(i) : "/items")));
             } catch (const unsatisfiable &) {
                 if ((int64_t) i < least) {
                     throw;
@@ -126,13 +265,23 @@ json rewriter::array(const json & all, const std::string & path) {
         return one;
     }
     try {
-        one["items"] = node(most == 0 ? json(true) : rest, path + "/items");
+        one["items"] = inner(most == 0 ? json(true) : rest, path + "/items");
     } catch (const unsatisfiable &) {
         if (least > 0) {
             throw;
         }
         one["items"] = json::object();
         most         = 0;
+    }
+    if (distinct && most != 0) {
+        const auto arrays = distinct_items(one.at("items"), least, most);
+        if (arrays && arrays->empty()) {
+            throw unsatisfiable("there are fewer different items than \"minItems\" at " + where + path);
+        }
+        if (arrays) {
+            return json({ { "enum", *arrays } });
+        }
+        unsupported(path, "uniqueItems", "a grammar can hold it of an enumeration, up to " + std::to_string(max_distinct) + " arrays");
     }
     if (least > 0) {
         one["minItems"] = least;
@@ -263,23 +412,60 @@ std::optional<int64_t> rewriter::bound(const json & all, const std::string & key
     return (int64_t) whole + (exclusive && whole == value ? (lower ? 1 : -1) : 0);
 }
 
+json rewriter::decimal(const json & all, double step, const std::string & path) {
+    const auto bound = [&](const char * key, const char * excluding, bool lower) {
+        std::optional<decimal_bound> one;
+        for (const char * name : { key, excluding }) {
+            if (!all.contains(name)) {
+                continue;
+            }
+            const double value = number(all, name, path), other = one ? number(all, key, path) : value;
+            if (one && (lower ? other > value : other < value)) {
+                continue;
+            }
+            one = decimal_bound::parse(value, name == excluding);
+            if (!one) {
+                unsupported(path, name, "a grammar can hold decimals of up to 15 digits");
+            }
+        }
+        return one;
+    };
+    json         one    = json::object();
+    const auto   low    = bound("minimum", "exclusiveMinimum", true), high = bound("maximum", "exclusiveMaximum", false);
+    const double digits = step > 0 ? std::round(-std::log10(step)) : 15;
+    if (step > 0 && (digits < 0 || digits > 15 || std::abs(std::pow(10, -digits) - step) > 1e-15 * step)) {
+        unsupported(path, "multipleOf", "of a \"number\" a grammar can hold 1, 0.1, 0.01 and so on");
+    } else if (low || high || step > 0) {
+        const auto rule = decimal_range(low, high, (size_t) digits);
+        if (rule && rule->empty()) {
+            throw unsatisfiable("no number is within the bounds at " + where + path);
+        }
+        if (rule && strict) { // of tools that do not ask for it the model would read that
+            one["x-kvfold-rule"] = *rule;
+        } else if (!rule) {
+            unsupported(path, low ? "minimum" : "maximum", "a grammar can hold decimals of up to 15 digits");
+        }
+    }
+    for (const char * key : { "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf" }) { // for the model to see
+        if (all.contains(key)) {
+            one[key] = all.at(key);
+        }
+    }
+    return one;
+}
+
 json rewriter::numeric(const std::string & type, const json & all, const std::string & path) {
-    std::optional<int64_t> low = bound(all, "minimum", true, false, path), high = bound(all, "maximum", false, false, path);
-    const auto low2 = bound(all, "exclusiveMinimum", true, true, path), high2 = bound(all, "exclusiveMaximum", false, true, path);
-    low  = low && low2 ? std::max(*low, *low2) : low ? low : low2;
-    high = high && high2 ? std::min(*high, *high2) : high ? high : high2;
     const double step = all.contains("multipleOf") ? number(all, "multipleOf", path) : 0;
     if (all.contains("multipleOf") && !(step > 0)) {
         fail(path, "\"multipleOf\" is not positive");
     }
     if (type == "number") {
-        for (const char * key : { "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf" }) {
-            if (all.contains(key)) {
-                unsupported(path, key, "of a \"number\" no grammar can hold it; of an \"integer\" one can");
-            }
-        }
-        return json::object();
+        return decimal(all, step, path);
     }
+    std::optional<int64_t> low = bound(all, "minimum", true, false, path), high = bound(all, "maximum", false, false, path);
+    const auto low2 = bound(all, "exclusiveMinimum", true, true, path), high2 = bound(all, "exclusiveMaximum", false, true, path);
+    low  = low && low2 ? std::max(*low, *low2) : low ? low : low2;
+    high = high && high2 ? std::min(*high, *high2) : high ? high : high2;
     if (low && high && *low > *high) {
         throw unsatisfiable("no integer is between " + std::to_string(*low) + " and " + std::to_string(*high) + " at " + where + path);
     }

@@ -89,7 +89,7 @@ static void fuzz_template() {
 static void fuzz_pattern() {
     const std::string pattern = spoiled(random_pattern(4));
     std::string       text    = spoiled(times("aab <tool> \n1\xE4\xB8\x80", roll(400)));
-    check_triggers({ pattern });
+    check_triggers({ pattern  }, 1);
     kvfold_find_trigger(pattern, text);
     exact_pattern(pattern);
 }

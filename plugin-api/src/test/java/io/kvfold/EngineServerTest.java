@@ -30,6 +30,7 @@ import org.junit.jupiter.api.condition.OS;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** The server against clients that are slow, many, greedy, or somebody else's. */
 @Timeout(120)
@@ -209,15 +210,39 @@ class EngineServerTest {
     @Test
     void answersOnceWhatIsNotHttp() throws IOException {
         try (EngineServer server = builder().start()) {
-            for (String first : List.of("EHLO there", "GET / HTTP/1.1\r\nno header")) {
+            for (String first : List.of("EHLO there", "GET / HTTP/1.1\r\nno header", "GET /health HTTP/1.1\r\nX: " + "a".repeat(100_000))) {
                 Socket socket = connect(server);
                 send(socket, first + "\r\n\r\n" + request("GET", "/health", "").repeat(3));
                 String answers = new String(socket.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
 
                 assertThat(answers.split("HTTP/1.1 ", -1)).as(answers).hasSize(2);
                 assertThat(status(answers)).isEqualTo(400);
+                assertThat(answers).contains("application/json", "invalid_request_error");
             }
         }
+    }
+
+    @Test
+    void takesAFormWithFilesWhereFilesAreMeantOnly() throws IOException {
+        String form = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\nb\r\n--x--\r\n";
+        String type = "Content-Type: multipart/form-data; boundary=x";
+        try (EngineServer server = builder().start()) {
+            assertThat(status(ask(server, "POST", "/completion", form, type))).isEqualTo(415);
+            assertThat(ask(server, "POST", "/v1/audio/transcriptions", form, type)).contains("audio");
+        }
+    }
+
+    @Test
+    void closesBesideALongTextThatBecomesTokens() throws IOException {
+        EngineServer server = builder().option("timeout", 300).start();
+        for (String text : List.of("\\n".repeat(8_000_000), "<s>".repeat(3_000_000))) {
+            send(connect(server), request("POST", "/tokenize", "{\"content\": \"" + text + "\"}"));
+        }
+        assertThat(ask(server, "GET", "/health", "")).contains("ok");
+
+        long start = System.nanoTime();
+        server.close();
+        assertThat(System.nanoTime() - start).isLessThan(15_000_000_000L); // 5 s, if this were alone
     }
 
     @Test
@@ -370,6 +395,26 @@ class EngineServerTest {
 
             assertThat(status(answer)).isEqualTo(400);
             assertThat(answer).contains("invalid_request_error", "uniqueItems", "properties/n");
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "{\"type\": \"document\", \"source\": {}}",
+                "{\"type\": \"image\", \"source\": {\"type\": \"file\"}}",
+                "{\"type\": \"tool_result\", \"tool_use_id\": \"1\", \"content\": 5}",
+                "{\"type\": \"tool_result\", \"tool_use_id\": \"1\", \"content\": [{\"type\": \"document\"}]}",
+                "{\"type\": \"text\"}",
+                "{}",
+            })
+    void refusesPartsThatTheModelWouldNotSee(String part) throws IOException {
+        String body = "{\"max_tokens\": 1, \"messages\": [{\"role\": \"user\", \"content\": [" + part + "]}]}";
+        try (EngineServer server = builder().start()) {
+            String answer = ask(server, "POST", "/v1/messages", body);
+
+            assertThat(status(answer)).isEqualTo(400);
+            assertThat(answer).contains("message 0");
         }
     }
 

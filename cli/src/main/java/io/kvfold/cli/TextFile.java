@@ -16,6 +16,9 @@ final class TextFile {
 
     /** The text of a UTF-8 file. */
     static String read(Path file) throws IOException {
+        if (Files.isDirectory(file)) {
+            throw new IOException(file + " is a directory, not a text");
+        }
         return decode(Files.readAllBytes(file), file.toString());
     }
 

@@ -86,6 +86,9 @@ public final class GgufFile {
         if (Files.isDirectory(path)) {
             throw new ModelNotFoundException("a directory, not a GGUF file: " + path);
         }
+        if (!Files.isRegularFile(path)) { // opening a pipe waits for whoever writes to it
+            throw new ModelNotFoundException("not a regular file: " + path);
+        }
         try (FileChannel channel = FileChannel.open(path, StandardOpenOption.READ)) {
             long fileBytes = channel.size();
             Optional<GgufFile> small = read(path, fileBytes, bytes -> start(channel, bytes));

@@ -106,6 +106,11 @@ class GgufFileTest {
         assertThatThrownBy(() -> GgufFile.open(folder))
                 .isInstanceOf(ModelNotFoundException.class)
                 .hasMessageContaining("directory");
+        if (Files.exists(Path.of("/dev/null"))) {
+            assertThatThrownBy(() -> GgufFile.open(Path.of("/dev/null")))
+                    .isInstanceOf(ModelNotFoundException.class)
+                    .hasMessageContaining("not a regular file: /dev/null");
+        }
         Files.createFile(file);
         assertThatThrownBy(() -> GgufFile.open(file))
                 .isInstanceOf(InvalidModelException.class)
