@@ -107,7 +107,7 @@ static void budgets_are_tokens_or_shares() {
     check(kvfold_plan_parse("standard;evict=snapkv:100;at=chunk:64", 2).str() == "0_1;evict=snapkv:100;at=chunk:64", "but another size");
     check(kvfold_plan_parse("standard;evict=knorm:64;at=end", 2).str() == "0_1;evict=knorm:64", "nor that all is done at the end");
     check(kvfold_plan_parse("standard;answer=064;skip=1;at=chunk;evict=tova:64", 2).str() == "0_1;evict=tova:64;at=chunk;answer=64;skip=1", "answers lose tokens");
-    check(kvfold_plan_parse("standard;evict=corm:1.0;newest=8;queries=16;at=chunk:16;answer=1", 2).str() == "0_1;evict=corm:1;queries=16;newest=8;at=chunk:16;answer=1",
+    check(kvfold_plan_parse("standard;evict=corm:1.0;newest=8;queries=16;at=chunk:16;answer=1", 2).str() == "0_1;evict=corm:1.0;queries=16;newest=8;at=chunk:16;answer=1",
           "fewer tokens than queries may come between");
     check(kvfold_plan_parse("standard;evict=keyformer:0.5;sample=8;recency=0;seed=0;steps=256", 2).str() == "0_1;evict=keyformer:0.5;recency=0;seed=0;sample=8", "noise has a seed");
     for (const char * text : { "standard;evict=knorm", "standard;evict=knorm:0", "standard;evict=knorm:0.0", "standard;evict=knorm:1.5",
@@ -689,13 +689,13 @@ static void marks_leave_the_same_positions_as_a_plain_loop(const std::string & a
     how.options.cb_eval   = seen_queries::take;
     how.options.cb_user   = &queries;
     tested            whole = context_of(how, "standard");
-    for (tested * each : { &whole, &some }) {
-        each->prompt(n_prompt, 1, 5, chunk);
-        for (uint32_t n = n_prompt; n < n_all; ++n) {
-            each->decode(1, (llama_pos) n, 1, 5);
-        }
+    whole.prompt(n_prompt, 1, 5, chunk);
+    for (uint32_t n = n_prompt; n < n_all; ++n) {
+        whole.decode(1, (llama_pos) n, 1, 5);
     }
-    const held all(whole, 1), left(some, 1);
+    const held  all(whole, 1);
+    const heard told(some);
+    some.prompt(n_prompt, 1, 5, chunk);
 
     std::vector<std::vector<row>> rows(2);
     const auto                    positions_of = [&](uint32_t h) {
@@ -716,6 +716,13 @@ static void marks_leave_the_same_positions_as_a_plain_loop(const std::string & a
                         rows[h][i].marked_by.push_back(n);
                     }
                 }
+            }
+        }
+        if (n >= n_prompt) {
+            some.decode(1, (llama_pos) n, 1, 5);
+            for (uint32_t h = 0; h < 2; ++h) {
+                check(told.kept(h, n + 1) == positions_of(h), plan + ": with " + std::to_string(n + 1) + " tokens head " + std::to_string(h) + " has " +
+                                                                  text_of(told.kept(h, n + 1)) + ", not " + text_of(positions_of(h)));
             }
         }
         const uint32_t n_had = (uint32_t) rows[0].size(), n_most = evict_budget_of(parsed, 0, n + 1);
@@ -763,6 +770,7 @@ static void marks_leave_the_same_positions_as_a_plain_loop(const std::string & a
         }
     }
     check(n_evictions > 1, plan + ": tokens go " + std::to_string(n_evictions) + " times");
+    const held left(some, 1);
     for (uint32_t h = 0; h < 2; ++h) {
         check(alike(left.k[h], picked(all.k[h], positions_of(h), n_all)), plan + ": head " + std::to_string(h) + " keeps " + text_of(positions_of(h)));
     }

@@ -196,7 +196,9 @@ std::string eviction_text(const kvfold_plan & plan) {
     }
     const evict_method & method = evict_methods()[plan.evict];
     std::string text = std::string(";evict=") + method.name + ":";
-    text += plan.evict_budget > 0 ? std::to_string(plan.evict_budget) : decimal_text(plan.evict_share);
+    text += plan.evict_budget > 0                     ? std::to_string(plan.evict_budget)
+            : plan.evict_share < KVFOLD_THRESHOLD_ONE ? decimal_text(plan.evict_share)
+                                                      : "1.0"; // 1 is a number of tokens
     for (size_t i = 0; i < method.parameters.size(); ++i) {
         const evict_parameter & each = method.parameters[i];
         const bool is_said = each.name == std::string("sinks") && plan.n_sinks > 0;

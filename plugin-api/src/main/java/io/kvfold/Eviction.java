@@ -464,16 +464,16 @@ public final class Eviction {
         return text(true);
     }
 
+    /** With a point in it, even if it is 1, which alone is a number of tokens. */
+    private String shareText() {
+        BigDecimal decimal = BigDecimal.valueOf(share).stripTrailingZeros();
+        return decimal.setScale(Math.max(1, decimal.scale())).toPlainString();
+    }
+
     /** As {@link #toString()}, perhaps without the sinks, which the plan says where it has some of its own. */
     String text(boolean withSinks) {
         StringBuilder text = new StringBuilder("evict=").append(method.label()).append(':');
-        text.append(
-                tokens > 0
-                        ? String.valueOf(tokens)
-                        : BigDecimal.valueOf(share)
-                                .setScale(SHARE_DIGITS)
-                                .stripTrailingZeros()
-                                .toPlainString());
+        text.append(tokens > 0 ? String.valueOf(tokens) : shareText());
         for (Parameter parameter : method.parameters) {
             int value = value(parameter.name);
             if (value != parameter.usual && (withSinks || !parameter.name.equals(SINKS))) {

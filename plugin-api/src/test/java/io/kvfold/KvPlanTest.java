@@ -107,6 +107,9 @@ final class KvPlanTest {
     void evictionIsPartOfAPlan() {
         KvPlan plan = KvPlan.parse("cla:2;skip=0;lag=128;sinks=2;evict=lagkv:0.250", 4);
         assertThat(plan).hasToString("0_0_2_2;evict=lagkv:0.25;sinks=2;skip=0");
+        KvPlan uncapped = KvPlan.parse("standard;evict=corm:1.00;newest=8;queries=16;answer=1", 2);
+        assertThat(uncapped).hasToString("0_1;evict=corm:1.0;queries=16;newest=8;answer=1");
+        assertThat(KvPlan.parse(uncapped.toString())).isEqualTo(uncapped);
         Eviction eviction = plan.eviction().orElseThrow();
         assertThat(eviction.method()).isEqualTo(Eviction.Method.LAGKV);
         assertThat(eviction.parameters()).containsExactly(Map.entry("lag", 128), Map.entry("sinks", 2));

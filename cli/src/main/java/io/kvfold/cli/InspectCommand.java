@@ -341,7 +341,8 @@ final class InspectCommand implements Callable<Integer> {
         int tokens = kv.path("context_size").asInt();
         List<Integer> evicted = layers(
                 plan, layer -> plan.isProducer(layer) && !eviction.skipped().contains(layer));
-        String left = (eviction.method() == Eviction.Method.CORM ? "at most " : "") + span(evicted, layer -> eviction.budget(layer, plan.layers(), tokens));
+        String left = (eviction.method() == Eviction.Method.CORM ? "at most " : "")
+                + span(evicted, layer -> eviction.budget(layer, plan.layers(), tokens));
         String skipped = eviction.skipped().isEmpty()
                 ? ""
                 : ", all of them in layers " + Values.ranges(List.copyOf(eviction.skipped()));
