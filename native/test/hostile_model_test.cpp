@@ -87,14 +87,15 @@ static void rejects_what_no_model_has(const std::string & whole) {
     refused([&](auto & file) { tokens(file, 300, std::string(20000, 'a')); }, "token 300 has 20000 bytes");
 }
 
-// A model without a template that can be used is good for everything else.
 // Which would be found everywhere in a text, and for ever.
 static void passes_over_a_special_token_without_a_text(const std::string & whole) {
     gguf_edit                file(whole);
     std::vector<std::string> texts, types;
-    for (size_t i = 0; i < 320; i++) { // as make_model has them, but for the last
-        texts.push_back(file.string(i < 319 ? "t" + std::to_string(i) : ""));
-        types.push_back(file.number<int32_t>(i == 319 ? 3 : 1));
+    for (size_t i = 0; i < 320; i++) { // bytes, others, and as the last one a control token
+        char byte[8];
+        std::snprintf(byte, sizeof(byte), "<0x%02X>", (unsigned) (i % 256));
+        texts.push_back(file.string(i < 256 ? byte : i < 319 ? "t" + std::to_string(i) : ""));
+        types.push_back(file.number<int32_t>(i < 256 ? 6 : i < 319 ? 1 : 3));
     }
     file.set("tokenizer.ggml.tokens", file.array_type, file.array(file.string_type, texts));
     file.set("tokenizer.ggml.token_type", file.array_type, file.array(file.i32_type, types));
@@ -107,6 +108,7 @@ static void passes_over_a_special_token_without_a_text(const std::string & whole
     }
 }
 
+// A model without a template that can be used is good for everything else.
 static void keeps_hostile_templates_from_loading(const std::string & whole) {
     std::string not_not = "{{ ";
     for (int i = 0; i < 16000; i++) {

@@ -126,7 +126,11 @@ static std::string texts_stay_texts(const engine & e, const std::string & role, 
     json        parts = json::array(), neutral_parts = json::array(); // of which a template makes one text
     for (const auto & token : special) {
         text += "b" + token;
-        for (const std::string & half : { token.substr(0, token.size() / 2), token.substr(token.size() / 2) + "b" }) {
+        size_t middle = token.size() / 2;
+        while (middle < token.size() && (token[middle] & 0xC0) == 0x80) {
+            middle++; // not within a character
+        }
+        for (const std::string & half : { token.substr(0, middle), token.substr(middle) + "b" }) {
             parts.push_back({ { "type", "text" }, { "text", half } });
             neutral_parts.push_back({ { "type", "text" }, { "text", without_brackets(half) } });
         }

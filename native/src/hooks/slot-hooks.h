@@ -3,6 +3,7 @@
 #ifndef KVFOLD_SLOT_HOOKS_H
 #define KVFOLD_SLOT_HOOKS_H
 
+#include <cstdint>
 #include <vector>
 
 struct llama_context;
@@ -24,6 +25,14 @@ bool kvfold_slot_awaits_copy(int id_slot);
 
 // Makes that room, and the copies. In kv-scheduler.h.
 template <typename slots_t> void kvfold_make_copies(slots_t & slots);
+
+// What of the tokens that a slot holds a new prompt of `n_tokens` can begin with: nothing, if lazy layers were decided on, or
+// tokens evicted, by what it does not share. `n_past` tokens agree, the next position is `pos_next`.
+void kvfold_keep_prefix(llama_context * ctx, int id_slot, server_prompt & prompt, int n_tokens, int & n_past, int32_t & pos_next);
+
+// Whether something is gone of what a token at `pos_next` sees of the slot's cells, so that a checkpoint is needed to go on there.
+// True of every memory that is llama.cpp's own, which knows better.
+bool kvfold_window_is_gone(llama_context * ctx, int id_slot, int32_t pos_next);
 
 // The slot has made one more part of a streamed answer.
 void kvfold_slot_sends(const server_task & task);

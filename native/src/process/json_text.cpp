@@ -40,7 +40,8 @@ static int64_t nesting(const std::string & text, std::string_view open, std::str
 
 // A member is looked for among those before it, so that an object takes time by the square of its members.
 static void check_members(const char * what, const std::string & text) {
-    static constexpr int64_t limit = 20'000; // of one object, or as much work in several
+    static constexpr int64_t limit = 20'000; // of one object
+    static constexpr int64_t most  = 2 * limit * limit; // comparisons, in all objects
     std::vector<int64_t>     members;
     int64_t                  largest = 0, work = 0;
     bool                     quoted = false;
@@ -48,7 +49,7 @@ static void check_members(const char * what, const std::string & text) {
         largest = std::max(largest, n);
         work += std::min(n, 4 * limit) * n;
     };
-    for (size_t i = 0; i < text.size() && work <= limit * limit; i++) {
+    for (size_t i = 0; i < text.size() && work <= most; i++) {
         const char c = text[i];
         if (c == '\\') {
             i++;
@@ -68,9 +69,9 @@ static void check_members(const char * what, const std::string & text) {
     for (const int64_t n : members) { // of objects that never end
         count(n);
     }
-    if (work > limit * limit) {
+    if (largest > limit || work > most) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, std::string(what) + " has too many members in its objects, " + std::to_string(largest) +
-                                                       " in one; the limit is " + std::to_string(limit) + " in one, or as many squares in all")
+                                                       " in one; the limit is " + std::to_string(limit) + " in one, or two such objects in all")
             .compares(largest, limit);
     }
 }

@@ -129,7 +129,7 @@ static void check_tools(const json & body) {
         const json & function = wrapped ? tool.at("function") : tool;
         const bool   named    = wrapped || (tool.is_object() && (tool.contains("name") || text_at(tool, "type") == "function"));
         if (!tool.is_object() || (named && text_at(function, "name").empty())) {
-            throw wrong("tool " + std::to_string(i), tool, "an object with a name");
+            throw wrong("\"tools\"[" + std::to_string(i) + "]", tool, "an object with a name");
         }
     }
 }

@@ -346,6 +346,9 @@ class ChatContractTest {
                 .hasMessageContaining("\"tools\" has 5000 elements, the limit is 256");
         assertThatThrownBy(() -> engine.call(CHAT, arguments))
                 .hasMessageContaining("\"chat_template_kwargs\" has 20000");
+        arguments.withObject("/chat_template_kwargs").put("one more", 1);
+        assertThatThrownBy(() -> engine.call(CHAT, arguments))
+                .hasMessageContaining("too many members in its objects, 20001 in one; the limit is 20000 in one");
     }
 
     @Test

@@ -210,7 +210,8 @@ class EngineServerTest {
     @Test
     void answersOnceWhatIsNotHttp() throws IOException {
         try (EngineServer server = builder().start()) {
-            for (String first : List.of("EHLO there", "GET / HTTP/1.1\r\nno header", "GET /health HTTP/1.1\r\nX: " + "a".repeat(100_000))) {
+            for (String first : List.of(
+                    "EHLO there", "GET / HTTP/1.1\r\nno header", "GET /health HTTP/1.1\r\nX: " + "a".repeat(100_000))) {
                 Socket socket = connect(server);
                 send(socket, first + "\r\n\r\n" + request("GET", "/health", "").repeat(3));
                 String answers = new String(socket.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
@@ -228,7 +229,8 @@ class EngineServerTest {
         String type = "Content-Type: multipart/form-data; boundary=x";
         try (EngineServer server = builder().start()) {
             assertThat(status(ask(server, "POST", "/completion", form, type))).isEqualTo(415);
-            assertThat(ask(server, "POST", "/v1/audio/transcriptions", form, type)).contains("audio");
+            assertThat(ask(server, "POST", "/v1/audio/transcriptions", form, type))
+                    .contains("audio");
         }
     }
 

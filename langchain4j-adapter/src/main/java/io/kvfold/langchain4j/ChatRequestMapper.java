@@ -293,7 +293,9 @@ final class ChatRequestMapper {
         try {
             return JSON_MAPPER.valueToTree(JsonSchemaElementJsonUtils.toMap(element));
         } catch (RuntimeException e) {
-            String why = e.getCause() instanceof JsonProcessingException broken ? broken.getOriginalMessage() : e.getMessage();
+            String why = e.getCause() instanceof JsonProcessingException broken
+                    ? broken.getOriginalMessage()
+                    : e.getMessage();
             throw new InvalidRequestException("no valid JSON schema in " + where + ": " + why, e);
         }
     }
