@@ -182,6 +182,9 @@ void prefix_cache::keep(const kvfold_prompt_view & slot, int64_t last_used) {
         }
         return windows ? n_common == each.tokens.size() && n_common + tokens_apart > n : n_common == n;
     };
+    if (retention && retention->is_in_prompt(slot.slot) && !retention->has_queries(slot.slot) && !retention->is_open(slot.slot, (llama_pos) n)) {
+        return; // it has gone on from a checkpoint a few tokens before, and nobody could from here
+    }
     if (n_keepable == 0 || n == 0 || computed(slot.slot) < n || !has_window(slot.slot, n) ||
         std::any_of(prefixes.begin(), prefixes.end(), is_there)) {
         return;
@@ -232,10 +235,14 @@ bool prefix_cache::lends(int id_task, size_t n_tokens) const {
 size_t prefix_cache::begins_with(const kvfold_prompt_view & slot) const {
     const server_tokens & wanted = slot.task->tokens;
     size_t                n      = std::min(slot.held->get_common_prefix(wanted), computed(slot.slot));
-    const auto            n_gone = (size_t) decisive_tokens(llama_get_memory(ctx), slot.slot);
     if (evicts) {
         n = evicts->n_beginning(slot.slot, (uint32_t) n, (uint32_t) slot.held->size(), (uint32_t) wanted.size());
-    } else if (n < n_gone) {
+    }
+    n = std::min(n, wanted.size() - 1);
+    const auto goes_on = [&](size_t at, bool restored) {
+        return may_go_on(llama_get_memory(ctx), slot.slot, (llama_pos) at, (llama_pos) wanted.size(), restored);
+    };
+    if (!evicts && !goes_on(n, false)) {
         return 0;
     }
     if (has_window(slot.slot, n)) {
@@ -243,7 +250,7 @@ size_t prefix_cache::begins_with(const kvfold_prompt_view & slot) const {
     }
     size_t n_from = 0;
     for (const size_t each : slot.checkpoints) {
-        n_from = each <= n && each >= n_gone ? std::max(n_from, each - 1) : n_from; // its last token is computed again
+        n_from = each <= n && goes_on(each - 1, true) ? std::max(n_from, each - 1) : n_from; // its last token is computed again
     }
     return n_from;
 }
@@ -277,8 +284,9 @@ size_t prefix_cache::in_common(const source & from, const server_tokens & wanted
     if (!retention) {
         return n;
     }
-    const bool begun   = retention->is_in_prompt(from.seq_id) && n == there; // what is scored later is of its last tokens
-    const bool goes_on = answered && from.seq_id >= rules.slots && n > (size_t) retention->n_decisive(from.seq_id);
+    const bool begun   = retention->has_queries(from.seq_id) && n == there; // what is scored later is of its last tokens
+    const bool goes_on = answered && from.seq_id >= rules.slots && !retention->is_in_prompt(from.seq_id) &&
+                         may_go_on(llama_get_memory(ctx), from.seq_id, (llama_pos) n, (llama_pos) wanted.size(), false);
     return begun || goes_on || retention->is_open(from.seq_id, (llama_pos) n) ? n : 0;
 }
 

@@ -1,7 +1,6 @@
 #include "serving/slot_exchange.h"
 
 #include "hooks/kv-budget.h"
-#include "hooks/kv-lazy-layers.h"
 #include "hooks/kv-scheduler.h"
 #include "hooks/slot-hooks.h"
 #include "kv/eviction/evictor.h"
@@ -425,14 +424,16 @@ std::vector<kvfold_slot_action> kvfold_make_copy(llama_context * context, const 
 }
 
 void kvfold_keep_prefix(llama_context * context, int id_slot, server_prompt & prompt, int n_tokens, int & n_past, int32_t & pos_next) {
-    const auto      memory     = llama_get_memory(context);
-    const evictor * evicts     = evictor_of(memory);
-    const llama_pos n_decisive = decisive_tokens(memory, id_slot);
-    prompt.checkpoints.remove_if([&](const common_prompt_checkpoint & each) { return each.n_tokens < n_decisive; });
-    int n_first = n_past < n_decisive ? 0 : n_past;
+    const auto      memory = llama_get_memory(context);
+    const evictor * evicts = evictor_of(memory);
+    // of a checkpoint the last token is computed again
+    prompt.checkpoints.remove_if([&](const common_prompt_checkpoint & each) { return !may_go_on(memory, id_slot, each.n_tokens - 1, n_tokens, true); });
+    const int most    = n_tokens - 1; // the last one makes the answer's first
+    int       n_first = may_go_on(memory, id_slot, std::min(n_past, most), n_tokens, false) ? n_past : 0;
     if (evicts) {
         n_first = (int) evicts->n_beginning((llama_seq_id) id_slot, (uint32_t) n_past, (uint32_t) prompt.n_tokens(), (uint32_t) n_tokens);
     }
+    n_first = prompt.tokens.has_mtmd ? n_first : std::min(n_first, most);
     if (n_first < n_past) {
         n_past   = prompt.tokens.has_mtmd ? 0 : n_first; // an image is not cut
         pos_next = n_past;

@@ -368,6 +368,15 @@ llama_pos decisive_tokens(const llama_memory_i * memory, llama_seq_id seq_id) {
     return evicts ? evicts->of(seq_id).n_compact() : 0;
 }
 
+bool may_go_on(const llama_memory_i * memory, llama_seq_id seq_id, llama_pos n, llama_pos n_prompt, bool restored) {
+    if (n == 0 || !goes_on_after(decisive_tokens(memory, seq_id), n)) {
+        return n == 0;
+    }
+    const kvfold_retention * const retention = retention_of(memory);
+    const bool at_end = retention && !restored && n == memory->seq_pos_max(seq_id) + 1;
+    return !retention || (at_end && retention->has_queries(seq_id)) || retention->may_go_on(seq_id, n, n_prompt);
+}
+
 bool has_window(const llama_memory_i * memory, const llama_model & model, llama_seq_id seq_id, llama_pos next) {
     if (const auto * folded = dynamic_cast<const folded_memory *>(memory)) {
         return folded->has_window(seq_id, next);

@@ -133,6 +133,16 @@ evictor * evictor_of(const llama_memory_i * memory);
 // The first tokens of a sequence that decided what is there of it: which layers are lazy, what was evicted. 0: none did.
 llama_pos decisive_tokens(const llama_memory_i * memory, llama_seq_id seq_id);
 
+// Whether a prompt may go on after n tokens of a sequence of which the first ones have decided something: not where these end, unless it
+// goes on with the answer to them.
+inline bool goes_on_after(llama_pos n_decisive, llama_pos n) {
+    return n_decisive == 0 || n > n_decisive;
+}
+
+// Whether a prompt of n_prompt tokens that goes on after the first n ones of a sequence decides as it does alone. restored: from a
+// checkpoint, which has no queries.
+bool may_go_on(const llama_memory_i * memory, llama_seq_id seq_id, llama_pos n, llama_pos n_prompt, bool restored);
+
 // As folded_memory::has_window(), of any memory; llama.cpp's own goes on with a sequence if it has two tokens before the window of the
 // next one, and with one that is no longer than a window from a checkpoint only.
 bool has_window(const llama_memory_i * memory, const llama_model & model, llama_seq_id seq_id, llama_pos next);

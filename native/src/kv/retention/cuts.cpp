@@ -17,6 +17,10 @@ bool is_judged_at(const kvfold_plan & plan, uint64_t n_tokens) {
     return n_tokens > 0 && next_cut(plan, n_tokens - 1) == n_tokens;
 }
 
+uint64_t next_judged(const kvfold_plan & plan, uint64_t n_tokens) {
+    return plan.is_automatic() && plan.decide == KVFOLD_DECIDE_EARLY ? next_cut(plan, n_tokens) : UINT64_MAX;
+}
+
 uint32_t tokens_to_cut(const llama_context * ctx, uint32_t n_tokens) {
     const kvfold_plan & plan = llama_get_model(ctx)->hparams.kv_plan;
     if (plan.evict_chunk > 0) {

@@ -4,6 +4,7 @@
 // its sequence has decided, a layer's keys and values stand in both caches and it reads the full one. Then the one that it
 // does not need gives its pages back. So nothing is copied, and every token keeps its position.
 
+#include "kv/retention/cuts.h"
 #include "kv/retention/retention.h"
 
 #include "kv/memory/memory.h"
@@ -212,6 +213,19 @@ void kvfold_retention::copy(llama_seq_id from, llama_seq_id to) {
 bool kvfold_retention::is_open(llama_seq_id seq_id, llama_pos n) const {
     const sequence & seq = sequences[seq_id];
     return !seq.final && seq.n_decisive == 0 && (uint64_t) n <= (uint64_t) plan.n_sinks + plan.n_swa;
+}
+
+bool kvfold_retention::has_queries(llama_seq_id seq_id) const {
+    const sequence & seq = sequences[seq_id];
+    return seq.in_prompt && (seq.final || plan.decide == KVFOLD_DECIDE_DECODE || seq.kept.pos.size() >= plan.n_queries);
+}
+
+bool kvfold_retention::may_go_on(llama_seq_id seq_id, llama_pos n, llama_pos n_prompt) const {
+    if (n == 0 || sequences[seq_id].final || plan.decide == KVFOLD_DECIDE_DECODE || is_open(seq_id, n)) {
+        return true;
+    }
+    const uint64_t next = std::min((uint64_t) n_prompt, kvfold::next_judged(plan, (uint64_t) n));
+    return next >= (uint64_t) n + plan.n_queries;
 }
 
 void kvfold_retention::begin(llama_seq_id seq_id) {

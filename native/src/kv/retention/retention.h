@@ -114,6 +114,11 @@ struct kvfold_retention : kv_judge {
     // Its first n tokens may be the beginning of any prompt: they are no more than a lazy layer retains, and none is known to be one.
     bool is_open(llama_seq_id seq_id, llama_pos n) const;
 
+    // Whether a prompt of n_prompt tokens that goes on after its first n ones is judged by the same queries as if it was computed at once.
+    // Of what was computed before, the last queries are there if the sequence ends there in the middle of a prompt, or not at all.
+    bool has_queries(llama_seq_id seq_id) const;
+    bool may_go_on  (llama_seq_id seq_id, llama_pos n, llama_pos n_prompt) const;
+
     // A prompt has its first tokens from a sequence that is open there.
     void begin(llama_seq_id seq_id);
 

@@ -29,7 +29,7 @@ std::optional<kv_state> take_state(
     // a prompt that departs earlier than the newest of them begins with one before
     uint64_t n_checkpoints = 0;
     for (const auto & each : prompt.checkpoints) {
-        if (each.pos_max + 1 == each.n_tokens && each.n_tokens >= n_decisive) {
+        if (each.pos_max + 1 == each.n_tokens && goes_on_after(n_decisive, (llama_pos) each.n_tokens - 1)) {
             state.checkpoints.push_back({ (int32_t) each.n_tokens, each.pos_min, each.data_tgt });
             n_checkpoints += each.data_tgt.size();
         }

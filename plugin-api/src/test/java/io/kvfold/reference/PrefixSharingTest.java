@@ -188,11 +188,11 @@ final class PrefixSharingTest {
                 .toList();
         List<JsonNode> alone = new ArrayList<>();
         for (ObjectNode body : bodies) {
-            try (Engine engine = evicting(plan, 1).open()) {
+            try (Engine engine = exact(plan, 1).open()) {
                 alone.add(engine.call("/completion", body));
             }
         }
-        try (Engine engine = evicting(plan, count).contextSize(4096).open()) {
+        try (Engine engine = exact(plan, count).contextSize(4096).open()) {
             JsonNode answers = engine.call("/completion", atOnce(bodies));
             for (int i = 0; i < count; i++) {
                 assertSame(plan + ", request " + i, alone.get(i), answers.path(i), GAP);
@@ -207,7 +207,7 @@ final class PrefixSharingTest {
     /** All queries of a prompt decide, so that each has to compute them. */
     @Test
     void nothingIsSharedWhereAllQueriesDecide() throws IOException {
-        try (Engine engine = evicting("standard;evict=observed:100", 2).open()) {
+        try (Engine engine = exact("standard;evict=observed:100", 2).open()) {
             engine.call(
                     "/completion",
                     atOnce(IntStream.range(0, 2)
@@ -335,6 +335,45 @@ final class PrefixSharingTest {
                             .as("question %d", i)
                             .isLessThanOrEqualTo(lengths[i] + (sharing && i > 1 ? 1 : UBATCH / 4 + 1));
                 }
+            }
+        }
+    }
+
+    /** Another prompt in the same slot: the same again, its beginning, or what departs from it shortly before its end. */
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "streaming:24",
+                "streaming:64",
+                "yoco:64",
+                "lighttransfer:1;window=64;sinks=2;queries=4",
+                "lighttransfer:2;window=20;sinks=1;queries=4;decide=end",
+                "lighttransfer:2;window=20;sinks=1;queries=4;decide=decode",
+                "simlayerkv:0.3;window=32;sinks=2;queries=8"
+            })
+    void aPromptThatLeavesTheOneBeforeAnswersAsAlone(String plan) throws IOException {
+        int[] first = MODEL.tokens(150, 7);
+        List<ObjectNode> bodies = new ArrayList<>();
+        for (int fewer = 0; fewer < 24; fewer++) {
+            int[] beginning = Arrays.copyOf(first, first.length - fewer);
+            bodies.add(AnswersTogether.request(beginning, 8, 0));
+            if (fewer > 0) {
+                int[] other = MODEL.tokens(5, 70 + fewer);
+                other[0] = (first[first.length - fewer] + 1) % SHAPE.vocabulary();
+                bodies.add(AnswersTogether.request(join(beginning, other), 8, 0));
+            }
+        }
+        List<JsonNode> alone = new ArrayList<>();
+        try (Engine engine = exact(plan, 1).open()) {
+            for (ObjectNode body : bodies) {
+                alone.add(engine.call("/completion", body));
+            }
+        }
+        try (Engine engine = exact(plan, 1).open()) {
+            for (int i = 0; i < bodies.size(); i++) {
+                engine.call("/completion", shareable(AnswersTogether.request(first, 8, 0)));
+                JsonNode answer = engine.call("/completion", shareable(bodies.get(i)));
+                assertSame(plan + ", request " + i, alone.get(i), answer, GAP);
             }
         }
     }
@@ -641,7 +680,7 @@ final class PrefixSharingTest {
         return IntStream.concat(IntStream.of(first), IntStream.of(second)).toArray();
     }
 
-    private static Engine.Builder evicting(String plan, int slots) throws IOException {
+    private static Engine.Builder exact(String plan, int slots) throws IOException {
         return builder(plan, slots).kvCacheTypes(KvType.F32, KvType.F32).flashAttention(FlashAttention.OFF);
     }
 
