@@ -403,8 +403,9 @@ bool prefix_cache::copy(const source & from, int id_slot, size_t n) {
     if (from.seq_id < rules.slots) {
         seats[from.seq_id].last_used = ggml_time_us();
     }
-    for (prefix & each : prefixes) {
-        if (each.seq_id == from.seq_id) {
+    for (prefix & each : prefixes) { // also what it begins with, which the next one may need when this source has gone on
+        const size_t n_each = each.tokens.size();
+        if (each.seq_id == from.seq_id || (n_each <= n && each.likeness == *from.likeness && each.tokens.get_common_prefix(*from.tokens) == n_each)) {
             each.last_used = ggml_time_us();
         }
     }
