@@ -117,9 +117,9 @@ static void survives_dead_ends(const engine & e) {
     }
 }
 
-static void says_that_nothing_goes_on(const engine & e) {
+static void ends_where_nothing_goes_on(const engine & e) {
     const answer a = with_grammar(e, "root ::= [\\U00110000]"); // a character that there is not
-    CHECK(a.status == (int) KVFOLD_DONE || a.mentions("allows nothing here that the model has a token for"));
+    CHECK_EQUAL(a.status, (int) KVFOLD_DONE);
     still_answers(e);
     refuses(e, "root ::= ((\"a\"{1,1000}){1,1000}){1,1000}", "reduce the number of repetitions");
 }
@@ -180,7 +180,7 @@ int main() {
         bounds_what_grows(e);
         survives_dead_ends(e);
         bounds_triggers(e);
-        says_that_nothing_goes_on(e);
+        ends_where_nothing_goes_on(e);
         checks_every_field(e);
     }
     options["grammar"] = "root ::= root";
