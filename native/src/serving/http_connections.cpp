@@ -22,7 +22,9 @@ namespace kvfold {
 
 using clock = std::chrono::steady_clock;
 
-static constexpr int    keep_alive_seconds  = 5;
+// Longer than clients keep idle connections (20 minutes with JDK 17), since a request that comes while one is closed is lost, and
+// Java's client does not send a POST again. Where there is no place left the oldest goes.
+static constexpr int    keep_alive_seconds  = 30*60;
 static constexpr int    keep_alive_requests = 100;
 static constexpr int    send_buffer         = 64 << 10; // what a client that has stopped reading leaves in the kernel
 static constexpr size_t read_buffer         = 16 << 10;
@@ -413,9 +415,31 @@ void http_connections::explain_errors() {
     });
 }
 
+// llama-server says that a stream has failed when it has ended, which closes its connection although nobody has told the client.
+static httplib::ContentProvider that_ends(httplib::ContentProvider && streams) {
+    return [streams = std::move(streams)](size_t offset, size_t length, httplib::DataSink & sink) {
+        bool              ended = false;
+        httplib::DataSink until_end;
+        until_end.write       = sink.write;
+        until_end.is_writable = sink.is_writable;
+        until_end.done        = [&] {
+            sink.done();
+            ended = true;
+        };
+        return streams(offset, length, until_end) || ended;
+    };
+}
+
 struct bounded_server final : httplib::Server {
     explicit bounded_server(http_connections & connections) : connections(connections) {
         set_payload_max_length(http_connections::max_body);
+        set_keep_alive_timeout(keep_alive_seconds); // what clients are told
+        set_keep_alive_max_count(keep_alive_requests);
+        set_post_routing_handler([](const httplib::Request &, httplib::Response & answer) {
+            if (answer.content_provider_) {
+                answer.content_provider_ = that_ends(std::move(answer.content_provider_));
+            }
+        });
     }
 
     http_connections & connections;

@@ -77,6 +77,7 @@ class EngineServerTest {
     private Socket connect(EngineServer server) throws IOException {
         Socket socket = new Socket();
         socket.setReceiveBufferSize(4096);
+        socket.setSoTimeout(120_000);
         URI address = server.addresses().get(0);
         socket.connect(new InetSocketAddress(InetAddress.getByName(address.getHost()), address.getPort()));
         sockets.add(socket);
@@ -205,6 +206,69 @@ class EngineServerTest {
                             refusal -> assertThat(new String(refusal, StandardCharsets.UTF_8))
                                     .startsWith("HTTP/1.1 4"));
         }
+    }
+
+    /** A request that comes while its connection is closed is lost: Java's client sends no POST twice. */
+    @Test
+    void keepsConnectionsThatAreIdleUntilOthersNeedTheirPlace() throws Exception {
+        String request = request("POST", "/completion", SHORT).replace("Connection: close\r\n", "");
+        try (EngineServer server = builder().option("threads-http", 2).start()) {
+            Socket first = connect(server);
+            Socket second = connect(server);
+            for (Socket each : List.of(first, second)) {
+                send(each, request);
+                assertThat(answerOnOpen(each)).startsWith("HTTP/1.1 200").contains("Keep-Alive: timeout=1800, max=100");
+            }
+            Thread.sleep(6_000); // upstream's server ends them after five seconds
+            for (Socket each : List.of(first, second)) {
+                send(each, request);
+                assertThat(answerOnOpen(each)).startsWith("HTTP/1.1 200");
+            }
+
+            assertThat(status(ask(server, "POST", "/completion", SHORT))).isEqualTo(200);
+        }
+    }
+
+    /** Upstream's server ends the connection of a stream, which it told nobody: the next request is lost. */
+    @ParameterizedTest
+    @CsvSource({
+        "/completion, \"prompt\": \"a\"",
+        "/v1/chat/completions, '\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]'",
+    })
+    void asksAgainOnTheConnectionOfAStream(String path, String prompt) throws IOException {
+        String body = "{" + prompt + ", \"n_predict\": 2, \"ignore_eos\": true, \"stream\": true}";
+        String request = request("POST", path, body).replace("Connection: close\r\n", "");
+        try (EngineServer server = builder().start()) {
+            Socket socket = connect(server);
+            for (int i = 0; i < 3; i++) {
+                send(socket, request);
+                StringBuilder answer = new StringBuilder();
+                while (!answer.toString().endsWith("\r\n0\r\n\r\n")) {
+                    int next = socket.getInputStream().read();
+                    assertThat(next).as("after " + answer).isNotNegative();
+                    answer.append((char) next);
+                }
+                assertThat(answer).startsWith("HTTP/1.1 200").contains("data: ");
+            }
+        }
+    }
+
+    /** One answer, of a connection that stays open. */
+    private static String answerOnOpen(Socket socket) throws IOException {
+        StringBuilder answer = new StringBuilder();
+        int end = Integer.MAX_VALUE;
+        while (answer.length() < end) {
+            int next = socket.getInputStream().read();
+            if (next < 0) {
+                break;
+            }
+            answer.append((char) next);
+            if (end == Integer.MAX_VALUE && answer.indexOf("\r\n\r\n") >= 0) {
+                String length = answer.substring(answer.indexOf("Content-Length: ") + "Content-Length: ".length());
+                end = answer.length() + Integer.parseInt(length.substring(0, length.indexOf('\r')));
+            }
+        }
+        return answer.toString();
     }
 
     @Test
