@@ -102,7 +102,7 @@ static void refuses_lazy_layers_that_cannot_be(const engine & e, const std::stri
         file[at + 12 + layer] = 2;
         refuses(e, file, ("layer " + std::to_string(layer) + " is lazy").c_str());
     }
-    std::string none = good;
+    std::string none = with(at + 4, 0); // decided, and none is lazy, but some may still be
     none[at + 12] = none[at + 13] = 0;
     refuses(e, none, "tokens decided its lazy layers");
 }

@@ -137,10 +137,12 @@ bool kvfold_retention::decide(sequence & seq, const std::vector<std::vector<floa
     }
     const std::lock_guard<std::mutex> lock(mutex);
     for (const int il : lazy) {
-        seq.lazy[il]   = 1;
-        seq.n_decisive = n_tokens;
+        seq.lazy[il] = 1;
     }
     seq.final = last || lazy.size() == candidates.size();
+    if (seq.final || !lazy.empty()) { // that none is lazy holds for these tokens only, too
+        seq.n_decisive = n_tokens;
+    }
     if (seq.final) {
         seq.kept = {};
     }
@@ -221,7 +223,13 @@ bool kvfold_retention::has_queries(llama_seq_id seq_id) const {
 }
 
 bool kvfold_retention::may_go_on(llama_seq_id seq_id, llama_pos n, llama_pos n_prompt) const {
-    if (n == 0 || sequences[seq_id].final || plan.decide == KVFOLD_DECIDE_DECODE || is_open(seq_id, n)) {
+    if (n == 0 || sequences[seq_id].final) {
+        return true;
+    }
+    if (plan.decide == KVFOLD_DECIDE_DECODE) {
+        return n_prompt >= n + 2; // a single token would be taken for one of the answer
+    }
+    if (is_open(seq_id, n)) {
         return true;
     }
     const uint64_t next = std::min((uint64_t) n_prompt, kvfold::next_judged(plan, (uint64_t) n));

@@ -122,7 +122,7 @@ struct kvfold_retention : kv_judge {
     // A prompt has its first tokens from a sequence that is open there.
     void begin(llama_seq_id seq_id);
 
-    // The first tokens of a sequence that decided which of its layers are lazy; 0 if none is.
+    // The first tokens of a sequence that decided which of its layers are lazy, or that none is; 0 if nothing is decided yet.
     llama_pos n_decisive(llama_seq_id seq_id) const { return sequences[seq_id].n_decisive; }
 
     void write(llama_io_write_i & io, llama_seq_id seq_id) const;

@@ -161,7 +161,8 @@ static lazy_layers check_lazy_layers(cells_walk & walk, const kvfold_plan & plan
     }
     expect("as KV plan", walk.number<uint64_t>(), plan.hash());
     expect("sequences with lazy layers", walk.number<uint32_t>(), 1);
-    if (walk.number<uint32_t>() > 1) {
+    const auto final = walk.number<uint32_t>();
+    if (final > 1) {
         throw std::runtime_error("it says neither that its lazy layers are decided nor that they are not");
     }
     found.n_decisive = walk.number<llama_pos>();
@@ -172,7 +173,7 @@ static lazy_layers check_lazy_layers(cells_walk & walk, const kvfold_plan & plan
         }
     }
     const bool any = std::any_of(found.lazy.begin(), found.lazy.end(), [](uint8_t lazy) { return lazy; });
-    if (found.n_decisive < 0 || found.n_decisive > (llama_pos) n_tokens || (found.n_decisive > 0) != any) {
+    if (found.n_decisive < 0 || found.n_decisive > (llama_pos) n_tokens || (found.n_decisive > 0 ? !any && final == 0 : any || final == 1)) {
         throw std::runtime_error("it says that " + std::to_string(found.n_decisive) + " tokens decided its lazy layers");
     }
     return found;

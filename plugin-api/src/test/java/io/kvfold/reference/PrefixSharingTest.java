@@ -349,7 +349,13 @@ final class PrefixSharingTest {
                 "lighttransfer:1;window=64;sinks=2;queries=4",
                 "lighttransfer:2;window=20;sinks=1;queries=4;decide=end",
                 "lighttransfer:2;window=20;sinks=1;queries=4;decide=decode",
-                "simlayerkv:0.3;window=32;sinks=2;queries=8"
+                "simlayerkv:0.3;window=32;sinks=2;queries=8",
+                "simlayerkv:0.24;window=32;sinks=2;queries=8;decide=end",
+                "simlayerkv:0.26;window=32;sinks=2;queries=8;decide=end",
+                "simlayerkv:0.28;window=32;sinks=2;queries=8;decide=end",
+                "simlayerkv:0.24;window=32;sinks=2;queries=8;decide=decode",
+                "simlayerkv:0.26;window=32;sinks=2;queries=8;decide=decode",
+                "simlayerkv:0.28;window=32;sinks=2;queries=8;decide=decode"
             })
     void aPromptThatLeavesTheOneBeforeAnswersAsAlone(String plan) throws IOException {
         int[] first = MODEL.tokens(150, 7);
@@ -371,7 +377,7 @@ final class PrefixSharingTest {
         }
         try (Engine engine = exact(plan, 1).open()) {
             for (int i = 0; i < bodies.size(); i++) {
-                engine.call("/completion", shareable(AnswersTogether.request(first, 8, 0)));
+                engine.call("/completion", shareable(AnswersTogether.request(first, i % 3 == 0 ? 1 : 8, 0)));
                 JsonNode answer = engine.call("/completion", shareable(bodies.get(i)));
                 assertSame(plan + ", request " + i, alone.get(i), answer, GAP);
             }
