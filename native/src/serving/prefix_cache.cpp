@@ -101,7 +101,7 @@ std::string prefix_cache::likeness_of_task(const server_task & task) const {
     return on && !evicts && salt && task.params.lora.empty() && is_shareable(task) ? likeness_of("", *salt, false) : "";
 }
 
-// A task has its number before its prompt is made tokens, so that one with a higher number may have begun before it.
+// One with a higher number may have begun before it.
 static bool is_older(const kvfold_prompt_view * a, const kvfold_prompt_view * b) {
     return a->begins != b->begins ? b->begins : a->task->id < b->task->id;
 }

@@ -173,7 +173,8 @@ static lazy_layers check_lazy_layers(cells_walk & walk, const kvfold_plan & plan
         }
     }
     const bool any = std::any_of(found.lazy.begin(), found.lazy.end(), [](uint8_t lazy) { return lazy; });
-    if (found.n_decisive < 0 || found.n_decisive > (llama_pos) n_tokens || (found.n_decisive > 0 ? !any && final == 0 : any || final == 1)) {
+    const bool none_may_be = final == 1 && plan.automatic == KVFOLD_BY_THRESHOLD;
+    if (found.n_decisive < 0 || found.n_decisive > (llama_pos) n_tokens || (found.n_decisive > 0 ? !any && !none_may_be : any || final == 1)) {
         throw std::runtime_error("it says that " + std::to_string(found.n_decisive) + " tokens decided its lazy layers");
     }
     return found;
