@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <random>
 #include <set>
 #include <string>
@@ -22,7 +23,7 @@ struct pool {
     placement                                     places;
     std::map<llama_seq_id, std::vector<uint32_t>> held; // by position
 
-    explicit pool(uint32_t n_cells, uint32_t reach = 1) : places(n_cells, reach) { cells.resize(n_cells); }
+    explicit pool(uint32_t n_cells, cell_bytes bytes = {}) : places(n_cells, bytes) { cells.resize(n_cells); }
 
     // One ubatch with a token for each of these. Returns their cells.
     std::vector<uint32_t> add(std::vector<llama_seq_id> seq_ids) {
@@ -38,6 +39,15 @@ struct pool {
             own.push_back(idxs[i]);
         }
         return idxs;
+    }
+
+    void share(llama_seq_id from, size_t n, const std::vector<llama_seq_id> & with) {
+        for (const llama_seq_id seq_id : with) {
+            for (size_t i = 0; i < n; ++i) {
+                cells.seq_add(held[from][i], seq_id);
+                held[seq_id].push_back(held[from][i]);
+            }
+        }
     }
 
     // As a window does.
@@ -64,11 +74,23 @@ struct pool {
         return parts.size();
     }
 
+    // Pages that hold a cell of any of these.
+    size_t pages_of(const std::vector<llama_seq_id> & seq_ids, const cell_bytes & bytes) {
+        std::set<size_t> pages;
+        for (const llama_seq_id seq_id : seq_ids) {
+            for (const uint32_t at : held[seq_id]) {
+                pages.insert(bytes.first_page(at));
+                pages.insert(bytes.last_page(at));
+            }
+        }
+        return pages.size();
+    }
+
     size_t runs_of(llama_seq_id seq_id) { return parts_of(seq_id, run); }
 };
 
-static void test_runs() {
-    pool p(64*run);
+static void test_runs(cell_bytes bytes) {
+    pool p(64*run, bytes);
     for (int step = 0; step < 100; ++step) {
         p.add({ 0, 1, 2, 3, 4, 5, 6, 7 });
     }
@@ -138,18 +160,60 @@ static void test_windows() {
 static void test_shared() {
     pool p(8*run);
     p.add(std::vector<llama_seq_id>(10, 0));
-    for (uint32_t i = 0; i < 10; ++i) {
-        for (const llama_seq_id seq_id : { 1, 2 }) {
-            p.cells.seq_add(i, seq_id);
-            p.held[seq_id].push_back(i);
-        }
-    }
+    p.share(0, 10, { 1, 2 });
     check(p.add({ 1, 2, 1, 2 }) == std::vector<uint32_t>({ 10, run, 11, run + 1 }), "the others have runs of their own");
 }
 
-static void test_full() {
+// However short what sequences add to a common beginning is, and however many keys a page holds, little of their pages is free.
+static void test_short_ones() {
+    for (const cell_bytes bytes : { cell_bytes{ 384, 4096 }, cell_bytes{ 204, 4096 }, cell_bytes{ 64, 4096 }, cell_bytes{ 1024, 4096 }, cell_bytes{ 1024, 2*1024*1024 } }) {
+        for (const uint32_t n_own : { 1u, 6u, 12u, 19u, 40u }) {
+            pool p(4096, bytes);
+            p.add(std::vector<llama_seq_id>(400, 0));
+            std::vector<llama_seq_id> all(32);
+            std::iota(all.begin(), all.end(), 0);
+            p.share(0, 400, { all.begin() + 1, all.end() });
+            for (const llama_seq_id seq_id : all) {
+                p.add(std::vector<llama_seq_id>(n_own, seq_id));
+            }
+            const size_t most = (400 + all.size()*n_own)*bytes.of_cell*17/16/bytes.of_page + 1;
+            check(p.pages_of(all, bytes) <= most,
+                    "cells of " + std::to_string(bytes.of_cell) + " bytes, " + std::to_string(n_own) + " each: " +
+                    std::to_string(p.pages_of(all, bytes)) + " pages of " + std::to_string(bytes.of_page) + ", at most " + std::to_string(most));
+            for (const llama_seq_id seq_id : { 5, 9, 17 }) {
+                p.keep(seq_id, 400);
+            }
+            for (const llama_seq_id seq_id : { 5, 9, 17 }) {
+                p.add(std::vector<llama_seq_id>(n_own, seq_id));
+            }
+            check(p.pages_of(all, bytes) <= most, "nor is it after some have gone and others come");
+        }
+    }
+}
+
+// But what is long comes back when it ends.
+static void test_long_ones() {
+    const cell_bytes bytes = { 384, 4096 };
+    pool             p(8192, bytes);
+    p.add(std::vector<llama_seq_id>(100, 0));
+    p.share(0, 100, { 1, 2, 3, 4, 5, 6, 7 });
+    for (int step = 0; step < 600; ++step) {
+        p.add({ 0, 1, 2, 3, 4, 5, 6, 7 });
+    }
+    const size_t before = p.pages_of({ 0, 1, 2, 3, 4, 5, 6, 7 }, bytes);
+    p.keep(3, 0);
+    const size_t given_back = before - p.pages_of({ 0, 1, 2, 4, 5, 6, 7 }, bytes);
+    check(given_back*4096 >= (600 - bytes.most_beside_others())*384, "all but its first cells: " + std::to_string(given_back) + " pages");
+    p.share(0, 100, { 9 });
+    for (int step = 0; step < 600; ++step) {
+        p.add({ 9 });
+    }
+    check(p.pages_of({ 0, 1, 2, 4, 5, 6, 7, 9 }, bytes)*4096 <= (100 + 8*600)*384*17/16 + 4096, "and the next one leaves little free");
+}
+
+static void test_full(cell_bytes bytes) {
     std::mt19937 random(1);
-    pool         p(4*run); // fewer runs than sequences
+    pool         p(4*run, bytes); // fewer runs than sequences
     for (int step = 0; step < 2000; ++step) {
         std::vector<llama_seq_id> seq_ids;
         const uint32_t            n_free = p.cells.size() - p.cells.get_used();
@@ -167,16 +231,20 @@ static void test_full() {
 }
 
 int main() {
-    check(placement(64*1024, 11).run() == 64, "runs of what attention looks at");
-    check(placement(64*1024, 200).run() == 256, "or what fills a page");
-    check(placement(64*1024, 100000).run() == 1024, "but not so few that sequences have none");
-    check(placement(100, 100000).run() == 64, "in a small pool neither");
-    test_runs();
+    check(placement(64*1024, { 1, 11 }).run() == 64, "runs of what attention looks at");
+    check(placement(64*1024, { 1, 200 }).run() == 256, "or what fills a page");
+    check(placement(64*1024, { 1, 100000 }).run() == 1024, "but not so few that sequences have none");
+    check(placement(100, { 1, 100000 }).run() == 64, "in a small pool neither");
+    test_runs({});
+    test_runs({ 384, 4096 });
     test_drafts();
     test_one();
     test_windows();
     test_shared();
-    test_full();
+    test_short_ones();
+    test_long_ones();
+    test_full({});
+    test_full({ 384, 4096 });
     printf("%d checks, %d failed\n", n_checks, n_failed);
     return n_failed ? 1 : 0;
 }

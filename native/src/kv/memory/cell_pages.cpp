@@ -126,15 +126,20 @@ private:
 using namespace kvfold;
 
 kvfold_kv_memory::kvfold_kv_memory(const llama_kv_cache & cache) : fresh(cache.get_n_stream()), n_used_by_seq(LLAMA_MAX_SEQ) {
+    cell_bytes most;
     for (const cell_area & area : areas_of(cache)) {
         if (!area.pages) {
             continue;
         }
         areas.push_back(area);
         shares_pages = shares_pages || area.offset % area.pages->page_size() != 0;
-        reach        = std::max(reach, (uint32_t) ((area.pages->page_size() + area.n_bytes - 1)/area.n_bytes));
+        const cell_bytes each{ area.n_bytes, area.pages->page_size() };
+        if (each.cells_in_page() > reach) {
+            reach = (uint32_t) each.cells_in_page();
+            most  = each;
+        }
     }
-    places.emplace(cache.get_size(), reach);
+    places.emplace(cache.get_size(), most);
 }
 
 bool kvfold_kv_memory::commit(uint32_t stream, const std::vector<uint32_t> & cells) {

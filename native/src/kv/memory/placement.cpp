@@ -19,7 +19,35 @@ namespace {
 // Free cells, for one ubatch.
 class search {
 public:
-    search(const llama_kv_cells & cells, uint32_t n_run) : cells(cells), n_run(n_run) {}
+    search(const llama_kv_cells & cells, uint32_t n_run, const cell_bytes & bytes) : cells(cells), n_run(n_run), bytes(bytes) {}
+
+    // Whether a page has to be committed for this cell.
+    bool opens_page(uint32_t at) const {
+        bool used = true;
+        for (size_t page = bytes.first_page(at); used && page <= bytes.last_page(at); ++page) {
+            used = false;
+            for (uint32_t i = bytes.first_cell(page); !used && i < cells.size() && bytes.first_page(i) <= page; ++i) {
+                used = !is_free(i);
+            }
+        }
+        return !used;
+    }
+
+    // Among cells of others, in pages that are in use, if much of those is free, the sequence shares cells already, and has not yet
+    // filled some pages itself.
+    uint32_t beside_others(llama_seq_id seq_id) {
+        if (in_use.empty()) {
+            look_at_pages();
+        }
+        const size_t n_bytes = n_used*bytes.of_cell;
+        if (n_pages*bytes.of_page <= n_bytes + n_bytes/16 || !has_few_of_its_own(seq_id)) {
+            return none;
+        }
+        while (beside < cells.size() && !(is_free(beside) && in_use[bytes.first_page(beside)] && in_use[bytes.last_page(beside)])) {
+            ++beside;
+        }
+        return beside < cells.size() ? beside : none;
+    }
 
     // In the run in which a sequence got `last`, after the last cell that it still has there.
     uint32_t in_run_of(llama_seq_id seq_id, uint32_t last) const {
@@ -62,9 +90,42 @@ public:
         return cell < cells.size() ? cell : none;
     }
 
-    void take(uint32_t at, llama_seq_id seq_id) { taken.emplace(at, seq_id); }
+    void take(uint32_t at, llama_seq_id seq_id) {
+        taken.emplace(at, seq_id);
+        if (!in_use.empty()) {
+            use(at);
+            ++n_own[seq_id];
+        }
+    }
 
 private:
+    bool has_few_of_its_own(llama_seq_id seq_id) { return n_alone[seq_id] < cells.seq_cells(seq_id) && n_own[seq_id] < bytes.most_beside_others(); }
+
+    void look_at_pages() {
+        in_use.resize(bytes.last_page(cells.size() - 1) + 1);
+        for (uint32_t at = 0; at < cells.used_max_p1(); ++at) {
+            if (!cells.is_empty(at)) {
+                use(at);
+                if (cells.seq_count(at) == 1) {
+                    ++n_alone[cells.seq_get(at)];
+                }
+            }
+        }
+        n_own = n_alone;
+        for (const auto & [at, seq_id] : taken) {
+            use(at);
+            ++n_own[seq_id];
+        }
+    }
+
+    void use(uint32_t at) {
+        for (size_t page = bytes.first_page(at); page <= bytes.last_page(at); ++page) {
+            n_pages += !in_use[page];
+            in_use[page] = true;
+        }
+        ++n_used;
+    }
+
     bool is_free(uint32_t at) const { return cells.is_empty(at) && taken.count(at) == 0; }
 
     bool may_share(uint32_t run, llama_seq_id seq_id) const {
@@ -79,9 +140,18 @@ private:
 
     const llama_kv_cells &                     cells;
     const uint32_t                             n_run;
+    const cell_bytes &                         bytes;
     std::unordered_map<uint32_t, llama_seq_id> taken;
     std::unordered_map<llama_seq_id, uint32_t> own; // before it there is none
-    uint32_t                                   cell = 0;
+    uint32_t                                   cell   = 0;
+    uint32_t                                   beside = 0;
+
+    // empty until somebody asks
+    std::vector<bool>                          in_use; // by page
+    size_t                                     n_pages = 0;
+    size_t                                     n_used  = 0; // cells
+    std::unordered_map<llama_seq_id, uint32_t> n_alone; // cells that no other sequence has
+    std::unordered_map<llama_seq_id, uint32_t> n_own;   // and those that it got
 };
 
 } // namespace
@@ -90,20 +160,31 @@ static uint32_t padded(uint32_t n) {
     return (n + placement::least_run - 1)/placement::least_run*placement::least_run;
 }
 
+uint32_t cell_bytes::most_beside_others() const {
+    constexpr size_t n_pages = 8; // of which half a one is a sixteenth
+    return (uint32_t) std::clamp(n_pages*of_page/of_cell, (size_t) placement::least_run, (size_t) 8*placement::least_run);
+}
+
 // Where pages are large, as on a GPU, a run that fills one would leave few sequences a run of their own.
-placement::placement(uint32_t n_cells, uint32_t reach)
-    : n_run(std::clamp(padded(reach), least_run, std::max(least_run, padded(n_cells/64)))), last(LLAMA_MAX_SEQ, none) {}
+placement::placement(uint32_t n_cells, cell_bytes bytes)
+    : bytes(bytes)
+    , n_run(std::clamp(padded((uint32_t) bytes.cells_in_page()), least_run, std::max(least_run, padded(n_cells/64))))
+    , last(LLAMA_MAX_SEQ, none) {}
 
 std::vector<uint32_t> placement::choose(const llama_kv_cells & cells, const std::vector<llama_seq_id> & seq_ids) {
-    search                free(cells, n_run);
+    search                free(cells, n_run, bytes);
     std::vector<uint32_t> idxs;
     for (const llama_seq_id seq_id : seq_ids) {
         const bool forgets = cells.seq_pos_max(seq_id) >= (llama_pos) cells.seq_cells(seq_id);
         uint32_t   at      = forgets ? none : free.in_run_of(seq_id, last[seq_id]);
         at = at == none ? free.first_of_own(seq_id) : at;
         at = at == none ? free.any() : at;
-        free.take(at, seq_id);
-        idxs.push_back(last[seq_id] = at);
+        const uint32_t beside = bytes.of_page > 0 && free.opens_page(at) ? free.beside_others(seq_id) : none;
+        if (beside == none) {
+            last[seq_id] = at; // it goes on in its own run later
+        }
+        idxs.push_back(beside == none ? at : beside);
+        free.take(idxs.back(), seq_id);
     }
     return idxs;
 }
