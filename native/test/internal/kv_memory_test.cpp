@@ -317,7 +317,7 @@ static void test_peak(const char * plan, uint32_t n_prompt, uint32_t n_tokens, b
     const uint64_t peak     = driver.most*driver.page_size();
     const uint64_t in_part  = 2*4*2*driver.page_size(); // of K and V of 4 layers in 2 caches
     const std::string sizes = ": " + std::to_string(peak) + " bytes at most, " + std::to_string(promised) + " promised, " +
-                              std::to_string(layout.bytes_for(n_tokens, layout.n_batch)) + " if all layers stayed in both caches";
+                              std::to_string(layout.bytes_for(n_tokens, layout.n_batch)) + " if all layers stayed full";
     printf("%s%s\n", name.c_str(), sizes.c_str());
     check(peak <= promised, name + " commit no more than was promised" + sizes);
     check(!tight || peak + in_part >= promised, name + " are promised no more than they commit" + sizes);

@@ -196,8 +196,7 @@ ubatch_reads kvfold_attn_input::reads_of(const llama_ubatch & ubatch) const {
             const llama_seq_id seq_id = ubatch.seq_id_unq[s];
             who.reads[il].push_back(retention->read_of(seq_id, (int) il));
             if (plan.in_both[il]) {
-                who.stores[il] |= retention->needs_full  (seq_id, (int) il) ? STORES_FULL   : 0;
-                who.stores[il] |= retention->needs_window(seq_id, (int) il) ? STORES_WINDOW : 0;
+                who.stores[il] |= retention->is_in_window(seq_id, (int) il) ? STORES_WINDOW : STORES_FULL;
             }
         }
     }

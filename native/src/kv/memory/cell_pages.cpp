@@ -44,12 +44,15 @@ static ggml_tensor bytes_of(const ggml_tensor * tensor, size_t offset, size_t si
     return bytes;
 }
 
-void cell_area::copy(uint32_t from, uint32_t to, uint32_t first, uint32_t last) const {
-    for_each(from, first, last, [&](size_t at, size_t size) {
-        ggml_tensor source = bytes_of(tensor, at - offset, size);
-        ggml_tensor target = bytes_of(tensor, at - offset + to*n_stream() - from*n_stream(), size);
+void cell_area::copy(uint32_t stream, uint32_t first, uint32_t n, const cell_area & to, uint32_t to_stream, uint32_t to_first) const {
+    for (size_t row = 0; row < n_rows; ++row) {
+        const auto piece = [&](const cell_area & of, uint32_t of_stream, uint32_t cell) {
+            return bytes_of(of.tensor, of_stream*of.n_stream() + row*of.n_row() + cell*of.n_bytes, n*n_bytes);
+        };
+        ggml_tensor source = piece(*this, stream, first);
+        ggml_tensor target = piece(to, to_stream, to_first);
         ggml_backend_tensor_copy(&source, &target);
-    });
+    }
 }
 
 static cell_area area_of(uint32_t il, const ggml_tensor * tensor, bool transposed, size_t n_cells) {
@@ -152,13 +155,17 @@ bool kvfold_kv_memory::commit(uint32_t stream, const std::vector<uint32_t> & cel
     return for_each_run(cells, [&](uint32_t first, uint32_t last) { return commit(stream, first, last); });
 }
 
+bool kvfold_kv_memory::is_written(uint32_t il) const {
+    return !stores || std::any_of(writers.begin(), writers.end(), [&](llama_seq_id seq_id) { return stores(il, seq_id); });
+}
+
 bool kvfold_kv_memory::commit(uint32_t stream, uint32_t first, uint32_t last) {
     uint64_t bytes = 0;
     for (const cell_area & area : areas) {
-        bytes += area.missing(stream, first, last);
+        bytes += is_written(area.il) ? area.missing(stream, first, last) : 0;
     }
     for (const cell_area & area : areas) {
-        if (!area.commit(stream, first, last)) {
+        if (is_written(area.il) && !area.commit(stream, first, last)) {
             const page_ledger * const ledger = area.pages->account();
             held    = ledger ? ledger->total() : 0;
             cap     = ledger && bytes > ledger->cap() - std::min<uint64_t>(ledger->cap(), held) ? ledger->cap() : 0;

@@ -50,8 +50,8 @@ struct cell_area {
     bool     commit (uint32_t stream, uint32_t first, uint32_t last) const;
     uint64_t missing(uint32_t stream, uint32_t first, uint32_t last) const;
 
-    // What they hold, to the same cells of another stream.
-    void copy(uint32_t from, uint32_t to, uint32_t first, uint32_t last) const;
+    // What n cells of a stream hold, to cells of an area of the same kind.
+    void copy(uint32_t stream, uint32_t first, uint32_t n, const cell_area & to, uint32_t to_stream, uint32_t to_first) const;
 };
 
 // Of all tensors, also of those without pages.
@@ -81,6 +81,10 @@ struct kvfold_kv_memory {
 
     std::vector<kvfold_cell_range> fresh; // per stream, committed since settle_recent()
 
+    // Whether tokens of a sequence are stored in a layer; asked for those that a ubatch is about to write. Null: in all.
+    std::function<bool(uint32_t il, llama_seq_id seq_id)> stores;
+    std::vector<llama_seq_id>                             writers; // of that ubatch
+
     std::function<void()> await_computation = [] {}; // with these tensors
     bool                  shift_refused     = false; // of cells whose keys are still to be rewritten
 
@@ -96,6 +100,9 @@ struct kvfold_kv_memory {
     // False, and `refused` says how much, if there is no memory for these cells.
     bool commit(uint32_t stream, const std::vector<uint32_t> & cells);
     bool commit(uint32_t stream, uint32_t first, uint32_t last);
+
+    // Whether a ubatch that is about to be written stores anything in the layer: a graph writes its tokens of all sequences there.
+    bool is_written(uint32_t il) const;
 
     // Of the empty cells in these ranges, one for each stream.
     void release(const llama_kv_cache & cache, std::vector<kvfold_cell_range> ranges);

@@ -4,6 +4,7 @@
 #include "hooks/kv-retention.h"
 #include "kv/eviction/evictor.h"
 #include "kv/memory/cell_pages.h"
+#include "kv/memory/decided_rows.h"
 #include "kv/retention/retention.h"
 #include "kv/state/plan_hash.h"
 
@@ -14,6 +15,7 @@
 #include "llama-model.h"
 
 #include <algorithm>
+#include <list>
 
 namespace kvfold {
 
@@ -62,7 +64,7 @@ void folded_memory::add_class(
 }
 
 // Of sequences that have no part in the batch, too: their last one may have been all their own.
-void folded_memory::forget() {
+void folded_memory::forget(llama_seq_id only) {
     const kvfold_plan & plan = hparams.kv_plan;
     for (const layer_class & each : by_class) {
         if (!each.is_window || !forgets) {
@@ -70,6 +72,9 @@ void folded_memory::forget() {
         }
         const uint32_t n_stream = each.cells->get_n_stream();
         for (llama_seq_id seq_id = 0; seq_id < (llama_seq_id) (n_stream > 1 ? n_stream : LLAMA_MAX_SEQ); ++seq_id) {
+            if (only >= 0 && seq_id != only) {
+                continue;
+            }
             const llama_kv_cells & cells = each.cells->get_cells(seq_id);
             const llama_pos        first = cells.seq_pos_max(seq_id) - (llama_pos) plan.n_swa;
             if (cells.seq_cells(seq_id) > plan.n_window_kept() && first > (llama_pos) plan.n_sinks) {
@@ -84,12 +89,25 @@ void folded_memory::settle(llama_seq_id seq_id) {
         const kvfold_release_unused release(this);
         evicts->settle(seq_id);
     }
+    if (lazy && lazy->is_due()) {
+        const kvfold_release_unused release(this);
+        for (const llama_seq_id each : lazy->unsettled(seq_id)) {
+            forget(each);
+        }
+        lazy->settle(seq_id);
+    }
 }
 
 // As llama_kv_cache_iswa does, once there is room.
 llama_memory_context_ptr folded_memory::init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool) {
-    settle();
     forget();
+    settle();
+    std::list<commits_stored_rows> scopes;
+    for (const layer_class & each : by_class) {
+        if (lazy) {
+            scopes.emplace_back(*each.cells, stored_in(*lazy, each.is_window));
+        }
+    }
     for (const bool equal : { false, true }) {
         if (!equal && !unified) {
             continue; // streams need equally many tokens of each sequence
@@ -291,7 +309,13 @@ void folded_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
         evicts->write(io, seq_id);
     }
     for (const layer_class & each : by_class) {
-        if (is_in_state(each, flags)) {
+        if (!is_in_state(each, flags)) {
+            continue;
+        }
+        if (lazy && seq_id >= 0) {
+            stored_rows_writer to(io, *each.cells, stored_in(*lazy, each.is_window), seq_id);
+            each.cells->state_write(to, seq_id, flags);
+        } else {
             each.cells->state_write(io, seq_id, flags);
         }
     }
@@ -307,7 +331,14 @@ void folded_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
         evicts->read(io, seq_id);
     }
     for (const layer_class & each : by_class) {
-        if (is_in_state(each, flags)) {
+        if (!is_in_state(each, flags)) {
+            continue;
+        }
+        if (lazy && seq_id >= 0) {
+            const commits_stored_rows scope(*each.cells, stored_in(*lazy, each.is_window));
+            stored_rows_reader        from(io, *each.cells, stored_in(*lazy, each.is_window), seq_id);
+            each.cells->state_read(from, seq_id, flags);
+        } else {
             each.cells->state_read(io, seq_id, flags);
         }
     }
@@ -391,6 +422,11 @@ bool copy_beginning(llama_memory_i * memory, llama_seq_id from, llama_seq_id to,
     }
     memory->seq_cp(from, to, 0, n_tokens);
     return true;
+}
+
+bool is_settled(const llama_memory_i * memory, llama_seq_id seq_id) {
+    const kvfold_retention * const retention = retention_of(memory);
+    return !retention || retention->is_settled(seq_id);
 }
 
 void settle_evictions(llama_memory_i * memory, llama_seq_id seq_id) {

@@ -17,7 +17,7 @@ namespace kvfold {
 class evictor;
 
 // Layers that keep the same tokens of a sequence: all of them, or its first ones and those of a window. A layer that may turn
-// out lazy is in a class of either kind.
+// out lazy is in a class of either kind, and its keys and values of one sequence in one of them.
 struct layer_class {
     bool                            is_window;
     std::unique_ptr<llama_kv_cache> cells;
@@ -45,7 +45,7 @@ public:
     // some might go. False if there is no room for that.
     bool copy_beginning(llama_seq_id from, llama_seq_id to, llama_pos n_tokens);
 
-    // As evictor::settle().
+    // What is decided about tokens, but not done yet: evictor::settle() and kvfold_retention::settle().
     void settle(llama_seq_id seq_id = -1);
 
     // Whether what a token at `next` sees of the sequence's windows is there.
@@ -78,8 +78,8 @@ private:
             const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams, bool is_window, uint32_t n_cells,
             uint32_t n_of_sequence);
 
-    // Leaves each sequence the cells of a window class that a later token may see.
-    void forget();
+    // Leaves a sequence, or each (-1), the cells of a window class that a later token may see.
+    void forget(llama_seq_id seq_id = -1);
 
     // The class that says which positions of a sequence are there.
     const layer_class & narrowest(llama_seq_id seq_id) const;
@@ -146,6 +146,9 @@ bool may_go_on(const llama_memory_i * memory, llama_seq_id seq_id, llama_pos n, 
 // As folded_memory::has_window(), of any memory; llama.cpp's own goes on with a sequence if it has two tokens before the window of the
 // next one, and with one that is no longer than a window from a checkpoint only.
 bool has_window(const llama_memory_i * memory, const llama_model & model, llama_seq_id seq_id, llama_pos next);
+
+// As kvfold_retention::is_settled(); true of any other memory.
+bool is_settled(const llama_memory_i * memory, llama_seq_id seq_id);
 
 // As folded_memory::settle() and copy_beginning(), of any memory.
 void settle_evictions(llama_memory_i * memory, llama_seq_id seq_id = -1);

@@ -130,10 +130,6 @@ template <typename F> static uint64_t bytes_for_rows(const kv_layout & layout, u
     return std::min(bytes, layout.bytes_paged); // small tensors share pages
 }
 
-uint64_t kv_layout::bytes_for(uint64_t n_tokens, uint64_t n_at_once) const {
-    return bytes_for_rows(*this, n_tokens, n_at_once, [&](uint32_t) { return n_tokens; });
-}
-
 uint64_t kv_layout::cells_for_prompt(uint64_t n_prompt) const {
     return evicts ? evict_peak_of(*plan, (uint32_t) n_prompt) : n_prompt;
 }
@@ -142,10 +138,11 @@ uint64_t kv_layout::cells_for_answer(uint64_t n_prompt, uint64_t n_answer) const
     return evicts ? evict_answer_peak_of(*plan, (uint32_t) n_prompt, (uint32_t) n_answer) : n_prompt + n_answer;
 }
 
-// Each layer in one cache, in the one that takes more if it has the choice; and its newest tokens in both, since they are
-// written before it is known which of the two gives them back.
-static uint64_t decided_bytes_for(const kv_layout & layout, const kvfold_plan & plan, uint64_t n_tokens, uint64_t n_at_once) {
-    std::map<uint32_t, uint64_t> in_full, in_window, newest; // of layers that are in both
+// Each layer in one cache, in the one that takes more if it has the choice; and its newest tokens in both, since they are written
+// together with those of others, for which it has chosen otherwise.
+static uint64_t bytes_for_lazy(const kv_layout & layout, uint64_t n_tokens, uint64_t n_at_once, bool decided) {
+    const kvfold_plan & plan = layout.retention->plan;
+    std::map<uint32_t, uint64_t> in_full, in_window, newest; // of layers that have the choice
     uint64_t                     bytes = 0;
     for (const auto & each : layout.caches) {
         for (const kv_tensors & layer : each.layers) {
@@ -164,12 +161,17 @@ static uint64_t decided_bytes_for(const kv_layout & layout, const kvfold_plan & 
         more.push_back(full - std::min(full, in_window[il]));
     }
     size_t n_full = more.size();
-    if (plan.automatic == KVFOLD_BY_NUMBER) {
+    if (plan.automatic == KVFOLD_BY_NUMBER && decided) {
         n_full = std::min<size_t>(n_full, plan.n_full);
         std::sort(more.begin(), more.end(), std::greater<>());
     }
     bytes += std::accumulate(more.begin(), more.begin() + (ptrdiff_t) n_full, uint64_t(0));
     return std::min(bytes, layout.bytes_paged);
+}
+
+uint64_t kv_layout::bytes_for(uint64_t n_tokens, uint64_t n_at_once) const {
+    return retention ? bytes_for_lazy(*this, n_tokens, n_at_once, false)
+                     : bytes_for_rows(*this, n_tokens, n_at_once, [&](uint32_t) { return n_tokens; });
 }
 
 // Where layers keep unequally many rows, the newer ones of a layer need not follow on the page that these end on.
@@ -190,14 +192,12 @@ uint64_t kv_layout::peak_for(uint64_t n_prompt, uint64_t n_tokens, uint64_t n_at
         const uint64_t peak       = n_answer == 0 ? before : std::max(before, after);
         return std::min(peak + (evicts->hides_any() ? bytes_in_part(caches.front()) : 0), bytes_paged);
     }
-    if (!retention || n_prompt == 0) {
+    const uint64_t n_decided = n_prompt + (retention && retention->plan.decide == KVFOLD_DECIDE_DECODE);
+    if (!retention || n_prompt == 0 || !retention->enough((llama_pos) n_decided)) {
         return bytes_for(n_tokens, n_at_once);
     }
-    const uint64_t n_decided = n_prompt + (retention->plan.decide == KVFOLD_DECIDE_DECODE);
-    if (!retention->enough((llama_pos) n_decided)) {
-        return bytes_for(n_tokens, n_at_once);
-    }
-    return std::max(bytes_for(std::min(n_decided, n_tokens), n_at_once), decided_bytes_for(*this, retention->plan, n_tokens, n_at_once));
+    // a layer that goes from one cache to the other waits until there is memory
+    return std::max(bytes_for(std::min(n_decided, n_tokens), n_at_once), bytes_for_lazy(*this, n_tokens, n_at_once, true));
 }
 
 kv_layout kv_layout::without_bounds() const {
@@ -241,7 +241,7 @@ uint64_t kv_layout::bytes_held(int32_t seq_id, const std::vector<uint64_t> & n_c
         for (const kv_tensors & layer : caches[c].layers) {
             const int  il     = (int) layer.il;
             const bool choice = retention && retention->plan.in_both[il];
-            if (!choice || (c == 0 ? retention->needs_full(seq_id, il) : retention->needs_window(seq_id, il))) {
+            if (!choice || retention->is_in_window(seq_id, il) == (c > 0)) {
                 bytes += layer_bytes_for(caches[c], layer, n_rows_of(caches[c], il, n_cells[c], seq_id));
             }
         }

@@ -49,15 +49,15 @@ struct kv_layout {
     uint64_t lazy_at_least() const;
 
     // What n_tokens of one sequence commit at most, in whole pages, if they are computed n_at_once at a time. Layers with cells
-    // for a window only count these; a layer that is in both caches, since it may turn out lazy, counts in both.
+    // for a window only count these; a layer that may turn out lazy counts in the cache where it takes more.
     uint64_t bytes_for(uint64_t n_tokens, uint64_t n_at_once) const;
 
     // What a sequence commits at most until it has n_tokens, the first n_prompt of which are a prompt; 0: none is known.
     //
-    // With automatic retention this is the larger of two moments. While the prompt is computed both caches hold the layers
-    // that may turn out lazy. Once the sequence has decided, at the end of its prompt or with the first token after it, each
-    // of them is in one cache: the full one where the layer is not lazy, which by threshold may be true of all and by number
-    // is true of as many as the plan says. A prompt too short to decide on leaves them in both to the end. Where tokens are evicted
+    // With automatic retention this is the larger of two moments. While the prompt is computed layers that may turn out lazy are in the
+    // full cache. Once the sequence has decided, at the end of its prompt or with the first token after it, those that are lazy
+    // are in the other one: by threshold this may be none, by number all but as many as the plan says. A prompt too short to decide
+    // on leaves them in the full one to the end. Where tokens are evicted
     // the two moments are the end of the prompt, when all of it is there, or of the chunk with the most tokens, and when the answer has
     // the most, which is its end unless tokens are evicted from it, too.
     uint64_t peak_for(uint64_t n_prompt, uint64_t n_tokens, uint64_t n_at_once) const;

@@ -15,6 +15,8 @@
 #include "llama-kv-cache.h"
 
 #include <algorithm>
+#include <unordered_map>
+#include <vector>
 
 using namespace kvfold;
 
@@ -67,7 +69,7 @@ bool kvfold_copy_cells(const llama_kv_cache & cache, uint32_t from, uint32_t to)
     cache.kv_memory->await_computation();
     for (const cell_area & area : areas_of(cache)) {
         for_each_run(used, [&](uint32_t first, uint32_t last) {
-            area.copy(from, to, first, last);
+            area.copy(from, first, last - first, area, to, first);
             return true;
         });
     }
@@ -165,6 +167,49 @@ void release_layer(
     for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
         cache.kv_memory->release_layer(il, s, cache.get_cells((llama_seq_id) s), unneeded, recent);
     }
+}
+
+bool copy_layer(const llama_kv_cache & from, const llama_kv_cache & to, uint32_t il, llama_seq_id seq_id) {
+    const uint32_t         stream = to.get_n_stream() > 1 ? (uint32_t) seq_id : 0;
+    const llama_kv_cells & source = from.get_cells(seq_id);
+    const llama_kv_cells & target = to.get_cells(seq_id);
+    std::unordered_map<llama_pos, uint32_t> by_position;
+    for (uint32_t i = 0; i < source.used_max_p1(); ++i) {
+        if (!source.is_empty(i) && source.seq_has(i, seq_id)) {
+            by_position.emplace(source.pos_get(i), i);
+        }
+    }
+    struct run { uint32_t from, to, n; };
+    std::vector<run> runs;
+    for (uint32_t i = 0; i < target.used_max_p1(); ++i) {
+        if (target.is_empty(i) || !target.seq_has(i, seq_id)) {
+            continue;
+        }
+        const uint32_t at = by_position.at(target.pos_get(i));
+        if (!runs.empty() && runs.back().to + runs.back().n == i && runs.back().from + runs.back().n == at) {
+            ++runs.back().n;
+        } else {
+            runs.push_back({ at, i, 1 });
+        }
+    }
+    std::vector<cell_area> sources = areas_of(from), targets = areas_of(to);
+    const auto is_other = [&](const cell_area & area) { return area.il != il; };
+    sources.erase(std::remove_if(sources.begin(), sources.end(), is_other), sources.end());
+    targets.erase(std::remove_if(targets.begin(), targets.end(), is_other), targets.end());
+    for (const cell_area & area : targets) {
+        for (const run & each : runs) {
+            if (area.pages && !area.commit(stream, each.to, each.to + each.n)) {
+                return false;
+            }
+        }
+    }
+    from.kv_memory->await_computation();
+    for (size_t a = 0; a < targets.size(); ++a) {
+        for (const run & each : runs) {
+            sources[a].copy(stream, each.from, each.n, targets[a], stream, each.to);
+        }
+    }
+    return true;
 }
 
 void settle_recent(const llama_kv_cache & cache) {

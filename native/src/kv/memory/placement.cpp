@@ -192,6 +192,7 @@ std::vector<uint32_t> placement::choose(const llama_kv_cells & cells, const std:
 } // namespace kvfold
 
 void kvfold_place_cells(const llama_kv_cache & cache, const llama_ubatch & ubatch, bool fixed, std::vector<std::vector<uint32_t>> & idxs) {
+    cache.kv_memory->writers.assign(ubatch.seq_id_unq, ubatch.seq_id_unq + ubatch.n_seqs_unq);
     uint32_t first = 0;
     for (size_t s = 0; s < idxs.size() && !fixed; ++s) {
         std::vector<llama_seq_id> seq_ids;

@@ -1,8 +1,8 @@
 // Lazy layers by sequence (SimLayerKV, arXiv 2410.13846, whose second version is LightTransfer).
 //
-// A layer is lazy when the attention of the last queries of the prompt falls on the sinks and the most recent tokens. Until
-// its sequence has decided, a layer's keys and values stand in both caches and it reads the full one. Then the one that it
-// does not need gives its pages back. So nothing is copied, and every token keeps its position.
+// A layer is lazy when the attention of the last queries of the prompt falls on the sinks and the most recent tokens. Until its
+// sequence has decided, a layer's keys and values are in the full cache alone, although the other one has cells for its tokens, too.
+// Before the next batch those that a lazy layer keeps are copied there, and the full cache gives its pages back.
 
 #include "kv/retention/cuts.h"
 #include "kv/retention/retention.h"
@@ -35,14 +35,15 @@ kvfold_retention::kvfold_retention(const kvfold_plan & plan, llama_kv_cache & fu
 void kvfold_retention::reset(llama_seq_id seq_id) {
     sequences[seq_id] = {};
     sequences[seq_id].lazy.resize(plan.n_layer);
+    sequences[seq_id].in_window.resize(plan.n_layer);
     note_needs(seq_id);
 }
 
 void kvfold_retention::note_needs(llama_seq_id seq_id) {
     for (uint32_t il = 0; il < plan.n_layer; ++il) {
         if (plan.in_both[il]) {
-            need_full[il][seq_id]   = needs_full(seq_id, (int) il);
-            need_window[il][seq_id] = needs_window(seq_id, (int) il);
+            need_full[il][seq_id]   = !is_in_window(seq_id, (int) il);
+            need_window[il][seq_id] = is_in_window(seq_id, (int) il);
         }
     }
 }
@@ -52,23 +53,64 @@ bool kvfold_retention::judges(llama_seq_id seq_id, int il) const {
     return plan.candidate[il] && !seq.final && !seq.lazy[il];
 }
 
-bool kvfold_retention::needs_full(llama_seq_id seq_id, int il) const {
+bool kvfold_retention::is_to_move(const sequence & seq, int il) const {
+    if (!plan.in_both[il] || seq.in_window[il]) {
+        return false;
+    }
     for (uint32_t reader = 0; reader < plan.n_layer; ++reader) {
-        if (plan.kv[reader] == il && plan.candidate[reader] && !sequences[seq_id].lazy[reader]) {
-            return true;
+        if (plan.kv[reader] == il && plan.candidate[reader] && !seq.lazy[reader]) {
+            return false;
         }
     }
-    return false;
+    return true;
 }
 
-bool kvfold_retention::needs_window(llama_seq_id seq_id, int il) const {
-    return !sequences[seq_id].final || !needs_full(seq_id, il);
+bool kvfold_retention::is_settled(llama_seq_id seq_id) const {
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        if (is_to_move(sequences[seq_id], (int) il)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+std::vector<llama_seq_id> kvfold_retention::unsettled(llama_seq_id only) const {
+    std::vector<llama_seq_id> seq_ids;
+    for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
+        if ((only < 0 || seq_id == only) && !is_settled(seq_id)) {
+            seq_ids.push_back(seq_id);
+        }
+    }
+    return seq_ids;
+}
+
+// Layer by layer, since each leaves memory for the next one.
+void kvfold_retention::settle(llama_seq_id only) {
+    const std::vector<llama_seq_id> seq_ids = unsettled(only);
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        bool any = false;
+        for (const llama_seq_id seq_id : seq_ids) {
+            if (!is_to_move(sequences[seq_id], (int) il)) {
+                continue;
+            }
+            any = true;
+            if (kvfold::copy_layer(full, window, il, seq_id)) {
+                const std::lock_guard<std::mutex> lock(mutex);
+                sequences[seq_id].in_window[il] = 1;
+                note_needs(seq_id);
+            }
+        }
+        if (any) { // also where memory was refused, for what was there in part
+            release_layer((int) il, false);
+        }
+    }
+    due = !unsettled().empty();
 }
 
 kv_read kvfold_retention::read_of(llama_seq_id seq_id, int il) const {
     const bool lazy = sequences[seq_id].lazy[il];
     if (plan.in_both[plan.kv[il]]) {
-        if (!needs_full(seq_id, plan.kv[il])) {
+        if (is_in_window(seq_id, plan.kv[il])) {
             return kv_read::WINDOW;
         }
         return lazy || plan.window[il] ? kv_read::ALL_BY_WINDOW : kv_read::ALL;
@@ -88,7 +130,7 @@ void kvfold_retention::advance(
     if (now == stage::GENERATED) {
         seq.in_prompt = seq.awaits_first = false;
         if (!masses.empty() && decide(seq, masses, part.pos.front() + 1, true)) {
-            settle(part.seq_id, "its first generated token");
+            tell(part.seq_id, "its first generated token");
         }
         return;
     }
@@ -108,7 +150,7 @@ void kvfold_retention::advance(
     if (!masses.empty()) {
         seq.n_next = 2*n_tokens;
         if (decide(seq, masses, n_tokens, last)) {
-            settle(part.seq_id, last ? "the end of its prompt" : "a part of its prompt");
+            tell(part.seq_id, last ? "the end of its prompt" : "a part of its prompt");
         }
     }
 }
@@ -139,6 +181,7 @@ bool kvfold_retention::decide(sequence & seq, const std::vector<std::vector<floa
     for (const int il : lazy) {
         seq.lazy[il] = 1;
     }
+    due = due || !lazy.empty();
     seq.final = last || lazy.size() == candidates.size();
     if (seq.final || !lazy.empty()) { // that none is lazy holds for these tokens only, too
         seq.n_decisive = n_tokens;
@@ -149,11 +192,7 @@ bool kvfold_retention::decide(sequence & seq, const std::vector<std::vector<floa
     return seq.final || !lazy.empty();
 }
 
-void kvfold_retention::settle(llama_seq_id seq_id, const char * when) {
-    {
-        const std::lock_guard<std::mutex> lock(mutex);
-        note_needs(seq_id);
-    }
+void kvfold_retention::tell(llama_seq_id seq_id, const char * when) const {
     const auto  lazy = lazy_layers(seq_id + 1).back();
     std::string list;
     for (const int il : lazy) {
@@ -161,21 +200,24 @@ void kvfold_retention::settle(llama_seq_id seq_id, const char * when) {
     }
     LLAMA_LOG_INFO("%s: sequence %d: %zu of %u layers are lazy by %s: %s\n", __func__, seq_id, lazy.size(), plan.n_layer, when,
             list.empty() ? "none" : list.c_str());
-    release();
+}
+
+void kvfold_retention::release_layer(int il, bool recent) {
+    const auto release_from = [&](llama_kv_cache & cache, const llama_kv_cells::seq_set_t & needed) {
+        kvfold::release_layer(cache, (uint32_t) il, [&](const llama_kv_cells & cells, uint32_t cell) {
+            return cells.is_empty(cell) || (cells.seq_get_all(cell) & needed).none();
+        }, recent);
+    };
+    release_from(full,   need_full[il]);
+    release_from(window, need_window[il]);
 }
 
 void kvfold_retention::release(bool recent) {
     recent   = recent && !refilled;
     refilled = false;
-    const auto release_from = [&](llama_kv_cache & cache, uint32_t il, const llama_kv_cells::seq_set_t & needed) {
-        kvfold::release_layer(cache, il, [&](const llama_kv_cells & cells, uint32_t cell) {
-            return cells.is_empty(cell) || (cells.seq_get_all(cell) & needed).none();
-        }, recent);
-    };
     for (uint32_t il = 0; il < plan.n_layer; ++il) {
         if (plan.in_both[il]) {
-            release_from(full,   il, need_full[il]);
-            release_from(window, il, need_window[il]);
+            release_layer((int) il, recent);
         }
     }
     kvfold::settle_recent(full);

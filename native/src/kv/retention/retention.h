@@ -80,9 +80,8 @@ struct kvfold_retention : kv_judge {
 
     kv_read read_of(llama_seq_id seq_id, int il) const;
 
-    // Whether rows of producer il are to be kept for the sequence.
-    bool needs_full  (llama_seq_id seq_id, int il) const;
-    bool needs_window(llama_seq_id seq_id, int il) const;
+    // Of a producer in both caches: where its rows of the sequence are.
+    bool is_in_window(llama_seq_id seq_id, int il) const { return sequences[seq_id].in_window[il]; }
 
     bool judges(llama_seq_id seq_id, int il) const override;
 
@@ -97,6 +96,17 @@ struct kvfold_retention : kv_judge {
     // After the ubatch: masses[query][layer] of its scored queries, each the mean over heads, and the queries of its kept
     // rows. Decides where it is time.
     void advance(const kv_ubatch_part & part, int32_t prefill, const std::vector<std::vector<float>> & masses, const kv_kept_queries & kept);
+
+    // Whether layers of some sequence may have turned out lazy and still have their rows in the full cache.
+    bool is_due() const { return due; }
+
+    // Moves those of a sequence, or of each (-1), into the other one, between two batches. As long as there is no memory for that they
+    // read the full one as a window.
+    void settle(llama_seq_id seq_id = -1);
+
+    // Whether a state of the sequence can be written: it says of a lazy layer what the window has.
+    bool                      is_settled(llama_seq_id seq_id) const;
+    std::vector<llama_seq_id> unsettled (llama_seq_id seq_id = -1) const;
 
     void remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1); // -1: every sequence
     void copy  (llama_seq_id from, llama_seq_id to);
@@ -142,6 +152,7 @@ struct kvfold_retention : kv_judge {
 private:
     struct sequence {
         std::vector<uint8_t> lazy;           // by layer
+        std::vector<uint8_t> in_window;      // by producer
         bool                 final = false;  // no further layer turns out lazy
         llama_pos            n_decisive = 0;
 
@@ -153,8 +164,14 @@ private:
 
     // Whether some layer turned out lazy, or none will from now on. masses[query][layer]
     bool decide(sequence & seq, const std::vector<std::vector<float>> & masses, llama_pos n_tokens, bool last);
-    void settle(llama_seq_id seq_id, const char * when);
+    void tell(llama_seq_id seq_id, const char * when) const;
     void reset(llama_seq_id seq_id);
+
+    // A producer in both caches of which no reader needs more than the window, although it is not there yet.
+    bool is_to_move(const sequence & seq, int il) const;
+
+    // The cells of a layer that nobody needs there give their pages back.
+    void release_layer(int il, bool recent);
 
     // After a change of what a sequence needs.
     void note_needs(llama_seq_id seq_id);
@@ -168,6 +185,7 @@ private:
     // ubatch, when they have seldom changed.
     std::vector<llama_kv_cells::seq_set_t> need_full, need_window;
 
+    bool                        due      = false;
     bool                        refilled = false; // by a saved state, since release()
     mutable std::mutex          mutex; // for `lazy` and readers on other threads
 };

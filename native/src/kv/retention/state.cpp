@@ -12,6 +12,9 @@ void kvfold_retention::write(llama_io_write_i & io, llama_seq_id seq_id) const {
     io.write(&n, sizeof(n));
     for (uint32_t i = 0; i < n; ++i) {
         const sequence & seq = sequences[seq_id < 0 ? (llama_seq_id) i : seq_id];
+        if (!is_settled(seq_id < 0 ? (llama_seq_id) i : seq_id)) {
+            throw std::runtime_error("there is no memory for the windows of its lazy layers");
+        }
         const uint32_t final = seq.final;
         io.write(&final, sizeof(final));
         io.write(&seq.n_decisive, sizeof(seq.n_decisive));
@@ -28,6 +31,7 @@ void kvfold_retention::read(llama_io_read_i & io, llama_seq_id seq_id) {
     for (uint32_t i = 0; i < n; ++i) {
         sequence seq;
         seq.lazy.resize(plan.n_layer);
+        seq.in_window.resize(plan.n_layer);
         uint32_t final = 0;
         io.read(&final, sizeof(final));
         io.read(&seq.n_decisive, sizeof(seq.n_decisive));
@@ -38,6 +42,9 @@ void kvfold_retention::read(llama_io_read_i & io, llama_seq_id seq_id) {
             }
         }
         seq.final = final != 0;
+        for (uint32_t il = 0; il < plan.n_layer; ++il) {
+            seq.in_window[il] = is_to_move(seq, (int) il);
+        }
         const std::lock_guard<std::mutex> lock(mutex);
         const llama_seq_id to = seq_id < 0 ? (llama_seq_id) i : seq_id;
         sequences[to] = std::move(seq);

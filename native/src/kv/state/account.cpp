@@ -62,6 +62,9 @@ std::shared_ptr<void> kvfold_charge_checkpoint(llama_context * ctx, llama_contex
     if (folded && !folded->has_window(seq_id, folded->seq_pos_max(seq_id))) {
         return nullptr; // from which its last token could not be computed again: it has just begun with one itself
     }
+    if (settle_evictions(llama_get_memory(ctx), seq_id); !is_settled(llama_get_memory(ctx), seq_id)) {
+        return nullptr;
+    }
     uint64_t bytes = 0;
     for (llama_context * each : { ctx, ctx_draft }) {
         bytes += each ? llama_state_seq_get_size_ext(each, seq_id, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) : 0;

@@ -23,6 +23,11 @@ std::optional<kv_state> take_state(
     kv_state state;
     state.tokens = prompt.tokens.get_tokens();
 
+    while (settle_evictions(llama_get_memory(context), id_slot), !is_settled(llama_get_memory(context), id_slot)) {
+        if (!make_room(llama_n_batch(context))) {
+            return std::nullopt;
+        }
+    }
     const llama_pos n_decisive = decisive_tokens(llama_get_memory(context), id_slot);
 
     const uint64_t n_cells = llama_state_seq_get_size_ext(context, id_slot, LLAMA_STATE_SEQ_FLAGS_NONE);

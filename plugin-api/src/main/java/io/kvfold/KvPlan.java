@@ -487,9 +487,9 @@ public final class KvPlan {
     /**
      * This plan with lazy layers that the engine finds out at run time, for each sequence by itself.
      *
-     * <p>While a sequence has not decided, its keys and values of the layers in question stand in the full part of the
-     * cache and in the window-sized one; then one of the two gives its memory back. A producer is kept in full as long
-     * as one of its readers needs that.
+     * <p>While a sequence has not decided, its keys and values of the layers in question are in the full part of the
+     * cache; then those that a lazy layer keeps are copied into the window-sized one, and the rest gives its memory back.
+     * A producer is kept in full as long as one of its readers needs that.
      *
      * @param sinks first positions that a lazy layer keeps, from 1; usually {@value #DEFAULT_SINKS}
      * @param recent most recent positions that it keeps, the current one included, from 1
