@@ -246,10 +246,8 @@ final class KvBudgetTest {
     @CsvSource({"300, 400", "900, 600"})
     void layersThatAreNotDecidedTakeMemoryOnce(int prompt, int window) throws IOException {
         KvPlan plan = KvPlan.parse("standard;window=" + window + ";sinks=4;full=2;queries=8;decide=end", LAYERS);
-        try (Engine engine = builder("standard", 1)
-                .kvPlan(plan)
-                .option("ctx-checkpoints", 0)
-                .open()) {
+        try (Engine engine =
+                builder("standard", 1).kvPlan(plan).option("ctx-checkpoints", 0).open()) {
             long most = 0;
             try (Generation generation =
                     engine.complete(request(prompt, 4, 1).put("stream", true).put("return_progress", true))) {
@@ -272,8 +270,7 @@ final class KvBudgetTest {
         long onePage =
                 4 * row; // of keys and of values of two layers, for the newest token in the other cache; two to a page
         long needed = 2 * all * row + 2 * WINDOW_CELLS * row + 2 * onePage;
-        assertThat(needed)
-                .isBetween(LAYERS * prompt * row, LAYERS * (all + WINDOW_CELLS) * row * 2 / 3);
+        assertThat(needed).isBetween(LAYERS * prompt * row, LAYERS * (all + WINDOW_CELLS) * row * 2 / 3);
         KvPlan plan = KvPlan.parse("standard;window=100;sinks=4;full=2;queries=8;decide=" + decide, LAYERS);
         try (Engine engine = builder("standard", 1)
                 .kvPlan(plan)
