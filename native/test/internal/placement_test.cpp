@@ -176,10 +176,21 @@ static void test_short_ones() {
             for (const llama_seq_id seq_id : all) {
                 p.add(std::vector<llama_seq_id>(n_own, seq_id));
             }
-            const size_t most = (400 + all.size()*n_own)*bytes.of_cell*17/16/bytes.of_page + 1;
+            const size_t most = (400 + all.size()*n_own)*bytes.of_cell*33/32/bytes.of_page + 1;
             check(p.pages_of(all, bytes) <= most,
                     "cells of " + std::to_string(bytes.of_cell) + " bytes, " + std::to_string(n_own) + " each: " +
                     std::to_string(p.pages_of(all, bytes)) + " pages of " + std::to_string(bytes.of_page) + ", at most " + std::to_string(most));
+            for (uint32_t step = 0; step < 8; ++step) { // their answers, side by side
+                p.add(all);
+            }
+            const size_t most_then = (400 + all.size()*(n_own + 8))*bytes.of_cell*33/32/bytes.of_page + 1;
+            check(p.pages_of(all, bytes) <= most_then, "nor while they answer: " + std::to_string(p.pages_of(all, bytes)) + " pages");
+            for (const llama_seq_id seq_id : all) {
+                p.keep(seq_id, 400);
+            }
+            for (const llama_seq_id seq_id : all) {
+                p.add(std::vector<llama_seq_id>(n_own, seq_id));
+            }
             for (const llama_seq_id seq_id : { 5, 9, 17 }) {
                 p.keep(seq_id, 400);
             }
@@ -208,7 +219,7 @@ static void test_long_ones() {
     for (int step = 0; step < 600; ++step) {
         p.add({ 9 });
     }
-    check(p.pages_of({ 0, 1, 2, 4, 5, 6, 7, 9 }, bytes)*4096 <= (100 + 8*600)*384*17/16 + 4096, "and the next one leaves little free");
+    check(p.pages_of({ 0, 1, 2, 4, 5, 6, 7, 9 }, bytes)*4096 <= (100 + 8*600)*384*33/32 + 4096, "and the next one leaves little free");
 }
 
 static void test_full(cell_bytes bytes) {

@@ -14,6 +14,9 @@ namespace kvfold {
 
 static constexpr uint32_t none = UINT32_MAX;
 
+// Of the bytes of used cells: what of their pages may be free before a page is shared.
+static constexpr size_t most_idle = 32;
+
 namespace {
 
 // Free cells, for one ubatch.
@@ -40,7 +43,7 @@ public:
             look_at_pages();
         }
         const size_t n_bytes = n_used*bytes.of_cell;
-        if (n_pages*bytes.of_page <= n_bytes + n_bytes/16 || !has_few_of_its_own(seq_id)) {
+        if (n_pages*bytes.of_page <= n_bytes + n_bytes/most_idle || !has_few_of_its_own(seq_id)) {
             return none;
         }
         while (beside < cells.size() && !(is_free(beside) && in_use[bytes.first_page(beside)] && in_use[bytes.last_page(beside)])) {
@@ -120,8 +123,11 @@ private:
 
     void use(uint32_t at) {
         for (size_t page = bytes.first_page(at); page <= bytes.last_page(at); ++page) {
-            n_pages += !in_use[page];
-            in_use[page] = true;
+            if (!in_use[page]) {
+                in_use[page] = true;
+                beside       = std::min(beside, bytes.first_cell(page));
+                ++n_pages;
+            }
         }
         ++n_used;
     }
@@ -161,7 +167,7 @@ static uint32_t padded(uint32_t n) {
 }
 
 uint32_t cell_bytes::most_beside_others() const {
-    constexpr size_t n_pages = 8; // of which half a one is a sixteenth
+    constexpr size_t n_pages = 8; // of its own; then what it leaves free is half a page of these on average
     return (uint32_t) std::clamp(n_pages*of_page/of_cell, (size_t) placement::least_run, (size_t) 8*placement::least_run);
 }
 

@@ -35,7 +35,7 @@ public:
     // Free cells for tokens of these sequences, of which there must be as many. A sequence goes on in its run, then has one that is
     // free, and shares what is left when there is none. One that has forgotten earlier tokens has the first free cells of its runs,
     // so that alone it has no more pages than its cells fill. As long as one that shares cells has fewer of its own than fill eight
-    // pages (at least 64, at most 512), it gets no new page while more than a sixteenth of those in use is free: it gets that. For
+    // pages (at least 64, at most 512), it gets no new page while more than a thirty-second of those in use is free: it gets that. For
     // the same cells and sequences before, the same again.
     std::vector<uint32_t> choose(const llama_kv_cells & cells, const std::vector<llama_seq_id> & seq_ids);
 
