@@ -185,11 +185,14 @@ bool copy_layer(const llama_kv_cache & from, const llama_kv_cache & to, uint32_t
         if (target.is_empty(i) || !target.seq_has(i, seq_id)) {
             continue;
         }
-        const uint32_t at = by_position.at(target.pos_get(i));
-        if (!runs.empty() && runs.back().to + runs.back().n == i && runs.back().from + runs.back().n == at) {
+        const auto at = by_position.find(target.pos_get(i));
+        if (at == by_position.end()) {
+            return false;
+        }
+        if (!runs.empty() && runs.back().to + runs.back().n == i && runs.back().from + runs.back().n == at->second) {
             ++runs.back().n;
         } else {
-            runs.push_back({ at, i, 1 });
+            runs.push_back({ at->second, i, 1 });
         }
     }
     std::vector<cell_area> sources = areas_of(from), targets = areas_of(to);

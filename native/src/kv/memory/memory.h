@@ -35,7 +35,7 @@ void release_layer(
         const std::function<bool(const llama_kv_cells & cells, uint32_t cell)> & unneeded,
         bool recent);
 
-// Copies the rows of layer il of what a sequence has in the second cache from the first one, which has each of its tokens. False if
+// Copies the rows of layer il of what a sequence has in the second cache from the first one. False if that lacks a token, or if
 // there is no memory for them; pages that were committed before are left to release_layer().
 bool copy_layer(const llama_kv_cache & from, const llama_kv_cache & to, uint32_t il, int32_t seq_id);
 
