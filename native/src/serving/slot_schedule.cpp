@@ -6,6 +6,7 @@
 #include "kv/eviction/method.h"
 #include "kv/graph/passes.h"
 #include "kv/memory/caches.h"
+#include "kv/memory/compaction.h"
 #include "kv/memory/folded_memory.h"
 #include "kv/memory/page_ledger.h"
 #include "kv/memory/refusal.h"
@@ -147,6 +148,7 @@ std::vector<kvfold_slot_action> slot_schedule::plan(
         llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & idle) {
     ++step;
     settle_evictions(llama_get_memory(ctx)); // before somebody gives cells up
+    compact(llama_get_memory(ctx));
     cell_room room;
     room.n_cells = room.n_free = UINT32_MAX;
     room.n_batch = rules.n_batch;

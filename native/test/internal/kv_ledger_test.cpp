@@ -6,6 +6,7 @@
 
 #include "hooks/kv-checkpoints.h"
 #include "kv/memory/caches.h"
+#include "kv/memory/compaction.h"
 #include "kv/memory/folded_memory.h"
 #include "kv/memory/page_ledger.h"
 
@@ -322,6 +323,53 @@ static void lazy_layers_wait_for_memory(const kv_test_model & spec, context_opti
     }
 }
 
+// Sequences that decode side by side have their cells on common pages. Who is left is moved together, and nothing else is different.
+static void who_is_left_fills_its_pages(const char * name, const kv_test_model & spec, context_options o) {
+    constexpr llama_pos n_common = 100, n_own = 40, n_more = 20;
+    constexpr int       n_seqs = 8;
+    o.n_seq    = n_seqs;
+    o.swa_full = false;
+    std::vector<float> expected;
+    uint64_t           alone_committed = 0;
+    for (const int n : { 1, n_seqs }) {
+        tested               t(spec, o);
+        const llama_memory_t memory = t.memory();
+        t.prompt(n_common, 0, 1, 64);
+        for (llama_seq_id seq_id = 1; seq_id < n; ++seq_id) {
+            llama_memory_seq_cp(memory, 0, seq_id, 0, n_common);
+        }
+        for (llama_pos pos = n_common; pos < n_common + n_own; ++pos) {
+            for (llama_seq_id seq_id = 0; seq_id < n; ++seq_id) {
+                check(!t.decode(1, pos, seq_id, 2).empty(), "a token of each");
+            }
+        }
+        compact(memory);
+        const bool moved_before = compact(memory);
+        check(!moved_before, std::string(name) + ": nothing is moved while nothing has gone");
+        for (llama_seq_id seq_id = 1; seq_id < n; ++seq_id) {
+            llama_memory_seq_rm(memory, seq_id, -1, -1);
+        }
+        const uint64_t sparse = t.committed();
+        const bool     moved  = compact(memory);
+        std::vector<float> logits;
+        for (llama_pos pos = n_common + n_own; pos < n_common + n_own + n_more; ++pos) {
+            const auto more = t.decode(1, pos, 0, 2);
+            logits.insert(logits.end(), more.begin(), more.end());
+        }
+        if (n == 1) {
+            expected = logits;
+            alone_committed = t.committed();
+            check(!moved, std::string(name) + ": alone nothing is moved");
+        } else {
+            const std::string bytes = ": " + std::to_string(sparse) + " bytes, then " + std::to_string(t.committed()) + ", alone " + std::to_string(alone_committed);
+            check(moved && sparse > alone_committed*5/4, std::string(name) + ": its pages were half empty" + bytes);
+            check(t.committed() <= alone_committed + 4*4096, // a page of each tensor
+                    std::string(name) + ": they are filled" + bytes);
+            check(close_to(logits, expected, 1e-4f), std::string(name) + ": no logit is another one for it");
+        }
+    }
+}
+
 // What is dropped for the sake of cells is never the checkpoint that they are for.
 static void a_checkpoint_stays_while_it_is_read(const kv_test_model & spec, context_options o) {
     o.swa_full = false;
@@ -372,6 +420,9 @@ int main() {
     lazy.kv_plan = "standard;lazy=0;window=16;sinks=4;queries=8";
     every_commit_may_fail("lazy layers", small, lazy, 1e-4f);
     lazy_layers_wait_for_memory(small, lazy);
+    who_is_left_fills_its_pages("standard", small, four);
+    who_is_left_fills_its_pages("windows", windows, four);
+    who_is_left_fills_its_pages("lazy layers", small, lazy);
     a_checkpoint_stays_while_it_is_read(windows, four);
     printf("%d checks, %d failed\n", n_checks, n_failed);
     return n_failed ? 1 : 0;

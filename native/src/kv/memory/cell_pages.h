@@ -79,6 +79,8 @@ struct kvfold_kv_memory {
 
     std::optional<kvfold::placement> places; // since it is known which cells share a page
 
+    uint32_t n_compact = 0; // cells in use when compact() looked last
+
     std::vector<kvfold_cell_range> fresh; // per stream, committed since settle_recent()
 
     // Whether tokens of a sequence are stored in a layer; asked for those that a ubatch is about to write. Null: in all.

@@ -42,7 +42,8 @@ public:
     // The sequence has been moved, to cells up to this one.
     void moved(llama_seq_id seq_id, uint32_t to) { last[seq_id] = to; }
 
-    uint32_t run() const { return n_run; }
+    uint32_t           run()  const { return n_run; }
+    const cell_bytes & cell() const { return bytes; }
 
 private:
     const cell_bytes      bytes;

@@ -1,0 +1,14 @@
+// Cells that lie alone on pages are moved onto others that stay, so that memory follows what is held, whoever has gone.
+#pragma once
+
+struct llama_memory_i;
+
+namespace kvfold {
+
+// Between two batches. Where sequences share the cells of a pool and more pages are filled in part than there are sequences, each
+// of which may have one that it goes on filling, and more than a sixteenth of all pages is free, the cells of the emptiest go into
+// the fullest of them. A cell keeps its position and its sequences. Nothing is moved where tokens are evicted, where rows of a cell are
+// those of several tokens, and while keys wait to be shifted. Looks when cells have become fewer. Whether anything was moved.
+bool compact(llama_memory_i * memory);
+
+} // namespace kvfold
