@@ -325,7 +325,7 @@ static void lazy_layers_wait_for_memory(const kv_test_model & spec, context_opti
 
 // Sequences that decode side by side have their cells on common pages. Who is left is moved together, and nothing else is different.
 static void who_is_left_fills_its_pages(const char * name, const kv_test_model & spec, context_options o) {
-    constexpr llama_pos n_common = 100, n_own = 40, n_more = 20;
+    constexpr llama_pos n_common = 100, n_own = 60, n_more = 20;
     constexpr int       n_seqs = 8;
     o.n_seq    = n_seqs;
     o.swa_full = false;
@@ -421,6 +421,9 @@ int main() {
     every_commit_may_fail("lazy layers", small, lazy, 1e-4f);
     lazy_layers_wait_for_memory(small, lazy);
     who_is_left_fills_its_pages("standard", small, four);
+    context_options straddling = four; // rows of 68 bytes
+    straddling.type = GGML_TYPE_Q8_0;
+    who_is_left_fills_its_pages("cells on two pages", small, straddling);
     who_is_left_fills_its_pages("windows", windows, four);
     who_is_left_fills_its_pages("lazy layers", small, lazy);
     a_checkpoint_stays_while_it_is_read(windows, four);

@@ -91,7 +91,7 @@ private:
     std::vector<uint32_t> free_of(size_t page, const std::vector<bool> & gone) const {
         std::vector<uint32_t> cells_of_page;
         for (uint32_t i = bytes.first_cell(page); i < end_of(page); ++i) {
-            bool stays = cells.is_empty(i);
+            bool stays = cells.is_empty(i) && page == bytes.first_page(i); // once, where it lies on two
             for (size_t p = bytes.first_page(i); p <= bytes.last_page(i); ++p) {
                 stays = stays && n_used[p] > 0 && !gone[p];
             }
