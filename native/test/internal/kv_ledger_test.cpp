@@ -370,6 +370,21 @@ static void who_is_left_fills_its_pages(const char * name, const kv_test_model &
     }
 }
 
+// A row of transposed values need not be a whole number of pages.
+static void nothing_is_left(const kv_test_model & spec, context_options o) {
+    o.flash_attn = false;
+    o.swa_full   = false;
+    o.type       = GGML_TYPE_F32;
+    for (const uint32_t n_batch : { 256, 512, 900 }) {
+        o.n_batch = o.n_ubatch = n_batch;
+        tested t(spec, o);
+        t.prompt(300, 0, 1, 256);
+        check(t.committed() > 0, "a prompt takes memory");
+        llama_memory_seq_rm(t.memory(), 0, -1, -1);
+        check(t.committed() == 0, "and gives all of it back: " + std::to_string(t.committed()) + " bytes, batches of " + std::to_string(n_batch));
+    }
+}
+
 // What is dropped for the sake of cells is never the checkpoint that they are for.
 static void a_checkpoint_stays_while_it_is_read(const kv_test_model & spec, context_options o) {
     o.swa_full = false;
@@ -420,6 +435,7 @@ int main() {
     lazy.kv_plan = "standard;lazy=0;window=16;sinks=4;queries=8";
     every_commit_may_fail("lazy layers", small, lazy, 1e-4f);
     lazy_layers_wait_for_memory(small, lazy);
+    nothing_is_left(windows, four);
     who_is_left_fills_its_pages("standard", small, four);
     context_options straddling = four; // rows of 68 bytes
     straddling.type = GGML_TYPE_Q8_0;

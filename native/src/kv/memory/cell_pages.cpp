@@ -205,6 +205,11 @@ void kvfold_kv_memory::release(const llama_kv_cache & cache, std::vector<kvfold_
     if (shares_pages) { // then a page can hold the cells of any stream
         ranges.assign(ranges.size(), { 0, cache.get_size() });
     }
+    for (uint32_t s = 0; s < ranges.size(); ++s) {
+        if (!ranges[s].empty() && cache.get_cells((llama_seq_id) s).get_used() == 0) {
+            ranges[s] = { 0, cache.get_size() }; // also pages on which a row of transposed values ends and the next one begins
+        }
+    }
     std::vector<std::vector<kvfold_cell_range>> runs;
     for (uint32_t s = 0; s < ranges.size(); ++s) {
         runs.push_back(ranges[s].empty() ? std::vector<kvfold_cell_range>() : empty_runs(cache.get_cells((llama_seq_id) s), ranges[s]));
