@@ -114,16 +114,7 @@ final class PrefixSharingTest {
     void whatTheyShareIsThereOnce(String plan) throws IOException {
         int count = 8;
         try (Engine engine = builder(plan, count).open()) {
-            List<Generation> running = new ArrayList<>();
-            for (int i = 0; i < count; i++) {
-                running.add(engine.complete(shareable(AnswersTogether.request(prompt(COMMON, OWN, i), 200, i))
-                        .put("stream", true)));
-            }
-            for (Generation each : running) {
-                assertThat(each.next()).isNotNull();
-            }
-            KvCacheStats stats = engine.kvCacheStats();
-            running.forEach(Generation::close);
+            KvCacheStats stats = statsWhileAllAnswer(engine, count);
             long tokens =
                     stats.bySlot().stream().mapToLong(KvCacheStats.Slot::tokens).sum();
             assertThat(stats.cellsUsed()).isLessThanOrEqualTo(tokens - (count - 1L) * COMMON + count);
@@ -147,16 +138,7 @@ final class PrefixSharingTest {
     })
     void pagesHoldWhatManyRequestsAdd(String plan, KvType type, int count) throws IOException {
         try (Engine engine = builder(plan, count).kvCacheTypes(type, type).open()) {
-            List<Generation> running = new ArrayList<>();
-            for (int i = 0; i < count; i++) {
-                running.add(engine.complete(shareable(AnswersTogether.request(prompt(COMMON, OWN, i), 200, i))
-                        .put("stream", true)));
-            }
-            for (Generation each : running) {
-                assertThat(each.next()).isNotNull();
-            }
-            KvCacheStats stats = engine.kvCacheStats();
-            running.forEach(Generation::close);
+            KvCacheStats stats = statsWhileAllAnswer(engine, count);
             long caches = plan.contains(":") && !plan.startsWith("cla") && !plan.startsWith("lckv") ? 2 : 1;
             long lastPages = caches * stats.layersWithStorage() * 2 * 4096;
             assertThat(stats.bytesCommitted())
@@ -680,6 +662,21 @@ final class PrefixSharingTest {
 
     private static ObjectNode shareable(ObjectNode body) {
         return body.deepCopy().put("cache_prompt", true);
+    }
+
+    /** When each has its first token; they are cancelled then. */
+    private static KvCacheStats statsWhileAllAnswer(Engine engine, int count) {
+        List<Generation> running = new ArrayList<>();
+        for (int i = 0; i < count; i++) {
+            running.add(engine.complete(shareable(AnswersTogether.request(prompt(COMMON, OWN, i), 200, i))
+                    .put("stream", true)));
+        }
+        for (Generation each : running) {
+            assertThat(each.next()).isNotNull();
+        }
+        KvCacheStats stats = engine.kvCacheStats();
+        running.forEach(Generation::close);
+        return stats;
     }
 
     private static List<ObjectNode> shareable(List<ObjectNode> bodies) {
