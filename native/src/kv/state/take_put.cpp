@@ -6,6 +6,7 @@
 #include "kv/state/state.h"
 
 #include "kv/eviction/evictor.h"
+#include "kv/memory/caches.h"
 #include "kv/memory/folded_memory.h"
 
 #include "server-task.h"
@@ -18,13 +19,23 @@
 
 namespace kvfold {
 
+// What a sequence has in the cache of windows, in all of its layers.
+static uint64_t window_bytes(const llama_context * context, llama_seq_id seq_id) {
+    const llama_kv_cache & cache = *caches_of(context).back();
+    uint64_t               bytes = 0;
+    for (const kv_tensors & layer : kv_tensors_of(cache)) {
+        bytes += ggml_row_size(layer.k->type, layer.k->ne[0]) + (layer.v ? ggml_row_size(layer.v->type, layer.v->ne[0]) : 0);
+    }
+    return bytes*cache.get_cells(seq_id).seq_cells(seq_id);
+}
+
 std::optional<kv_state> take_state(
         llama_context * context, int id_slot, const server_prompt & prompt, const std::function<bool(uint64_t bytes)> & make_room) {
     kv_state state;
     state.tokens = prompt.tokens.get_tokens();
 
     while (settle_evictions(llama_get_memory(context), id_slot), !is_settled(llama_get_memory(context), id_slot)) {
-        if (!make_room(llama_n_batch(context))) {
+        if (!make_room(window_bytes(context, id_slot))) {
             return std::nullopt;
         }
     }
