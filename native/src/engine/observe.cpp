@@ -216,7 +216,7 @@ void read_kept_tokens(evaluation & run, const llama_hparams & hparams, const int
         end = start + (int32_t) std::min<int64_t>(more, tokens_to_cut(run.get(), (uint32_t) start));
         run.decode(tokens, start, end, n_tokens - 1);
     }
-    settle_evictions(memory);
+    settle_memory(memory);
 
     const auto sees = [&](uint32_t il, int32_t token) {
         return !plan.in_swa[il] || plan.is_sink(token) || n_tokens - token <= (int32_t) plan.n_swa;

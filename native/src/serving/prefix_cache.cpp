@@ -107,7 +107,7 @@ static bool is_older(const kvfold_prompt_view * a, const kvfold_prompt_view * b)
 }
 
 std::vector<kvfold_slot_action> prefix_cache::share(const std::vector<kvfold_prompt_view> & slots) {
-    settle_evictions(llama_get_memory(ctx)); // what a sequence has is what is left of it
+    settle_memory(llama_get_memory(ctx)); // what a sequence has is what is left of it
     std::vector<kvfold_slot_action> actions;
     std::vector<const kvfold_prompt_view *> prompts; // the oldest first
     for (const kvfold_prompt_view & each : slots) {

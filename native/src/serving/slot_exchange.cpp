@@ -389,7 +389,7 @@ static bool make_awaited_copy(llama_context * context, bool last_time) {
 
 void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt & prompt, const server_task & task) {
     kvfold_task_gone(task.id);
-    settle_evictions(llama_get_memory(context), id_slot); // what others have drafted may not be accepted yet
+    settle_memory(llama_get_memory(context), id_slot); // what others have drafted may not be accepted yet
     const bool others_run = schedule_of_worker()->others_run(id_slot);
     if (const auto exchange = exchange_of(task)) {
         const awaited_copy copy = { id_slot, &prompt, prompt.tokens.size(), task.params.cache_prompt, exchange };
@@ -411,7 +411,7 @@ bool kvfold_copies_wait() {
 }
 
 std::vector<kvfold_slot_action> kvfold_make_copy(llama_context * context, const std::vector<kvfold_slot_view> & slots) {
-    settle_evictions(llama_get_memory(context)); // before somebody gives cells up
+    settle_memory(llama_get_memory(context)); // before somebody gives cells up
     if (make_awaited_copy(context, false)) {
         return {};
     }

@@ -147,7 +147,7 @@ std::vector<kvfold_slot_action> slot_schedule::share(std::vector<kvfold_prompt_v
 std::vector<kvfold_slot_action> slot_schedule::plan(
         llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & idle) {
     ++step;
-    settle_evictions(llama_get_memory(ctx)); // before somebody gives cells up
+    settle_memory(llama_get_memory(ctx)); // before somebody gives cells up
     compact(llama_get_memory(ctx));
     cell_room room;
     room.n_cells = room.n_free = UINT32_MAX;

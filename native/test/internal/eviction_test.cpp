@@ -907,7 +907,7 @@ static void an_answer_that_is_computed_again_is_what_it_was(const std::string & 
     for (uint32_t n = second + 30; n < n_all; ++n) {
         run(some, n, 1, true);
     }
-    settle_evictions(some.memory());
+    settle_memory(some.memory());
     evictor * const  evicts = evictor_of(again.memory());
     const evicted    before = evictor_of(some.memory())->of(1);
     check(before.points.size() >= 5, plan + ": it has lost tokens in both answers");
@@ -1058,7 +1058,7 @@ static void a_copy_of_a_beginning_loses_tokens_of_its_own(const variant & how, c
         some .decode(chunk, (llama_pos) n, 0, 5, false);
         alone.decode(chunk, (llama_pos) n, 0, 5, false);
     }
-    settle_evictions(some.memory());
+    settle_memory(some.memory());
     const uint32_t n = evictor_of(some.memory())->n_beginning(0, 3*chunk - 2, 3*chunk, n_prompt);
     check(n == 3*chunk - 2, plan + ": what has not been chosen from is a beginning of others");
     check(copy_beginning(some.memory(), 0, 1, (llama_pos) n), plan + ": and is copied");

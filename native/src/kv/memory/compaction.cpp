@@ -18,7 +18,8 @@ namespace kvfold {
 namespace {
 
 struct move {
-    uint32_t from, to;
+    uint32_t                  from, to;
+    std::vector<llama_seq_id> seq_ids; // whose cell it is
 };
 
 // What lies where before cells are moved.
@@ -74,7 +75,7 @@ public:
                 break;
             }
             for (const uint32_t i : own) {
-                all.push_back({ i, free.back() });
+                all.push_back({ i, free.back(), sequences_of(i) });
                 free.pop_back();
                 moved[i] = true;
             }
@@ -83,6 +84,16 @@ public:
     }
 
 private:
+    std::vector<llama_seq_id> sequences_of(uint32_t cell) const {
+        std::vector<llama_seq_id> all;
+        for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
+            if (cells.seq_has(cell, seq_id)) {
+                all.push_back(seq_id);
+            }
+        }
+        return all;
+    }
+
     uint32_t end_of(size_t page) const {
         const uint32_t next = bytes.first_cell(page + 1);
         return std::min(cells.size(), bytes.first_page(next) <= page ? next + 1 : next);
@@ -127,17 +138,13 @@ static bool compact(llama_kv_cache & cache, const stores_rows & stores) {
         return false;
     }
     const std::vector<move> moves = fill.moves();
-    const auto              has_row = [&](const cell_area & area, uint32_t cell) {
-        bool has = !stores;
-        for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ && !has; ++seq_id) {
-            has = cells.seq_has(cell, seq_id) && stores(area.il, seq_id);
-        }
-        return has;
+    const auto              has_row = [&](const cell_area & area, const move & each) {
+        return !stores || std::any_of(each.seq_ids.begin(), each.seq_ids.end(), [&](llama_seq_id id) { return stores(area.il, id); });
     };
     const std::vector<cell_area> areas = areas_of(cache);
     for (const cell_area & area : areas) {
         for (const move & each : moves) { // these are pages in use, but not in each layer
-            if (area.pages && has_row(area, each.from) && !area.commit(0, each.to, each.to + 1)) {
+            if (area.pages && has_row(area, each) && !area.commit(0, each.to, each.to + 1)) {
                 memory.release_empty(cache);
                 return false;
             }
@@ -146,7 +153,7 @@ static bool compact(llama_kv_cache & cache, const stores_rows & stores) {
     memory.await_computation();
     for (const cell_area & area : areas) {
         for (const move & each : moves) {
-            if (has_row(area, each.from)) {
+            if (has_row(area, each)) {
                 area.copy(0, each.from, 1, area, 0, each.to);
             }
         }
@@ -161,10 +168,10 @@ static bool compact(llama_kv_cache & cache, const stores_rows & stores) {
     for (const uint32_t i : from) {
         edited.rm(i);
     }
-    for (size_t i = 0; i < to.size(); ++i) {
-        for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
-            if (cells.seq_has(to[i], seq_id) && cells.pos_get(to[i]) == cells.seq_pos_max(seq_id)) {
-                memory.places->moved(seq_id, to[i]);
+    for (const move & each : moves) {
+        for (const llama_seq_id seq_id : each.seq_ids) {
+            if (cells.pos_get(each.to) == cells.seq_pos_max(seq_id)) {
+                memory.places->moved(seq_id, each.to);
             }
         }
     }

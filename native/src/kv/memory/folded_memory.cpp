@@ -429,7 +429,7 @@ bool is_settled(const llama_memory_i * memory, llama_seq_id seq_id) {
     return !retention || retention->is_settled(seq_id);
 }
 
-void settle_evictions(llama_memory_i * memory, llama_seq_id seq_id) {
+void settle_memory(llama_memory_i * memory, llama_seq_id seq_id) {
     if (auto * folded = dynamic_cast<folded_memory *>(memory)) {
         folded->settle(seq_id);
     }

@@ -151,7 +151,7 @@ bool has_window(const llama_memory_i * memory, const llama_model & model, llama_
 bool is_settled(const llama_memory_i * memory, llama_seq_id seq_id);
 
 // As folded_memory::settle() and copy_beginning(), of any memory.
-void settle_evictions(llama_memory_i * memory, llama_seq_id seq_id = -1);
+void settle_memory(llama_memory_i * memory, llama_seq_id seq_id = -1);
 bool copy_beginning(llama_memory_i * memory, llama_seq_id from, llama_seq_id to, llama_pos n_tokens);
 
 } // namespace kvfold

@@ -62,7 +62,7 @@ std::shared_ptr<void> kvfold_charge_checkpoint(llama_context * ctx, llama_contex
     if (folded && !folded->has_window(seq_id, folded->seq_pos_max(seq_id))) {
         return nullptr; // from which its last token could not be computed again: it has just begun with one itself
     }
-    if (settle_evictions(llama_get_memory(ctx), seq_id); !is_settled(llama_get_memory(ctx), seq_id)) {
+    if (settle_memory(llama_get_memory(ctx), seq_id); !is_settled(llama_get_memory(ctx), seq_id)) {
         return nullptr;
     }
     uint64_t bytes = 0;

@@ -34,7 +34,7 @@ std::optional<kv_state> take_state(
     kv_state state;
     state.tokens = prompt.tokens.get_tokens();
 
-    while (settle_evictions(llama_get_memory(context), id_slot), !is_settled(llama_get_memory(context), id_slot)) {
+    while (settle_memory(llama_get_memory(context), id_slot), !is_settled(llama_get_memory(context), id_slot)) {
         if (!make_room(window_bytes(context, id_slot))) {
             return std::nullopt;
         }
