@@ -26,18 +26,26 @@ template <typename function, int... index> KVFOLD_ALWAYS_INLINE void for_each_of
 }
 template <int n, typename function> KVFOLD_ALWAYS_INLINE void for_each(function f) { for_each_of(std::make_integer_sequence<int, n>{}, f); }
 
-// Rows of keys or values of one head, and how far behind them those are that come next.
+// Rows of keys or values of one head, and as many bytes for each of them that are needed next.
 struct stored_rows {
     const char * data;
     size_t       stride;
     int          n;
-    ptrdiff_t    ahead;
+    const char * ahead;
+    size_t       ahead_stride;
+
+    static stored_rows one(const char * data) { return { data, 0, 1, data, 0 }; }
 
     const char * row(int j) const { return data + j*stride; }
 
     void fetch_ahead(int j, size_t bytes) const {
+        constexpr size_t   page = 4096; // looking up where one is takes as long as some lines, so the next one is asked for with it
+        const char * const next = ahead + j*ahead_stride;
+        if ((uintptr_t) next%page < bytes) {
+            __builtin_prefetch(next + page, 0, 2);
+        }
         for (size_t i = 0; i < bytes; i += 64) {
-            __builtin_prefetch(row(j) + ahead + i, 0, 2);
+            __builtin_prefetch(next + i, 0, 2);
         }
     }
 };

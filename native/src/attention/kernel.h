@@ -195,7 +195,7 @@ struct desk {
                 const char * const from = mask_row(i/op.n_masks, i%op.n_masks) + first_key*sizeof(uint16_t);
                 seen[i] = n_keys == tile_keys ? look_at(from) : visible::some;
                 if (seen[i] == visible::some) {
-                    decode_tile<f16_codec>({ from, 0, 1, 0 }, to, n_keys, 0);
+                    decode_tile<f16_codec>(stored_rows::one(from), to, n_keys, 0);
                 }
             } else if (n_keys < tile_keys) {
                 seen[i] = visible::some;
@@ -218,7 +218,17 @@ struct desk {
         return n;
     }
 
-    void attend(int64_t kv_head, int64_t first_key, int n_keys, ptrdiff_t keys_ahead) {
+    // The tile that comes next is asked for in the order in which its bytes lie, a part of it with each head, where they are all needed.
+    stored_rows stored(const rows & from, int64_t kv_head, int64_t first_key, int n_keys, int64_t keys_ahead) const {
+        const int64_t head     = what.first_kv_head + kv_head;
+        const bool    in_order = from.row_bytes == what.n_kv_heads*from.head_bytes;
+        return { from.at(first_key, head, what.stream), from.row_bytes, n_keys,
+                 in_order ? from.at(first_key + keys_ahead, what.first_kv_head, what.stream) + kv_head*tile_keys*from.head_bytes
+                          : from.at(first_key + keys_ahead, head, what.stream),
+                 in_order ? from.head_bytes : from.row_bytes };
+    }
+
+    void attend(int64_t kv_head, int64_t first_key, int n_keys, int64_t keys_ahead) {
         int64_t n_seeing = 0;
         for (int64_t r = 0; r < n_rows; r++) {
             n_seeing += seen[mask_of(kv_head, r)] != visible::nothing;
@@ -226,9 +236,8 @@ struct desk {
         if (n_seeing == 0) {
             return;
         }
-        const int64_t     head = what.first_kv_head + kv_head;
-        const stored_rows k    = { op.k.at(first_key, head, what.stream), op.k.row_bytes, n_keys, keys_ahead*(ptrdiff_t) op.k.row_bytes };
-        const stored_rows v    = { op.v.at(first_key, head, what.stream), op.v.row_bytes, n_keys, keys_ahead*(ptrdiff_t) op.v.row_bytes };
+        const stored_rows k    = stored(op.k, kv_head, first_key, n_keys, keys_ahead);
+        const stored_rows v    = stored(op.v, kv_head, first_key, n_keys, keys_ahead);
         const auto &      of_k = codecs[(int) op.k_type];
         const auto &      of_v = codecs[(int) op.v_type];
         const int64_t     top  = count(kv_head, 0, true, n_rows);
@@ -304,8 +313,8 @@ inline void attend_plainly(const operands & op, int64_t token, int64_t head, int
         if (hidden == -INFINITY) {
             continue;
         }
-        codecs[(int) op.k_type].decode({ op.k.at(j, head/op.group(), stream), 0, 1, 0 }, key, op.d_k, 0);
-        codecs[(int) op.v_type].decode({ op.v.at(j, head/op.group(), stream), 0, 1, 0 }, value, op.d_v, 0);
+        codecs[(int) op.k_type].decode(stored_rows::one(op.k.at(j, head/op.group(), stream)), key, op.d_k, 0);
+        codecs[(int) op.v_type].decode(stored_rows::one(op.v.at(j, head/op.group(), stream)), value, op.d_v, 0);
         float score = 0.0f;
         for (int64_t d = 0; d < op.d_k; d++) {
             score += q[d]*key[d];

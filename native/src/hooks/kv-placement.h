@@ -9,8 +9,8 @@ class  llama_kv_cache;
 struct llama_ubatch;
 
 // `idxs` are free cells for the tokens, one after the other: by stream, and of one stream if all sequences share its cells. Puts
-// better ones in their place, unless these are `fixed`: contiguous, or of llama.cpp's own window, whose cells have to be taken in
-// the order of their positions.
+// better ones in their place, unless these are `fixed`: contiguous, or of llama.cpp's own window, whose cells are taken in the order of
+// their positions where none is free.
 void kvfold_place_cells(const llama_kv_cache & cache, const llama_ubatch & ubatch, bool fixed, std::vector<std::vector<uint32_t>> & idxs);
 
 #endif

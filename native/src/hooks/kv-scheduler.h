@@ -14,6 +14,7 @@
 #include <vector>
 
 struct common_speculative;
+struct llama_batch;
 struct llama_context;
 struct server_task;
 struct server_tokens;
@@ -105,6 +106,10 @@ int32_t kvfold_prompt_tokens(llama_context * ctx, int id_slot, int32_t n_tokens,
 // How many tokens may be drafted behind the next one of a slot that has `n_tokens`: at most `n_most`, and none beyond a position at
 // which an answer loses tokens, so that those which are there are accepted ones.
 int kvfold_drafted_tokens(llama_context * ctx, int n_tokens, int n_most);
+
+// A draft model could not compute the batch, so that it forgets what it has of the sequences in there, whose drafts will be worse until
+// their next prompts. False if there is none.
+bool kvfold_draft_forgets(llama_context * ctx_dft, const llama_batch & batch);
 
 // The slot's cells are gone, and come back token by token; `n_tokens` of them are listed.
 void kvfold_slot_suspended(int id_slot, uint32_t n_tokens);

@@ -4,6 +4,7 @@
 #include "hooks/kv-scheduler.h"
 #include "hooks/slot-hooks.h"
 #include "kv/eviction/evictor.h"
+#include "kv/memory/compaction.h"
 #include "kv/memory/folded_memory.h"
 #include "kv/memory/page_ledger.h"
 #include "serving/slot_schedule.h"
@@ -177,7 +178,8 @@ static bool read_state_now(slot_exchange & exchange) {
     try {
         while (!exchange.load && exchange.read) {
             exchange.load = exchange.read();
-            if (!exchange.load && !of_worker->drop_state(&exchange)) {
+            const auto make_room = [&] { return of_worker->drop_state(&exchange) || (exchange.strict && schedule_of_worker()->drop_idle()); };
+            if (!exchange.load && !make_room()) {
                 return false;
             }
         }
@@ -349,7 +351,8 @@ static bool make_copy(llama_context * context, const awaited_copy & what, bool l
         const auto make_room = [&](uint64_t bytes) {
             n_bytes = bytes;
             return bytes <= schedule.bytes_beside(what.id_slot) &&
-                   (schedule.drop_idle(context, what.id_slot) || of_worker->drop_state(&exchange) || of_worker->write_copy(&exchange));
+                   (compact(llama_get_memory(context)) || schedule.drop_idle(what.id_slot) || of_worker->drop_state(&exchange) ||
+                    of_worker->write_copy(&exchange));
         };
         try {
             if (what.prompt->tokens.size() != what.n_tokens) {
@@ -381,7 +384,7 @@ static bool make_awaited_copy(llama_context * context, bool last_time) {
     if (made) {
         of_worker->awaited.pop_front();
         if (!first.stays) {
-            schedule_of_worker()->clear(context, first.id_slot);
+            schedule_of_worker()->clear(first.id_slot);
         }
     }
     return made;
@@ -399,6 +402,9 @@ void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt 
     }
     while (of_worker && !others_run && !of_worker->awaited.empty()) { // nobody is left to wait for
         make_awaited_copy(context, true);
+    }
+    if (!others_run) { // and no step comes that would
+        compact(llama_get_memory(context));
     }
 }
 

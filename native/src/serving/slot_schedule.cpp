@@ -147,6 +147,7 @@ std::vector<kvfold_slot_action> slot_schedule::share(std::vector<kvfold_prompt_v
 std::vector<kvfold_slot_action> slot_schedule::plan(
         llama_context * ctx, llama_context * ctx_dft, const std::vector<kvfold_slot_view> & slots, const std::vector<kvfold_prefix_view> & idle) {
     ++step;
+    contexts = { ctx, ctx_dft };
     settle_memory(llama_get_memory(ctx)); // before somebody gives cells up
     compact(llama_get_memory(ctx));
     cell_room room;
@@ -224,6 +225,9 @@ std::vector<kvfold_slot_action> slot_schedule::give_way(
         if (refusal_of(llama_get_memory(ctx)) && waiting_state_gives_way()) {
             continue;
         }
+        if (each.what == slot_action::FAIL && draft_gives_way()) {
+            continue;
+        }
         if (each.what == slot_action::FAIL && (kvfold_copies_wait() || (refusal_of(llama_get_memory(ctx)) && saved_state_gives_way()))) {
             continue;
         }
@@ -277,7 +281,7 @@ int slot_schedule::youngest_with_cells(llama_context * ctx, const std::vector<kv
 }
 
 // In the midst of a step, so without the server core.
-bool slot_schedule::drop_idle(llama_context * ctx, int id_slot) {
+bool slot_schedule::drop_idle(int id_slot) {
     int     oldest    = -1;
     int64_t last_used = INT64_MAX;
     for (size_t i = 0; i < keepers.size(); ++i) {
@@ -295,13 +299,17 @@ bool slot_schedule::drop_idle(llama_context * ctx, int id_slot) {
         }
     }
     if (oldest >= 0) {
-        clear(ctx, oldest);
+        clear(oldest);
     }
     return oldest >= 0;
 }
 
-void slot_schedule::clear(llama_context * ctx, int id_slot) {
-    llama_memory_seq_rm(llama_get_memory(ctx), id_slot, -1, -1);
+void slot_schedule::clear(int id_slot) {
+    for (llama_context * const ctx : contexts) {
+        if (ctx) {
+            llama_memory_seq_rm(llama_get_memory(ctx), id_slot, -1, -1);
+        }
+    }
     keepers[id_slot].prompt->clear();
 }
 
@@ -318,6 +326,22 @@ void slot_schedule::evict(int seq_id, std::vector<kvfold_slot_action> & actions)
     } else {
         prefixes.drop(seq_id);
     }
+}
+
+// All that a draft model has, which others can do without. False if it has nothing.
+bool slot_schedule::draft_gives_way() {
+    if (!contexts[DRAFT]) {
+        return false;
+    }
+    const llama_memory_t memory = llama_get_memory(contexts[DRAFT]);
+    bool                 any    = false;
+    for (llama_seq_id id = 0; id < (llama_seq_id) rules.slots; ++id) {
+        if (llama_memory_seq_pos_max(memory, id) >= 0) {
+            llama_memory_seq_rm(memory, id, -1, -1);
+            any = true;
+        }
+    }
+    return any;
 }
 
 // Where nobody can give way, what computes several tokens at a time tries it with half as many. False if nothing does.
@@ -491,7 +515,7 @@ int slot_schedule::replay(llama_context * ctx, common_speculative * spec, int id
     if (ret != 0) {
         return ret;
     }
-    if (spec && !common_speculative_process(spec, owned.batch)) {
+    if (spec && !common_speculative_process(spec, owned.batch) && !kvfold_draft_forgets(contexts[DRAFT], owned.batch)) {
         return -1;
     }
     own.n_replayed += n;
@@ -580,6 +604,17 @@ int32_t kvfold_prompt_tokens(llama_context * ctx, int id_slot, int32_t n_tokens,
 int kvfold_drafted_tokens(llama_context * ctx, int n_tokens, int n_most) {
     const bool sums = evicts_by_sums(llama_get_model(ctx)->hparams.kv_plan); // of which nothing can be taken back
     return sums ? 0 : (int) std::min<int64_t>(n_most, (int64_t) tokens_to_answer_cut(ctx, (uint32_t) n_tokens) - 1);
+}
+
+bool kvfold_draft_forgets(llama_context * ctx_dft, const llama_batch & batch) {
+    if (!ctx_dft) {
+        return false;
+    }
+    log_emit(KVFOLD_LOG_DEBUG, "the draft model had no memory for " + std::to_string(batch.n_tokens) + " tokens and forgets their sequences");
+    for (int32_t i = 0; i < batch.n_tokens; ++i) {
+        llama_memory_seq_rm(llama_get_memory(ctx_dft), batch.seq_id[i][0], -1, -1);
+    }
+    return true;
 }
 
 void kvfold_slot_suspended(int id_slot, uint32_t n_tokens) {

@@ -7,6 +7,7 @@
 #include "serving/prefix_cache.h"
 #include "serving/scheduler.h"
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <map>
@@ -61,10 +62,10 @@ struct slot_schedule {
     void runs_no_more(int id_task);
 
     // Clears what was used least recently of what idle slots but this one, and prefixes, keep. False if they keep nothing.
-    bool drop_idle(llama_context * ctx, int id_slot);
+    bool drop_idle(int id_slot = -1);
 
     // Of an idle slot, in the midst of a step.
-    void clear(llama_context * ctx, int id_slot);
+    void clear(int id_slot);
 
     // Bytes for which there is room beside what the slot holds, when nobody else holds any.
     uint64_t bytes_beside(int id_slot) const;
@@ -115,13 +116,17 @@ struct slot_schedule {
     std::vector<prefix_view> view(const std::vector<kvfold_prefix_view> & idle, llama_context * ctx) const;
     void                     evict(int seq_id, std::vector<kvfold_slot_action> & actions);
     bool                     shortens(const std::vector<slot_view> & slots);
+    bool                     draft_gives_way();
     int                      one_that_can_wait(const std::vector<slot_view> & slots, int id_slot);
     bool                     gathers(const std::vector<slot_view> & slots, int id_slot);
     void                     count_suspended();
     uint64_t                 grantable() const;
 
+    enum { TARGET, DRAFT, n_contexts };
+
     const limits       rules;
     const kv_layout &  layout;
+    std::array<llama_context *, n_contexts> contexts{}; // of the last step; null: there is none
     std::vector<entry>  entries;
     std::vector<keeper> keepers;
     uint64_t            step          = 0;

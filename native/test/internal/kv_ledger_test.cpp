@@ -370,6 +370,65 @@ static void who_is_left_fills_its_pages(const char * name, const kv_test_model &
     }
 }
 
+// Rows that only a prompt needs whose layers are not decided on yet, in cells that others have as well.
+static void rows_go_with_whom_they_were_for(const kv_test_model & spec, context_options o) {
+    o.n_seq    = 2;
+    o.swa_full = false;
+    uint64_t alone = 0;
+    for (const bool shared : { false, true }) {
+        tested             t(spec, o);
+        const llama_seq_id first = shared ? 1 : 0;
+        t.decode(256, 0, first, 1, false); // of a prompt that goes on
+        if (shared) {
+            copy_beginning(t.memory(), first, 0, 256);
+        }
+        t.decode(44, 256, 0, 1);
+        t.decode(1, 300, 0, 2);
+        check(is_settled(t.memory(), 0), "layers have turned out lazy");
+        const uint64_t before = t.committed();
+        if (!shared) {
+            alone = before;
+            continue;
+        }
+        check(before > alone*5/4, "a prompt whose layers are not decided on needs every row");
+        llama_memory_seq_rm(t.memory(), first, -1, -1);
+        check(t.committed() <= alone + 4*4096, "and nobody does when it has gone: " + std::to_string(t.committed()) + " bytes, alone " + std::to_string(alone));
+    }
+}
+
+// With "swa-full" a token that llama.cpp's own window hides is there all the same, whatever is free before it.
+static void a_hidden_token_stays(context_options o) {
+    kv_test_model spec = wide_model();
+    spec.arch    = "gemma2";
+    spec.edit    = [](gguf_context * g) { gguf_set_val_u32(g, "gemma2.attention.sliding_window", 64); };
+    o.n_seq      = 8;
+    o.swa_full   = true;
+    constexpr llama_pos n = 160, n_more = 20;
+    std::vector<float>  expected;
+    for (const int n_seqs : { 1, 8 }) {
+        tested t(spec, o);
+        for (llama_pos pos = 0; pos < n; ++pos) {
+            for (llama_seq_id seq_id = 0; seq_id < n_seqs; ++seq_id) {
+                check(!t.decode(1, pos, seq_id, 2).empty(), "a token of each");
+            }
+        }
+        compact(t.memory());
+        for (llama_seq_id seq_id = 1; seq_id < n_seqs; ++seq_id) {
+            llama_memory_seq_rm(t.memory(), seq_id, -1, -1);
+        }
+        check(compact(t.memory()) == (n_seqs > 1), "what is left is moved together");
+        check(!t.prompt(1200, 1, 3).empty(), "another sequence takes the cells before it");
+        std::vector<float> logits;
+        for (llama_pos pos = n; pos < n + n_more; ++pos) {
+            const auto more = t.decode(1, pos, 0, 2);
+            logits.insert(logits.end(), more.begin(), more.end());
+        }
+        check(llama_memory_seq_pos_min(t.memory(), 0) == 0, "no token is gone: " + std::to_string(llama_memory_seq_pos_min(t.memory(), 0)));
+        expected = n_seqs == 1 ? logits : expected;
+        check(close_to(logits, expected, 1e-3f), "no logit is another one for it");
+    }
+}
+
 // A row of transposed values need not be a whole number of pages.
 static void nothing_is_left(const kv_test_model & spec, context_options o) {
     o.flash_attn = false;
@@ -435,6 +494,8 @@ int main() {
     lazy.kv_plan = "standard;lazy=0;window=16;sinks=4;queries=8";
     every_commit_may_fail("lazy layers", small, lazy, 1e-4f);
     lazy_layers_wait_for_memory(small, lazy);
+    rows_go_with_whom_they_were_for(small, lazy);
+    a_hidden_token_stays(four);
     nothing_is_left(windows, four);
     who_is_left_fills_its_pages("standard", small, four);
     context_options straddling = four; // rows of 68 bytes

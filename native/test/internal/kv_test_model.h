@@ -15,7 +15,7 @@
 #include <vector>
 
 struct kv_test_model {
-    std::string arch = "llama"; // or one with the same tensors: qwen2, qwen3, gemma, internlm2, xverse
+    std::string arch = "llama"; // or one with the same tensors: qwen2, qwen3, gemma, gemma2, internlm2, xverse
     uint32_t n_layer   = 8;
     uint32_t n_embd    = 64;
     uint32_t n_head    = 4;
@@ -78,7 +78,7 @@ struct kv_test_model {
 
         matrix("token_embd.weight", n_embd, n_vocab);
         tensor("output_norm.weight", { n_embd }, 1.0f, 0.1f);
-        if (arch != "gemma") { // whose output is the token embedding
+        if (arch != "gemma" && arch != "gemma2") { // whose output is the token embedding
             matrix("output.weight", n_embd, n_vocab);
         }
 
@@ -96,6 +96,10 @@ struct kv_test_model {
             matrix(p + "ffn_gate.weight", n_embd, n_ff);
             matrix(p + "ffn_up.weight", n_embd, n_ff);
             matrix(p + "ffn_down.weight", n_ff, n_embd);
+            if (arch == "gemma2") {
+                tensor(p + "post_attention_norm.weight", { n_embd }, 1.0f, 0.1f);
+                tensor(p + "post_ffw_norm.weight", { n_embd }, 1.0f, 0.1f);
+            }
             if (arch == "qwen2") {
                 tensor(p + "attn_q.bias", { n_embd }, 0.0f, 0.1f);
                 if (plan.is_producer(il)) {

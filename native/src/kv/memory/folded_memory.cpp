@@ -12,6 +12,7 @@
 #include "llama-cparams.h"
 #include "llama-hparams.h"
 #include "llama-impl.h"
+#include "llama-kv-cells.h"
 #include "llama-model.h"
 
 #include <algorithm>
@@ -189,9 +190,16 @@ bool folded_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     if (evicts) {
         evicts->remove(seq_id, p0, p1);
     }
-    bool done = true;
+    bool done = true, left = false;
     for (const layer_class & each : by_class) {
+        const llama_kv_cells & cells = each.cells->get_cells(std::max(seq_id, 0));
+        const auto             n     = [&] { return seq_id < 0 ? 0 : cells.get_used() - cells.seq_cells(seq_id); }; // cells of others alone
+        const uint32_t         n_before = n();
         done = each.cells->seq_rm(seq_id, p0, p1) && done;
+        left = left || n() > n_before;
+    }
+    if (lazy && left) { // to others, with rows that they may not need
+        lazy->release();
     }
     return done;
 }

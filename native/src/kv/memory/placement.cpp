@@ -197,15 +197,25 @@ std::vector<uint32_t> placement::choose(const llama_kv_cells & cells, const std:
 
 } // namespace kvfold
 
+// Where llama.cpp would overwrite what a window does not show any more although others are free, these are taken: it erases all that the
+// sequence has before such a token, too, which with "swa-full" somebody counts on.
+static bool overwrites(const llama_kv_cells & cells, const std::vector<uint32_t> & idxs) {
+    const bool any = std::any_of(idxs.begin(), idxs.end(), [&](uint32_t i) { return !cells.is_empty(i); });
+    return any && cells.size() - cells.get_used() >= idxs.size();
+}
+
 void kvfold_place_cells(const llama_kv_cache & cache, const llama_ubatch & ubatch, bool fixed, std::vector<std::vector<uint32_t>> & idxs) {
     cache.kv_memory->writers.assign(ubatch.seq_id_unq, ubatch.seq_id_unq + ubatch.n_seqs_unq);
     uint32_t first = 0;
-    for (size_t s = 0; s < idxs.size() && !fixed; ++s) {
+    for (std::vector<uint32_t> & of_stream : idxs) {
         std::vector<llama_seq_id> seq_ids;
-        for (size_t i = 0; i < idxs[s].size(); ++i) {
+        for (size_t i = 0; i < of_stream.size(); ++i) {
             seq_ids.push_back(ubatch.seq_id[first + i][0]);
         }
-        idxs[s] = cache.kv_memory->places->choose(cache.get_cells(seq_ids.front()), seq_ids);
+        const llama_kv_cells & cells = cache.get_cells(seq_ids.front());
+        if (!fixed || overwrites(cells, of_stream)) {
+            of_stream = cache.kv_memory->places->choose(cells, seq_ids);
+        }
         first += (uint32_t) seq_ids.size();
     }
 }

@@ -127,6 +127,33 @@ final class PreemptionTest {
                 GAP);
     }
 
+    /** What the draft model has no memory for it forgets: it can only be slower for it. */
+    @ParameterizedTest
+    @ValueSource(longs = {2_000_000, 2_500_000, 3_500_000, 5_000_000})
+    void aDraftModelIsNoReasonWhyARequestFails(long budget) throws IOException {
+        Path draft = MODEL.writeForText(folder.resolve("draft.gguf"), KvPlan.standard(LAYERS));
+        List<ObjectNode> bodies = new ArrayList<>();
+        for (int i = 0; i < 6; i++) {
+            bodies.add(request(PROMPT + i, ANSWER - 3 * i, i).put("n_probs", 0));
+        }
+        UnaryOperator<Engine.Builder> drafting = builder -> builder.kvCacheTypes(KvType.F32, KvType.F32)
+                .kvBudget(budget)
+                .option("spec-type", "draft-simple")
+                .option("spec-draft-model", draft.toString());
+        try (Engine engine = open("standard", 6, drafting)) {
+            List<JsonNode> alone = new ArrayList<>();
+            for (ObjectNode body : bodies) {
+                alone.add(engine.call("/completion", body));
+            }
+            List<JsonNode> loaded = together(engine, bodies);
+            for (int i = 0; i < bodies.size(); i++) {
+                assertThat(loaded.get(i).at("/tokens"))
+                        .as("request %d", i)
+                        .isEqualTo(alone.get(i).at("/tokens"));
+            }
+        }
+    }
+
     /** A context shift takes tokens out of the middle of an answer, whose places a map of n-grams has noted. */
     @ParameterizedTest
     @ValueSource(strings = {"ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache"})
