@@ -575,6 +575,42 @@ class SessionTest {
         }
     }
 
+    /** Their tokens lie between its own, so that pages come back only when what is left on them is moved. */
+    @ParameterizedTest
+    @ValueSource(strings = {"standard", "cla:2"})
+    void aStrictSaveNeedsNoMoreBesideOthersWithTheSameDocument(String plan) {
+        List<ObjectNode> bodies = new ArrayList<>();
+        for (int i = 0; i < 8; i++) {
+            bodies.add(body(document(400, 1) + " " + document(10, i + 2))
+                    .put("max_tokens", i == 0 ? 120 : 80)
+                    .put("ignore_eos", true));
+        }
+        long one;
+        long copy;
+        try (Engine engine = ofPlan(plan).slots(8).open()) {
+            ask(engine, Session.of(store, "alone").strict(), bodies.get(0));
+            one = engine.kvCacheStats().bytesCommitted();
+            copy = file("alone").toFile().length();
+        }
+        try (Engine engine =
+                ofPlan(plan).slots(8).kvBudget((one + copy) * 21 / 20).open()) {
+            for (int round = 0; round < 3; round++) {
+                String key = "k" + round;
+                List<Generation> running = new ArrayList<>();
+                for (ObjectNode body : bodies) {
+                    Session session = running.isEmpty() ? Session.of(store, key).strict() : null;
+                    running.add(session == null ? engine.chat(body) : engine.chat(body, session));
+                }
+                for (Generation each : running) {
+                    try (each) {
+                        assertThat(read(each).text()).isNotEmpty();
+                    }
+                }
+                assertThat(file(key)).exists();
+            }
+        }
+    }
+
     @Test
     void aCopyThatIsTooLargeBesideItsConversationIsRefusedWithBothNumbers() {
         long one;
