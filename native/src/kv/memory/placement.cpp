@@ -199,7 +199,7 @@ std::vector<uint32_t> placement::choose(const llama_kv_cells & cells, const std:
 
 // Where llama.cpp would overwrite what a window does not show any more although others are free, these are taken: it erases all that the
 // sequence has before such a token, too, which with "swa-full" somebody counts on.
-static bool overwrites(const llama_kv_cells & cells, const std::vector<uint32_t> & idxs) {
+static bool overwrites_needlessly(const llama_kv_cells & cells, const std::vector<uint32_t> & idxs) {
     const bool any = std::any_of(idxs.begin(), idxs.end(), [&](uint32_t i) { return !cells.is_empty(i); });
     return any && cells.size() - cells.get_used() >= idxs.size();
 }
@@ -213,7 +213,7 @@ void kvfold_place_cells(const llama_kv_cache & cache, const llama_ubatch & ubatc
             seq_ids.push_back(ubatch.seq_id[first + i][0]);
         }
         const llama_kv_cells & cells = cache.get_cells(seq_ids.front());
-        if (!fixed || overwrites(cells, of_stream)) {
+        if (!fixed || overwrites_needlessly(cells, of_stream)) {
             of_stream = cache.kv_memory->places->choose(cells, seq_ids);
         }
         first += (uint32_t) seq_ids.size();
