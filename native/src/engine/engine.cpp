@@ -358,7 +358,7 @@ void engine::set_up_serving() {
         // a slot that drafts with a model shares nothing
         [this, drafts](const server_task & task) { return drafts ? std::string() : prefixes->likeness_of_task(task); },
         [this](int id_task, size_t n_tokens) { return prefixes->lends(id_task, n_tokens); },
-        state_of,
+        [this](const server_task & task, bool alone) { return state_of(task, alone || schedule->all_pause()); },
     });
 }
 

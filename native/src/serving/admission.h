@@ -43,7 +43,7 @@ struct admission {
         std::function<std::string(const server_task &)>               likeness_of; // of what it may share; none: nothing
         // whether what the task has computed of its prompt, or will, can be so many tokens of another one
         std::function<bool(int id_task, size_t n_tokens)>             lends;
-        // tokens of the saved state that it begins with, 0 if there is none. Nothing: it waits for memory of that, not being alone;
+        // tokens of the saved state that it begins with, 0 if there is none. Nothing: it waits for memory of that, somebody else being read;
         // throws an error if it cannot begin without
         std::function<std::optional<size_t>(const server_task &, bool alone)> state_of;
     };

@@ -263,6 +263,12 @@ void slot_schedule::pauses(int id_task) {
     }
 }
 
+bool slot_schedule::all_pause() const {
+    const auto runs  = [](const entry & each) { return each.task >= 0; };
+    const auto reads = [&](const entry & each) { return runs(each) && !each.paused; };
+    return std::any_of(entries.begin(), entries.end(), runs) && std::none_of(entries.begin(), entries.end(), reads);
+}
+
 void slot_schedule::runs_no_more(int id_task) {
     for (keeper & each : keepers) {
         each.runs = each.runs && each.task != id_task;

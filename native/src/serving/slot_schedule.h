@@ -58,6 +58,9 @@ struct slot_schedule {
     // Nobody reads what the task has made; others need not wait for it.
     void pauses(int id_task);
 
+    // Somebody runs, and nobody reads what anybody has made.
+    bool all_pause() const;
+
     // The task could not be launched, or has ended.
     void runs_no_more(int id_task);
 

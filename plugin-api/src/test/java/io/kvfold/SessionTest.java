@@ -18,6 +18,7 @@ import java.util.Random;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.function.BooleanSupplier;
 import java.util.function.Supplier;
@@ -607,6 +608,34 @@ class SessionTest {
                     }
                 }
                 assertThat(file(key)).exists();
+            }
+        }
+    }
+
+    /** What it needs would come back when their readers go on, which they may never do. */
+    @ParameterizedTest
+    @ValueSource(ints = {6, 7, 8, 9, 10})
+    void aStrictLoadWaitsForNobodyWhoIsNotRead(int quarters) throws Exception {
+        ObjectNode saved = body(document(400, 2));
+        ObjectNode unread = body(document(200, 1))
+                .put("max_tokens", 200)
+                .put("ignore_eos", true)
+                .put("stream", true);
+        Session session = Session.of(store, "a").strict();
+        long one;
+        try (Engine engine = ofPlan("standard").slots(2).open()) {
+            ask(engine, session, saved);
+            one = engine.kvCacheStats().bytesCommitted();
+        }
+        try (Engine engine =
+                ofPlan("standard").slots(2).kvBudget(one * quarters / 4).open()) {
+            try (Generation running = engine.chat(unread)) {
+                assertThat(running.next()).isNotNull();
+                awaitSteadyCells(engine);
+                CompletableFuture<Answer> loaded =
+                        CompletableFuture.supplyAsync(() -> ask(engine, session.readOnly(), saved));
+                assertThat(loaded.get(30, TimeUnit.SECONDS).text()).isNotEmpty();
+                assertThat(streamed(running)).isNotEmpty();
             }
         }
     }
