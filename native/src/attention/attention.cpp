@@ -195,7 +195,7 @@ static schedule schedule_for(const kernel & kernel, const operands & op, int64_t
     } else {
         s.tokens_per_block = std::clamp<int64_t>(rows_per_block/op.group(), 1, op.n_tokens);
         const auto n_items = [&] { return op.n_streams*op.n_kv_heads*((op.n_tokens + s.tokens_per_block - 1)/s.tokens_per_block); };
-        while (n_items() < 4*n_threads && s.tokens_per_block*op.group() > 32) {
+        while (n_items() < 4*n_threads && s.tokens_per_block > 1 && s.tokens_per_block*op.group() > 32) {
             s.tokens_per_block = (s.tokens_per_block + 1)/2;
         }
     }

@@ -150,7 +150,7 @@ struct desk {
         scores  = take(block_rows*tile_keys);
         mask    = take(what.n_tokens*op.n_masks*tile_keys);
         seen    = (visible *) take(what.n_tokens*op.n_masks);
-        queries = take(n_rows_all*width_k);
+        queries = take((n_rows_all + 1)*width_k); // scores of few rows may be computed of one more
         acc     = take(n_rows_all*width_v);
         maxima  = take(n_rows_all);
         weights = take(n_rows_all);
@@ -274,8 +274,15 @@ struct desk {
 
     void attend_rows(int64_t kv_head, int64_t first, int n, int n_keys) {
         const int64_t at = kv_head*n_rows + first;
-        multiply_all(queries + at*width_k, width_k, n, columns, tile_keys, tile_keys, op.d_k,
-                [&](int r, int64_t j, vec sum) { store(scores + r*tile_keys + j, sum); });
+        // keys that are not rounded themselves are worth more than one sum, which rounds with each dimension
+        const int64_t at_once = op.k_type == storage::f32 ? 32 : op.d_k;
+        for (int64_t d = 0; d < op.d_k; d += at_once) {
+            multiply_all(queries + at*width_k + d, width_k, n, columns + d*tile_keys, tile_keys, tile_keys, smaller(at_once, op.d_k - d),
+                    [&](int r, int64_t j, vec sum) {
+                        float * const s = scores + r*tile_keys + j;
+                        store(s, d == 0 ? sum : load(s) + sum);
+                    });
+        }
         float shrink[block_rows];
         make_weights(kv_head, first, n, shrink);
         float * const to = acc + at*width_v;
@@ -315,10 +322,11 @@ inline void attend_plainly(const operands & op, int64_t token, int64_t head, int
         }
         codecs[(int) op.k_type].decode(stored_rows::one(op.k.at(j, head/op.group(), stream)), key, op.d_k, 0);
         codecs[(int) op.v_type].decode(stored_rows::one(op.v.at(j, head/op.group(), stream)), value, op.d_v, 0);
-        float score = 0.0f;
+        double product = 0; // of many dimensions a float would lose what several sums do not
         for (int64_t d = 0; d < op.d_k; d++) {
-            score += q[d]*key[d];
+            product += (double) q[d]*key[d];
         }
+        float score = (float) product;
         score = op.softcap != 0.0f ? op.softcap*tanhf(score*(op.scale/op.softcap)) : score*op.scale;
         add(score + hidden, value);
     }

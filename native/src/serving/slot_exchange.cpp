@@ -178,7 +178,10 @@ static bool read_state_now(slot_exchange & exchange) {
     try {
         while (!exchange.load && exchange.read) {
             exchange.load = exchange.read();
-            const auto make_room = [&] { return of_worker->drop_state(&exchange) || (exchange.strict && schedule_of_worker()->drop_idle()); };
+            const auto make_room = [&] {
+                return of_worker->drop_state(&exchange) ||
+                       (exchange.strict && (schedule_of_worker()->drop_idle() || of_worker->write_copy(&exchange)));
+            };
             if (!exchange.load && !make_room()) {
                 return false;
             }
@@ -296,7 +299,7 @@ bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & pr
         return false;
     }
     bool placed = put_state(context, id_slot, prompt, *exchange->load);
-    while (!placed && (prefixes.drop_oldest() || of_worker->drop_state(exchange.get()))) {
+    while (!placed && (prefixes.drop_oldest() || of_worker->drop_state(exchange.get()) || of_worker->write_copy(exchange.get()))) {
         placed = put_state(context, id_slot, prompt, *exchange->load);
     }
     if (placed) {
@@ -391,7 +394,6 @@ static bool make_awaited_copy(llama_context * context, bool last_time) {
 }
 
 void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt & prompt, const server_task & task) {
-    kvfold_task_gone(task.id);
     settle_memory(llama_get_memory(context), id_slot); // what others have drafted may not be accepted yet
     const bool others_run = schedule_of_worker()->others_run(id_slot);
     if (const auto exchange = exchange_of(task)) {
@@ -403,6 +405,7 @@ void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt 
     while (of_worker && !others_run && !of_worker->awaited.empty()) { // nobody is left to wait for
         make_awaited_copy(context, true);
     }
+    kvfold_task_gone(task.id); // now those who wait may have what the slot holds
     if (!others_run) { // and no step comes that would
         compact(llama_get_memory(context));
     }
