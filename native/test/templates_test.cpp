@@ -102,7 +102,36 @@ static json said_by(const std::string & role, const std::string & text) {
         body["messages"].push_back({ { "role", "tool" }, { "tool_call_id", "call_0123456789" }, { "name", "light" }, { "content", text } });
         body["tools"] = tools();
     }
+    if (role == "arguments") { // as an object, whose keys are texts, too
+        json call = call_of("light");
+        call["function"]["arguments"] = { { "name", text }, { text, { { "id", text } } } };
+        body["messages"].push_back({ { "role", "assistant" }, { "content", "" }, { "tool_calls", { call } } });
+        body["messages"].push_back({ { "role", "tool" }, { "tool_call_id", "call_0123456789" }, { "name", "light" }, { "content", "c" } });
+        body["tools"] = { tool("light") };
+        body["tools"][0]["function"]["description"]         = text;
+        body["tools"][0]["function"]["parameters"]["title"] = text;
+    }
     return body;
+}
+
+// Names that a grammar is made of, and ids: refused where they hold a special token's.
+static bool names_are_names(const engine & e, const std::string & special) {
+    std::vector<json> bodies;
+    for (const char * where : { "/tools/0/function/name", "/tools/0/function/parameters/required/0",
+                                "/messages/1/tool_calls/0/function/name", "/messages/1/tool_calls/0/id", "/messages/2/tool_call_id" }) {
+        json body = said_by("tool", "a");
+        body[json::json_pointer(where)] = "b" + special;
+        bodies.push_back(body);
+    }
+    for (const std::string & key : { std::string("on"), special }) {
+        bodies.push_back(said_by("tool", "a"));
+        bodies.back()["tools"][0]["function"]["parameters"]["properties"][key] = { { "enum", { "a", key == special ? "b" : special } } };
+    }
+    return std::all_of(bodies.begin(), bodies.end(), [&](const json & body) {
+        answer last;
+        const bool refused = run(e, "/v1/chat/completions/input_tokens", body, &last).is_null() && last.status == KVFOLD_ERROR_INVALID_ARGUMENT;
+        return refused && last.mentions(special);
+    });
 }
 
 static std::string refusal(const answer & last) {
@@ -243,7 +272,7 @@ int main(int argc, char ** argv) {
     }
     std::sort(files.begin(), files.end());
     CHECK(argc > 2 || files.size() >= 70);
-    static const std::vector<std::string> columns = { "template", "special tokens", "user", "system", "assistant", "tool", "parts", "roles",
+    static const std::vector<std::string> columns = { "template", "special tokens", "user", "system", "assistant", "tool", "arguments", "parts", "names", "roles",
                                                       "tools shown", "required", "named", "none", "format", "format beside tools" };
     print(columns);
     print(std::vector<std::string>(columns.size(), "---"));
@@ -263,11 +292,12 @@ int main(int argc, char ** argv) {
         std::string              roles;
         {
             const auto all = opened(special);
-            for (const char * role : { "user", "system", "assistant", "tool", "parts" }) {
+            for (const std::string role : { "user", "system", "assistant", "tool", "arguments", "parts" }) {
                 row.push_back(texts_stay_texts(*all, role, special));
-                const std::string shown = role == std::string("parts") ? "yes" : shows(*all, said_by(role, "Quetzalcoatl"), "Quetzalcoatl");
+                const std::string shown = role == "parts" || role == "arguments" ? "yes" : shows(*all, said_by(role, "Quetzalcoatl"), "Quetzalcoatl");
                 roles += shown == "yes" ? "" : std::string(roles.empty() ? "" : ", ") + role + " " + shown;
             }
+            row.push_back(special.empty() || names_are_names(*all, special.front()) ? "refused" : "TAKEN");
         }
         // of no model is each tag a special token, and a call is read out of the text without them
         const auto     plain = opened({});

@@ -3,7 +3,10 @@
 #include "hooks/text-marks.h"
 
 #include <algorithm>
+#include <cctype>
+#include <cstring>
 #include <set>
+#include <utility>
 
 namespace kvfold {
 
@@ -41,18 +44,19 @@ plain_text::plain_text(const llama_vocab * vocab) {
     }
 }
 
-// Whether one of `names`, which are sorted, begins at `at`. One look at a character for each level, however many names there are.
-static bool names_begin(const std::vector<std::string> & names, const std::string & text, size_t at) {
+// Bytes of the shortest of `names`, which are sorted, that begins at `at`, or 0. One look at a character for each level, however many
+// names there are.
+static size_t name_at(const std::vector<std::string> & names, const std::string & text, size_t at) {
     auto first = names.begin(), last = names.end();
     for (size_t depth = 0; at + depth < text.size() && first != last; depth++) {
         const unsigned char c = (unsigned char) text[at + depth];
         first = std::lower_bound(first, last, c, [&](const std::string & name, unsigned char wanted) { return (unsigned char) name[depth] < wanted; });
         last  = std::upper_bound(first, last, c, [&](unsigned char wanted, const std::string & name) { return wanted < (unsigned char) name[depth]; });
         if (first != last && first->size() == depth + 1) {
-            return true; // the shortest comes first
+            return first->size(); // the shortest comes first
         }
     }
-    return false;
+    return 0;
 }
 
 bool plain_text::name_begins_at_end(const std::string & text) const {
@@ -72,7 +76,7 @@ bool plain_text::mark_text(json & value) const {
     std::string marked;
     size_t      from = 0; // of what is not in `marked` yet
     for (size_t at = 0; at < text.size(); at++) {
-        if (begins[(unsigned char) text[at]] && names_begin(names, text, at)) {
+        if (begins[(unsigned char) text[at]] && name_at(names, text, at) > 0) {
             const size_t after = at + character_bytes((unsigned char) text[at]);
             marked.append(text, from, after - from) += kvfold_text_mark;
             from    = after;
@@ -91,9 +95,26 @@ bool plain_text::mark_text(json & value) const {
     return changed;
 }
 
-// Every string in `value`, but for what is no text: names, types and addresses.
+// What is compared, or becomes part of a grammar, would be another with a mark in it.
+void plain_text::require_no_name(const std::string & text, const std::string & what) const {
+    for (size_t at = 0; at < text.size(); at++) {
+        const size_t size = begins[(unsigned char) text[at]] ? name_at(names, text, at) : 0;
+        if (size > 0) {
+            throw error(KVFOLD_ERROR_INVALID_ARGUMENT, what + " holds \"" + text.substr(at, size) + "\", the name of a special token of this model");
+        }
+    }
+}
+
+// An address or base64, of which a mark would make something else.
+static bool is_address(const std::string & text) {
+    return std::all_of(text.begin(), text.end(), [](char c) { return std::isalnum((unsigned char) c) || strchr("-._~:/?#@!$&'()*+,;=%", c); });
+}
+
+// Every string in `value`, but for addresses. Names and types hold no name of a special token.
 bool plain_text::mark_all(json & value) const {
-    static const std::set<std::string> no_text = { "role", "type", "id", "name", "tool_call_id", "call_id", "tool_use_id", "url", "data", "media_type" };
+    static const std::set<std::string> compared  = { "role", "type", "id", "name", "tool_call_id", "call_id", "tool_use_id" };
+    static const std::set<std::string> addresses = { "url", "data", "media_type" };
+    static const std::set<std::string> arguments = { "arguments", "input" }; // of a call, in which every name may stand
     bool changed = false;
     if (value.is_string()) {
         changed = mark_text(value);
@@ -103,23 +124,54 @@ bool plain_text::mark_all(json & value) const {
         }
     } else if (value.is_object()) {
         for (const auto & [key, inner] : value.items()) {
-            changed = (!no_text.count(key) && mark_all(inner)) || changed;
+            if (inner.is_string() && compared.count(key)) {
+                require_no_name(inner.get<std::string>(), "\"" + key + "\"");
+            } else if (!inner.is_string() || !addresses.count(key) || !is_address(inner.get<std::string>())) {
+                changed = (arguments.count(key) ? mark_arguments(inner) : mark_all(inner)) || changed;
+            }
         }
     }
     return changed;
 }
 
-// Those of tools may come from elsewhere, too.
-bool plain_text::mark_descriptions(json & value) const {
+bool plain_text::mark_arguments(json & value) const {
+    if (value.is_string()) {
+        return mark_text(value);
+    }
     bool changed = false;
     if (value.is_array()) {
         for (size_t i = 0; i < value.size(); i++) {
-            changed = mark_descriptions(value.at(i)) || changed;
+            changed = mark_arguments(value.at(i)) || changed;
+        }
+    } else if (value.is_object()) {
+        json marked = json::object();
+        for (const auto & [key, inner] : value.items()) {
+            json name = key;
+            changed   = mark_text(name) || changed;
+            changed   = mark_arguments(inner) || changed;
+            marked[name.get<std::string>()] = inner;
+        }
+        value = changed ? std::move(marked) : value;
+    }
+    return changed;
+}
+
+// Those of tools may come from elsewhere, too: what only the model reads is a text, of the rest a grammar is made.
+bool plain_text::mark_tools(json & value) const {
+    static const std::set<std::string> texts = { "description", "title", "default", "examples", "$comment" };
+    bool changed = false;
+    if (value.is_array()) {
+        for (size_t i = 0; i < value.size(); i++) {
+            changed = mark_tools(value.at(i)) || changed;
         }
     } else if (value.is_object()) {
         for (const auto & [key, inner] : value.items()) {
-            changed = (key == "description" && inner.is_string() ? mark_text(inner) : mark_descriptions(inner)) || changed;
+            require_no_name(key, "a key in \"tools\"");
+            const bool is_text = texts.count(key) > 0 && !inner.is_object(); // else a parameter of that name
+            changed            = (is_text ? mark_arguments(inner) : mark_tools(inner)) || changed;
         }
+    } else if (value.is_string()) {
+        require_no_name(value.get<std::string>(), "a name or a value in \"tools\"");
     }
     return changed;
 }
@@ -150,10 +202,11 @@ bool plain_text::mark(const std::string & route, json & body) const {
             break;
         } else if (key == "messages" || key == "input" || key == "content") {
             changed = mark_messages(value) || changed;
-        } else if (key == "system" || key == "instructions" || key == "query" || key == "documents" || key == "texts") {
+        } else if (key == "system" || key == "instructions" || key == "query" || key == "documents" || key == "texts" ||
+                   key == "chat_template_kwargs") {
             changed = mark_all(value) || changed;
         } else if (key == "tools") {
-            changed = mark_descriptions(value) || changed;
+            changed = mark_tools(value) || changed;
         }
     }
     return changed;
