@@ -12,6 +12,7 @@
 #include <map>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 using namespace kvfold;
@@ -226,7 +227,11 @@ struct world {
     int oldest_read() const {
         int oldest = -1;
         for (size_t i = 0; i < seats.size(); ++i) {
-            if (seats[i].busy && !seats[i].paused && (oldest < 0 || seats[i].what.task < seats[oldest].what.task)) {
+            const auto age = [&](int seat) { // what cannot be computed again goes first
+                const bool stays = seats[seat].answers && !seats[seat].what.replayable && seats[seat].n_cells > 0;
+                return std::make_pair(!stays, seats[seat].what.task);
+            };
+            if (seats[i].busy && !seats[i].paused && (oldest < 0 || age((int) i) < age(oldest))) {
                 oldest = (int) i;
             }
         }
@@ -463,6 +468,38 @@ void fixed_cases() {
     room.n_affordable = 0;
     actions = plan_step({ young, old }, {}, room);
     expect(actions[1].what == slot_action::HOLD, "nobody comes back while memory is short");
+    room.n_affordable = UINT64_MAX;
+    young.suspended = false, young.n_cells = 40;
+    young.shifts = old.shifts = true;
+    room.n_whole = 1;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions.size() == 2 && actions[0].what == slot_action::RUN && actions[1].what == slot_action::HOLD,
+           "of two whose older tokens are about to go the younger rests");
+    room.n_free = 0;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions[0].what == slot_action::SUSPEND && actions[0].slot == 1, "and can give way");
+    room.n_free = 60;
+    young.suspended = true, young.n_cells = 0;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions[1].what == slot_action::HOLD, "and does not come back in vain");
+    room.n_whole = 2;
+    young.suspended = false, young.n_cells = 40;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions[1].what == slot_action::RUN, "until there is room for all tokens of both");
+    old.replayable = false;
+    old.shifts = false;
+    room.n_whole = 1;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions[1].what == slot_action::HOLD, "beside one whose tokens are gone");
+    std::swap(old.arrival, young.arrival);
+    young.shifts = false;
+    room.n_free = 0;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions[0].what == slot_action::SUSPEND && actions[0].slot == 1 && actions[1].what == slot_action::RUN,
+           "which goes before one that has come earlier");
+    std::swap(old.arrival, young.arrival);
+    old.replayable = true, young.suspended = true, young.n_cells = 0;
+    room.n_free = 60;
     room.n_cells = 100;
     room.n_batch = 10; // and so much stays free: 10 of 100 cells
     expect(may_begin({ 500, 0, 500 }, {}, room, 0), "one that is alone begins, whatever it needs");

@@ -3,22 +3,30 @@
 #define KVFOLD_K_SHIFT_H
 
 #include <cstdint>
+#include <vector>
 
-class llama_kv_cache;
+class  llama_kv_cache;
+struct ggml_context;
+struct ggml_tensor;
 
-// The first cells of a stream, up to the last used one.
+// A run of cells of a stream from the first to the last one with another position than its key was rotated for, as far as there is
+// memory behind all of them. None: 0 cells.
 struct kvfold_shift {
     uint32_t stream;
+    uint32_t first;
     uint32_t n_cells;
 };
 
-// The first of the streams whose cells are to be shifted, which are shifted one after the other.
+// The one that is next: they are shifted one after the other.
 kvfold_shift kvfold_shift_of(const llama_kv_cache & cache);
 
-// Before all of them are: false if there is no memory for that. Then no batch finds cells until there is.
-bool kvfold_commit_shifted_cells(const llama_kv_cache & cache);
+// It is done. False if that was the last one of its stream.
+bool kvfold_shift_goes_on(const llama_kv_cache & cache);
 
-// And after.
-void kvfold_cells_rewritten(const llama_kv_cache & cache);
+// How far each of its cells is shifted.
+void kvfold_get_shifts(const llama_kv_cache & cache, int32_t * shifts);
+
+// Their keys in a layer, given those of each stream: [row, cells].
+ggml_tensor * kvfold_shifted_cells(ggml_context * ctx, const llama_kv_cache & cache, const std::vector<ggml_tensor *> & streams);
 
 #endif

@@ -33,6 +33,7 @@ struct kvfold_slot_view {
     stage_t stage    = PROMPT;
     bool    paused   = false; // nobody reads what it has made so far
     bool    replayable = true; // its cells can be computed again as they were
+    bool    shifts   = false; // once it runs its older tokens go, and it is not replayable any more
     bool    whole    = false; // its prompt goes into one batch or into none
     bool    drafts   = false;
     int     group    = 0; // slots of different groups cannot share a batch
@@ -132,7 +133,7 @@ bool kvfold_slot_forgets(int id_slot);
 // Ends the request with an error, given what llama_decode() returned: for want of room, 1, or because it could not compute.
 void kvfold_slot_fails(llama_context * ctx, int id_task, int ret);
 
-// The server core drops tokens of its answer before the next batch, or ends it.
+// Before the next batch in which it runs the server core drops tokens of its answer, or ends it.
 template <typename slot_t>
 bool kvfold_is_shifted_next(const slot_t & slot) {
     return slot.state == decltype(slot_t::state)::SLOT_STATE_GENERATING && slot.prompt.n_tokens() + 1 >= slot.n_ctx;
@@ -159,8 +160,9 @@ std::vector<kvfold_slot_view> kvfold_view_slots(slots_t & slots) {
         view.n_prompt = (uint32_t) slot.task->n_tokens();
         // a prompt is begun again by the server core itself
         view.replayable = view.stage != kvfold_slot_view::ANSWER ||
-            (!slot.truncated && !kvfold_is_shifted_next(slot) && !slot.spec_is_replay && !slot.prompt.tokens.has_mtmd && slot.inp_embd.empty() &&
+            (!slot.truncated && !slot.spec_is_replay && !slot.prompt.tokens.has_mtmd && slot.inp_embd.empty() &&
              slot.alora_invocation_start < 0 && !slot.task->params.sampling.backend_sampling);
+        view.shifts = kvfold_is_shifted_next(slot);
         for (auto & other : slots) {
             if (other.is_processing() && slot.can_batch_with(other)) {
                 view.group = other.id;
@@ -197,6 +199,7 @@ void kvfold_suspend(slot_t & slot) {
     if (!answers) {
         slot.prompt.tokens.clear();
         slot.stats.n_prompt_processed = 0;
+        slot.stats.n_prompt_cached    = 0;
     }
 }
 
@@ -292,14 +295,14 @@ std::vector<kvfold_prompt_view> kvfold_view_prompts(const slots_t & slots) {
 template <typename slots_t>
 void kvfold_plan_step(slots_t & slots, common_speculative * spec, const std::function<void(std::function<void()> &&)> & yield) {
     auto * const ctx = slots.front().ctx_tgt;
-    for (const auto & slot : slots) {
-        if (kvfold_is_shifted_next(slot)) {
-            kvfold_history_shrinks(spec, slot.id);
-        }
-    }
     kvfold_make_copies(slots);
     kvfold_apply(slots, kvfold_share_prefixes(kvfold_view_prompts(slots)));
     kvfold_apply(slots, kvfold_plan_slots(ctx, slots.front().ctx_dft, kvfold_view_slots(slots), kvfold_view_prefixes(slots)));
+    for (const auto & slot : slots) {
+        if (kvfold_is_shifted_next(slot) && !kvfold_slot_rests(slot.id)) {
+            kvfold_history_shrinks(spec, slot.id);
+        }
+    }
     const int id_slot = kvfold_slot_to_replay();
     if (id_slot < 0) {
         return;

@@ -11,6 +11,12 @@ bool came_before(const slot_view & a, const slot_view & b) {
 
 namespace {
 
+// Who cannot give way is as the oldest.
+bool goes_first(const slot_view & a, const slot_view & b) {
+    const auto stays = [](const slot_view & slot) { return !slot.replayable && slot.n_cells > 0; };
+    return stays(a) != stays(b) ? stays(a) : came_before(a, b);
+}
+
 // Cells that a slot needs before it has made its next token.
 uint64_t cells_ahead(const slot_view & slot) {
     const uint64_t n_listed = slot.stage == slot_view::ANSWER ? slot.n_tokens : slot.n_prompt;
@@ -25,7 +31,7 @@ public:
         for (const slot_view & slot : slots) {
             by_age.push_back({ slot });
         }
-        std::sort(by_age.begin(), by_age.end(), [](const seat & a, const seat & b) { return came_before(a.slot, b.slot); });
+        std::sort(by_age.begin(), by_age.end(), [](const seat & a, const seat & b) { return goes_first(a.slot, b.slot); });
         std::sort(this->prefixes.begin(), this->prefixes.end(), [](const prefix_view & a, const prefix_view & b) {
             return a.last_used != b.last_used ? a.last_used > b.last_used : a.slot > b.slot; // the next to go is the last
         });
@@ -77,6 +83,17 @@ private:
             }
         }
         return nullptr;
+    }
+
+    // Whether older tokens of its answer may go: beside all whose cells cannot be computed again there is room for the oldest.
+    bool may_shift(const seat & who) {
+        const seat * const first = oldest();
+        uint64_t           n     = 1;
+        for (const seat & each : by_age) {
+            const bool stays = each.holds() && !each.slot.replayable;
+            n += &each != &who && (stays || &each == first);
+        }
+        return &who == first || n <= room.n_whole;
     }
 
     // Of the cells that it holds, those that nobody else does.
@@ -144,7 +161,7 @@ private:
         const seat * first = oldest();
         for (const bool paused : { true, false }) {
             for (auto each = by_age.rbegin(); each != by_age.rend(); ++each) {
-                const bool younger = !whom || came_before(whom->slot, each->slot);
+                const bool younger = !whom || goes_first(whom->slot, each->slot);
                 if (each->slot.paused == paused && each->holds() && each->slot.replayable && &*each != whom && &*each != first && (paused || younger)) {
                     return &*each;
                 }
@@ -174,7 +191,8 @@ private:
     // Each answer has its next token, the oldest first; who finds no cells waits.
     void run_answers() {
         for (seat & each : by_age) {
-            if (each.slot.stage == slot_view::ANSWER && !each.slot.suspended && each.competes()) {
+            const bool waits = each.slot.shifts && !may_shift(each);
+            if (each.slot.stage == slot_view::ANSWER && !each.slot.suspended && each.competes() && !waits) {
                 while (n_free < each.slot.n_step && make_room(&each, true)) {}
                 const bool first = &each == oldest();
                 while (first && n_free < each.slot.n_step && fail_one_in_the_way(&each)) {}
@@ -231,7 +249,7 @@ private:
             }
         }
         for (seat & each : by_age) {
-            if (!each.is_away() || !each.competes()) {
+            if (!each.is_away() || !each.competes() || (each.slot.shifts && !may_shift(each))) {
                 continue;
             }
             const uint64_t needed = cells_ahead(each.slot);

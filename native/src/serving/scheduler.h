@@ -3,7 +3,9 @@
 //
 // When cells run short, what is kept of earlier requests goes first (least recently used, of what would free any), then
 // prompts get fewer tokens at a time, then a request is suspended: one that nobody reads, else the youngest. The oldest that is read is never
-// suspended, so that there is progress; and it fails only if all cells together are too few for it.
+// suspended, so that there is progress; and it fails only if all cells together are too few for it. What could not be computed again as
+// it was goes before older ones as long as it holds cells, for it cannot give way; and an answer that is about to lose older tokens, and
+// could not be computed again then, rests until it is the oldest or finds room beside all those and the oldest.
 #pragma once
 
 #include "hooks/kv-scheduler.h"
@@ -43,6 +45,7 @@ struct cell_room {
     uint64_t n_free  = 0;
     uint64_t n_affordable = UINT64_MAX; // tokens for whose cells there is memory, by estimate; says who may come back
     uint32_t n_batch = 0; // tokens of a batch
+    uint64_t n_whole = UINT64_MAX; // slots for all of whose tokens there are cells and memory at the same time
     std::vector<shared_cells> shared;
 };
 

@@ -9,6 +9,7 @@
 #include "kv/memory/compaction.h"
 #include "kv/memory/folded_memory.h"
 #include "kv/memory/page_ledger.h"
+#include "kv/memory/placement.h"
 #include "kv/memory/refusal.h"
 #include "kv/retention/cuts.h"
 #include "kv/retention/retention.h"
@@ -150,6 +151,9 @@ std::vector<kvfold_slot_action> slot_schedule::plan(
     contexts = { ctx, ctx_dft };
     settle_memory(llama_get_memory(ctx)); // before somebody gives cells up
     compact(llama_get_memory(ctx));
+    if (step - refused_at >= steps_of_caution) {
+        spare_pages(llama_get_memory(ctx), false);
+    }
     cell_room room;
     room.n_cells = room.n_free = UINT32_MAX;
     room.n_batch = rules.n_batch;
@@ -161,6 +165,10 @@ std::vector<kvfold_slot_action> slot_schedule::plan(
     n_shared = 0;
     for (const shared_cells & each : room.shared) {
         n_shared += each.n_cells*(each.holders.size() - 1);
+    }
+    room.n_whole = room.n_cells/std::max(rules.n_slot, 1u);
+    if (const auto ledger = current_ledger(); ledger && ledger->cap() != page_ledger::no_cap && bytes_of_slot > 0) {
+        room.n_whole = std::min(room.n_whole, ledger->cap()/bytes_of_slot);
     }
     if (const uint64_t bytes = grantable(); bytes < UINT64_MAX) {
         room.n_affordable = layout.tokens_for(bytes, 0, layout.n_batch);
@@ -225,7 +233,8 @@ std::vector<kvfold_slot_action> slot_schedule::give_way(
         if (refusal_of(llama_get_memory(ctx)) && waiting_state_gives_way()) {
             continue;
         }
-        if (each.what == slot_action::FAIL && draft_gives_way()) {
+        const llama_memory_t memory = llama_get_memory(ctx);
+        if (each.what == slot_action::FAIL && (draft_gives_way() || compact(memory, true) || (refusal_of(memory) && spare_pages(memory, true)))) {
             continue;
         }
         if (each.what == slot_action::FAIL && (kvfold_copies_wait() || (refusal_of(llama_get_memory(ctx)) && saved_state_gives_way()))) {

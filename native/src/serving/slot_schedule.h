@@ -27,7 +27,8 @@ struct slot_schedule {
     };
 
     slot_schedule(const limits & limits, const kv_layout & layout, prefix_cache & prefixes)
-        : prefixes(prefixes), rules(limits), layout(layout), entries(limits.slots), keepers(limits.slots) {}
+        : prefixes(prefixes), rules(limits), layout(layout), bytes_of_slot(layout.bytes_for(limits.n_slot, 1)), entries(limits.slots),
+          keepers(limits.slots) {}
 
     std::vector<kvfold_slot_action> share(std::vector<kvfold_prompt_view> slots);
 
@@ -129,6 +130,7 @@ struct slot_schedule {
 
     const limits       rules;
     const kv_layout &  layout;
+    const uint64_t     bytes_of_slot; // with all the tokens that it holds
     std::array<llama_context *, n_contexts> contexts{}; // of the last step; null: there is none
     std::vector<entry>  entries;
     std::vector<keeper> keepers;

@@ -249,6 +249,32 @@ static void test_refused_class() {
     check(nothing && n_refused > 2 && driver.n_mistakes == 0, "nothing is left of " + std::to_string(n_refused) + " batches, refused by either class");
 }
 
+// What is left of a sequence is shifted run by run where pages between its cells have gone, and at once where others have cells there.
+static void test_shift(bool flash_attn, ggml_type type) {
+    std::vector<float> logits[2];
+    uint64_t           committed[2];
+    for (const bool whole : { false, true }) {
+        context_options o{ 3, true, flash_attn };
+        o.type = type;
+        tested t(wide_model(), o);
+        t.decode(200, 0, 0, 1);
+        t.decode(200, 200, 0, 3);
+        for (const llama_pos first : { 20, 210 }) {
+            if (whole) {
+                llama_memory_seq_cp(t.memory(), 0, 1, first, first + 150);
+            }
+            llama_memory_seq_rm(t.memory(), 0, first, first + 150);
+        }
+        llama_memory_seq_add(t.memory(), 0, 170, 210, -150);
+        llama_memory_seq_add(t.memory(), 0, 360, -1, -300);
+        logits[whole]    = t.decode(1, 100, 0, 2);
+        committed[whole] = t.committed();
+    }
+    const std::string name = std::string("shift, ") + ggml_type_name(type) + (flash_attn ? "" : ", transposed");
+    check(!logits[0].empty() && logits[0] == logits[1], name + ": run by run as at once");
+    check(!flash_attn || committed[0] < committed[1], name + ": without the pages between, " + std::to_string(committed[0]) + " of " + std::to_string(committed[1]));
+}
+
 // Of a sequence that is copied into a stream of its own, and of one that is shifted there, only the cells in use take memory.
 static void test_streams(bool flash_attn, ggml_type type) {
     const std::string name = std::string("streams, ") + ggml_type_name(type) + (flash_attn ? "" : ", transposed");
@@ -290,9 +316,7 @@ static void test_streams(bool flash_attn, ggml_type type) {
     llama_memory_seq_rm (t.memory(), 0, 0, 80);
     llama_memory_seq_add(t.memory(), 0, 80, -1, -80);
     driver.left = 0;
-    expect(t.decode(1, 10, 2, 5).empty(), "without memory for a shift nothing is computed");
-    llama_memory_seq_rm(t.memory(), 0, -1, -1);
-    expect(!t.decode(1, 10, 2, 5).empty(), "until who is to be shifted has gone");
+    expect(!t.decode(1, 10, 2, 5).empty(), "a shift needs no memory");
     driver.left = SIZE_MAX/2;
     llama_memory_clear(t.memory(), true);
     expect(t.committed() == 0 && driver.n_mistakes == 0, "the end gives everything back");
@@ -404,8 +428,11 @@ int main() {
     test_refused_commit();
     test_refused_class();
     test_streams(true, GGML_TYPE_F32);
+    test_shift(true, GGML_TYPE_F32);
     test_streams(true, GGML_TYPE_Q8_0);
+    test_shift(true, GGML_TYPE_Q8_0);
     test_streams(false, GGML_TYPE_F32);
+    test_shift(false, GGML_TYPE_F32);
     warnings.clear();
     test_refused_release("");
     test_refused_release("0_1s_2_3s;window=20;sinks=4");

@@ -135,8 +135,10 @@ kvfold_kv_memory::kvfold_kv_memory(const llama_kv_cache & cache) : fresh(cache.g
             continue;
         }
         areas.push_back(area);
-        shares_pages = shares_pages || area.offset % area.pages->page_size() != 0;
-        const cell_bytes each{ area.n_bytes, area.pages->page_size() };
+        const size_t page = area.pages->page_size();
+        shares_pages  = shares_pages || area.offset % page != 0 || (cache.get_n_stream() > 1 && area.n_stream() < page);
+        streams_share = streams_share || (cache.get_n_stream() > 1 && area.n_stream() % page != 0);
+        const cell_bytes each{ area.n_bytes, page };
         if (each.cells_in_page() > reach) {
             reach = (uint32_t) each.cells_in_page();
             most  = each;
@@ -176,6 +178,10 @@ bool kvfold_kv_memory::commit(uint32_t stream, uint32_t first, uint32_t last) {
     return true;
 }
 
+bool kvfold_kv_memory::has_memory(uint32_t stream, uint32_t first, uint32_t last) const {
+    return first == last || std::all_of(areas.begin(), areas.end(), [&](const cell_area & area) { return area.missing(stream, first, last) == 0; });
+}
+
 std::vector<kvfold_cell_range> kvfold_kv_memory::empty_runs(const llama_kv_cells & cells, kvfold_cell_range range) const {
     std::vector<kvfold_cell_range> runs;
     uint32_t first = range.first;
@@ -208,6 +214,21 @@ void kvfold_kv_memory::release(const llama_kv_cache & cache, std::vector<kvfold_
     for (uint32_t s = 0; s < ranges.size(); ++s) {
         if (!ranges[s].empty() && cache.get_cells((llama_seq_id) s).get_used() == 0) {
             ranges[s] = { 0, cache.get_size() }; // also pages on which a row of transposed values ends and the next one begins
+        }
+    }
+    if (streams_share) { // with the stream before and with the one after
+        const uint32_t size  = cache.get_size();
+        const auto     given = ranges;
+        const auto     add   = [](kvfold_cell_range & to, kvfold_cell_range more) {
+            to = to.empty() ? more : kvfold_cell_range{ std::min(to.first, more.first), std::max(to.last, more.last) };
+        };
+        for (size_t s = 0; s < given.size(); ++s) {
+            if (!given[s].empty() && s > 0 && given[s].first <= reach) {
+                add(ranges[s - 1], { size - 1, size });
+            }
+            if (!given[s].empty() && s + 1 < given.size() && given[s].last + reach >= size) {
+                add(ranges[s + 1], { 0, 1 });
+            }
         }
     }
     std::vector<std::vector<kvfold_cell_range>> runs;

@@ -1,6 +1,7 @@
 // Which pages the cells of a cache lie in: what is committed before they are written, and given back when they are empty.
 #pragma once
 
+#include "hooks/k-shift.h"
 #include "hooks/kv-memory.h"
 #include "kv/memory/pages.h"
 #include "kv/memory/placement.h"
@@ -88,7 +89,9 @@ struct kvfold_kv_memory {
     std::vector<llama_seq_id>                             writers; // of that ubatch
 
     std::function<void()> await_computation = [] {}; // with these tensors
-    bool                  shift_refused     = false; // of cells whose keys are still to be rewritten
+
+    std::optional<kvfold_shift> shift;         // that is being done
+    uint32_t                    n_shifted = 0; // cells of its stream that are done
 
     // what other threads may ask
     std::atomic<uint64_t>              refused{ 0 }; // bytes that could not be had for the last batch, 0 if they could
@@ -102,6 +105,9 @@ struct kvfold_kv_memory {
     // False, and `refused` says how much, if there is no memory for these cells.
     bool commit(uint32_t stream, const std::vector<uint32_t> & cells);
     bool commit(uint32_t stream, uint32_t first, uint32_t last);
+
+    // Whether there is memory behind all of these cells, in every layer.
+    bool has_memory(uint32_t stream, uint32_t first, uint32_t last) const;
 
     // Whether a ubatch that is about to be written stores anything in the layer: a graph writes its tokens of all sequences there.
     bool is_written(uint32_t il) const;
@@ -125,8 +131,9 @@ struct kvfold_kv_memory {
     void count(const llama_kv_cache & cache);
 
 private:
-    uint32_t reach        = 0;     // cells that can share a page with a cell, on each side of it
-    bool     shares_pages = false; // some page holds cells of two tensors
+    uint32_t reach         = 0;     // cells that can share a page with a cell, on each side of it
+    bool     shares_pages  = false; // some page holds cells of two tensors, or of more than two streams
+    bool     streams_share = false; // some page holds cells of two streams
 
     // The empty cells in a range and those around it that can share pages with them.
     std::vector<kvfold_cell_range> empty_runs(const llama_kv_cells & cells, kvfold_cell_range range) const;

@@ -123,12 +123,13 @@ private:
 } // namespace
 
 // stores: of a cache in which not every layer has a row in every cell.
-static bool compact(llama_kv_cache & cache, const stores_rows & stores) {
+static bool compact(llama_kv_cache & cache, const stores_rows & stores, bool wanted) {
     kvfold_kv_memory &     memory = *cache.kv_memory;
     const cell_bytes &     bytes  = memory.places->cell();
     const llama_kv_cells & cells  = cache.get_cells(0);
     const uint32_t         n_used = cells.get_used();
-    if (cache.get_n_stream() > 1 || bytes.of_page == 0 || n_used >= memory.n_compact || cells.get_has_shift()) {
+    const bool             looks  = n_used < memory.n_compact || wanted;
+    if (cache.get_n_stream() > 1 || bytes.of_page == 0 || !looks || cells.get_has_shift()) {
         memory.n_compact = n_used;
         return false; // the usual case: nothing has gone
     }
@@ -179,7 +180,7 @@ static bool compact(llama_kv_cache & cache, const stores_rows & stores) {
     return !moves.empty();
 }
 
-bool compact(llama_memory_i * memory) {
+bool compact(llama_memory_i * memory, bool wanted) {
     if (evictor_of(memory)) {
         return false;
     }
@@ -188,7 +189,7 @@ bool compact(llama_memory_i * memory) {
     const auto                     caches = kv_caches_of(memory);
     bool                           any    = false;
     for (size_t c = 0; c < caches.size(); ++c) {
-        any = compact(const_cast<llama_kv_cache &>(*caches[c]), lazy ? stored_in(*lazy, c > 0) : stores_rows()) || any;
+        any = compact(const_cast<llama_kv_cache &>(*caches[c]), lazy ? stored_in(*lazy, c > 0) : stores_rows(), wanted) || any;
     }
     return any;
 }

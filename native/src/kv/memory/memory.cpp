@@ -33,9 +33,6 @@ bool kvfold_commit_cells(const llama_kv_cache & cache, const std::vector<int32_t
     if (cache.kv_memory->refused > 0) {
         cache.kv_memory->release_erased(cache);
     }
-    if (cache.kv_memory->shift_refused) {
-        return false;
-    }
     for (size_t s = 0; s < strm.size(); ++s) {
         if (!cache.kv_memory->commit(strm[s], idxs[s])) {
             LLAMA_LOG_ERROR("%s: there is no memory for the keys and values of %zu tokens\n", __func__, idxs[s].size());
@@ -81,33 +78,68 @@ bool kvfold_has_cells(const llama_context * context, int32_t seq_id) {
     return std::all_of(caches.begin(), caches.end(), [&](const llama_kv_cache * cache) { return cache->seq_pos_max(seq_id) >= 0; });
 }
 
-static kvfold_shift shift_of(const llama_kv_cache & cache, uint32_t stream) {
-    return { stream, std::max<uint32_t>(1, cache.get_cells((llama_seq_id) stream).used_max_p1()) };
+static uint32_t stream_to_shift(const llama_kv_cache & cache) {
+    uint32_t s = 0;
+    while (s + 1 < cache.get_n_stream() && !cache.get_cells((llama_seq_id) s).get_has_shift()) {
+        ++s;
+    }
+    return s;
 }
 
-static bool has_shift(const llama_kv_cache & cache, uint32_t stream) {
-    return cache.get_cells((llama_seq_id) stream).get_has_shift();
+static bool is_shifted(const llama_kv_cells & cells, uint32_t i) {
+    return !cells.is_empty(i) && cells.get_shift(i) != 0;
 }
 
 kvfold_shift kvfold_shift_of(const llama_kv_cache & cache) {
-    uint32_t s = 0;
-    while (s + 1 < cache.get_n_stream() && !has_shift(cache, s)) {
-        ++s;
+    kvfold_kv_memory &     memory = *cache.kv_memory;
+    const uint32_t         stream = stream_to_shift(cache);
+    const llama_kv_cells & cells  = cache.get_cells((llama_seq_id) stream);
+    if (!memory.shift) {
+        const uint32_t end   = cells.used_max_p1();
+        uint32_t       first = memory.n_shifted;
+        while (first < end && !is_shifted(cells, first)) {
+            ++first;
+        }
+        uint32_t last = first; // behind the run
+        for (uint32_t i = first; i < end; ++i) {
+            if (!is_shifted(cells, i)) {
+                continue;
+            }
+            if (!memory.has_memory(stream, last, i)) {
+                break;
+            }
+            last = i + 1;
+        }
+        memory.shift = { stream, first, last - first };
     }
-    return shift_of(cache, s);
+    return *memory.shift;
 }
 
-bool kvfold_commit_shifted_cells(const llama_kv_cache & cache) {
-    bool done = true;
-    for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
-        done = done && (!has_shift(cache, s) || cache.kv_memory->commit(s, 0, shift_of(cache, s).n_cells));
+bool kvfold_shift_goes_on(const llama_kv_cache & cache) {
+    kvfold_kv_memory & memory = *cache.kv_memory;
+    const kvfold_shift done   = kvfold_shift_of(cache);
+    memory.n_shifted          = done.first + done.n_cells;
+    memory.shift.reset();
+    const bool goes_on = kvfold_shift_of(cache).n_cells > 0;
+    if (!goes_on) {
+        memory.n_shifted = 0;
+        memory.shift.reset();
     }
-    cache.kv_memory->shift_refused = !done;
-    return done;
+    return goes_on;
 }
 
-void kvfold_cells_rewritten(const llama_kv_cache & cache) {
-    cache.kv_memory->release(cache, std::vector<kvfold_cell_range>(cache.get_n_stream(), { 0, cache.get_size() }));
+void kvfold_get_shifts(const llama_kv_cache & cache, int32_t * shifts) {
+    const kvfold_shift     run   = kvfold_shift_of(cache);
+    const llama_kv_cells & cells = cache.get_cells((llama_seq_id) run.stream);
+    for (uint32_t i = 0; i < run.n_cells; ++i) {
+        shifts[i] = cells.is_empty(run.first + i) ? 0 : cells.get_shift(run.first + i);
+    }
+}
+
+ggml_tensor * kvfold_shifted_cells(ggml_context * ctx, const llama_kv_cache & cache, const std::vector<ggml_tensor *> & streams) {
+    const kvfold_shift  run  = kvfold_shift_of(cache);
+    ggml_tensor * const keys = streams[run.stream];
+    return ggml_view_2d(ctx, keys, keys->ne[0], run.n_cells, keys->nb[1], run.first*keys->nb[1]);
 }
 
 void kvfold_synchronize_with(llama_memory_i * memory, const std::function<void()> & wait) {

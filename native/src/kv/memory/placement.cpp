@@ -1,6 +1,7 @@
 #include "kv/memory/placement.h"
 
 #include "hooks/kv-placement.h"
+#include "kv/memory/caches.h"
 #include "kv/memory/cell_pages.h"
 
 #include "llama-batch.h"
@@ -9,6 +10,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <utility>
 
 namespace kvfold {
 
@@ -43,8 +45,13 @@ public:
             look_at_pages();
         }
         const size_t n_bytes = n_used*bytes.of_cell;
-        if (n_pages*bytes.of_page <= n_bytes + n_bytes/most_idle || !has_few_of_its_own(seq_id)) {
-            return none;
+        const bool   shares  = n_pages*bytes.of_page > n_bytes + n_bytes/most_idle && has_few_of_its_own(seq_id);
+        return shares ? on_page_in_use() : none;
+    }
+
+    uint32_t on_page_in_use() {
+        if (in_use.empty()) {
+            look_at_pages();
         }
         while (beside < cells.size() && !(is_free(beside) && in_use[bytes.first_page(beside)] && in_use[bytes.last_page(beside)])) {
             ++beside;
@@ -185,7 +192,8 @@ std::vector<uint32_t> placement::choose(const llama_kv_cells & cells, const std:
         uint32_t   at      = forgets ? none : free.in_run_of(seq_id, last[seq_id]);
         at = at == none ? free.first_of_own(seq_id) : at;
         at = at == none ? free.any() : at;
-        const uint32_t beside = bytes.of_page > 0 && free.opens_page(at) ? free.beside_others(seq_id) : none;
+        const bool     opens  = bytes.of_page > 0 && free.opens_page(at);
+        const uint32_t beside = !opens ? none : spares_pages ? free.on_page_in_use() : free.beside_others(seq_id);
         if (beside == none) {
             last[seq_id] = at; // it goes on in its own run later
         }
@@ -193,6 +201,14 @@ std::vector<uint32_t> placement::choose(const llama_kv_cells & cells, const std:
         free.take(idxs.back(), seq_id);
     }
     return idxs;
+}
+
+bool spare_pages(llama_memory_i * memory, bool spares) {
+    bool any = false;
+    for (const llama_kv_cache * cache : kv_caches_of(memory)) {
+        any = std::exchange(cache->kv_memory->places->spares_pages, spares) != spares || any;
+    }
+    return any;
 }
 
 } // namespace kvfold

@@ -8,7 +8,8 @@
 #include <cstdint>
 #include <vector>
 
-class llama_kv_cells;
+class  llama_kv_cells;
+struct llama_memory_i;
 
 namespace kvfold {
 
@@ -35,9 +36,12 @@ public:
     // Free cells for tokens of these sequences, of which there must be as many. A sequence goes on in its run, then has one that is
     // free, and shares what is left when there is none. One that has forgotten earlier tokens has the first free cells of its runs,
     // so that alone it has no more pages than its cells fill. As long as one that shares cells has fewer of its own than fill eight
-    // pages (at least 64, at most 512), it gets no new page while more than a thirty-second of those in use is free: it gets that. For
-    // the same cells and sequences before, the same again.
+    // pages (at least 64, at most 512), it gets no new page while more than a thirty-second of those in use is free: it gets that. If
+    // pages are spared, nobody gets one as long as any cell of those in use is free. For the same cells and sequences before, the
+    // same again.
     std::vector<uint32_t> choose(const llama_kv_cells & cells, const std::vector<llama_seq_id> & seq_ids);
+
+    bool spares_pages = false;
 
     // The sequence has been moved, to cells up to this one.
     void moved(llama_seq_id seq_id, uint32_t to) { last[seq_id] = to; }
@@ -50,5 +54,8 @@ private:
     const uint32_t        n_run;
     std::vector<uint32_t> last; // cell that a sequence got in runs of its own, it may have lost it since
 };
+
+// From the next batch on, in all caches. Whether that is new to any of them.
+bool spare_pages(llama_memory_i * memory, bool spares);
 
 } // namespace kvfold

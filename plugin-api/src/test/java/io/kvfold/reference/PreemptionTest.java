@@ -30,6 +30,7 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.UnaryOperator;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -170,6 +171,71 @@ final class PreemptionTest {
                 assertThat(answer.path("truncated").asBoolean()).isEqualTo(i % 2 == 0);
             }
         }
+    }
+
+    /** Then their cells cannot be computed again, so that no more of them get there than have room to end. */
+    @ParameterizedTest
+    @CsvSource({"2, true", "7, true", "7, false"})
+    void answersThatLoseOlderTokensWaitForEachOther(int slots, boolean memoryIsShort) throws IOException {
+        UnaryOperator<Engine.Builder> shifting = builder -> builder.contextSize(memoryIsShort ? slots * POOL : POOL)
+                .kvCacheTypes(KvType.F32, KvType.F32)
+                .option("context-shift", true);
+        List<ObjectNode> bodies = new ArrayList<>();
+        for (int i = 0; i < 8; i++) {
+            bodies.add(request(10 + 17 * i, 2 * POOL, i));
+        }
+        List<JsonNode> alone = new ArrayList<>();
+        long ofOne;
+        try (Engine engine = open("standard", 1, shifting)) {
+            for (ObjectNode body : bodies) {
+                alone.add(engine.call("/completion", body));
+            }
+            ofOne = engine.kvCacheStats().bytesAllocated() / (memoryIsShort ? slots : 1);
+        }
+        try (Engine engine =
+                open("standard", slots, builder -> shifting.apply(builder).kvBudget(ofOne))) {
+            List<JsonNode> loaded = together(engine, bodies);
+            for (int i = 0; i < bodies.size(); i++) {
+                assertThat(loaded.get(i).path("truncated").asBoolean()).isTrue();
+                assertSame("request " + i, alone.get(i), loaded.get(i), GAP);
+            }
+        }
+    }
+
+    /** A prompt that gives up the beginning it was given computes that, too. */
+    @Test
+    void whatAPromptGivesUpDoesNotCountAsCached() throws IOException {
+        int[] beginning = MODEL.tokens(100, 1);
+        ObjectNode first = AnswersTogether.request(beginning, 1, 1).put("cache_prompt", true);
+        ObjectNode older = request(20, POOL - 30, 2).put("cache_prompt", true);
+        ObjectNode younger = AnswersTogether.request(join(beginning, MODEL.tokens(100, 3)), 20, 3)
+                .put("cache_prompt", true);
+        UnaryOperator<Engine.Builder> options = builder -> builder.ubatchSize(1).option("kv-unified", false);
+        long needed;
+        try (Engine engine = open("standard", 1, options)) {
+            engine.call("/completion", older);
+            needed = engine.kvCacheStats().bytesCommitted();
+        }
+        long preemptions = 0;
+        for (int percent = 100; percent < 150; percent += 10) {
+            long budget = needed * percent / 100;
+            try (Engine engine =
+                    open("standard", 2, builder -> options.apply(builder).kvBudget(budget))) {
+                engine.call("/completion", first);
+                for (JsonNode each : together(engine, List.of(older, younger))) {
+                    int computed = each.at("/timings/prompt_n").asInt();
+                    assertThat(computed + each.at("/timings/cache_n").asInt())
+                            .as("computed %d", computed)
+                            .isEqualTo(each.path("tokens_evaluated").asInt());
+                }
+                preemptions += engine.kvCacheStats().preemptions();
+            }
+        }
+        assertThat(preemptions).isPositive();
+    }
+
+    private static int[] join(int[] first, int[] second) {
+        return IntStream.concat(IntStream.of(first), IntStream.of(second)).toArray();
     }
 
     /** A slot that waits for the prompt of another answer holds what an earlier request has left, and gives it up. */
