@@ -329,16 +329,20 @@ static bool awaits_copy(int id_slot) {
     return std::any_of(awaited.begin(), awaited.end(), [&](const awaited_copy & each) { return each.id_slot == id_slot; });
 }
 
+static uint64_t grantable() {
+    const auto ledger = current_ledger();
+    return ledger ? ledger->grantable() : 0;
+}
+
 static error no_room_for_copy(int id_slot, uint64_t bytes) {
     const uint64_t    left = schedule_of_worker()->bytes_beside(id_slot);
-    const auto        ledger = current_ledger();
     const std::string what = "the KV state of the conversation cannot be kept: its copy takes " + std::to_string(bytes) + " bytes, but ";
     if (bytes > left) {
         return error(KVFOLD_ERROR_STATE, what + "beside the conversation itself \"kv-budget\" leaves " + std::to_string(left))
             .compares((int64_t) bytes, (int64_t) left)
             .about_option("kv-budget");
     }
-    const uint64_t now = ledger ? ledger->grantable() : 0;
+    const uint64_t now = grantable();
     return error(KVFOLD_ERROR_STATE, what + std::to_string(now) + " are left beside the pages that it lies on and what cannot give way (kv-budget)")
         .compares((int64_t) bytes, (int64_t) now)
         .about_option("kv-budget");
@@ -351,11 +355,12 @@ static bool make_copy(llama_context * context, const awaited_copy & what, bool l
     const std::lock_guard<std::mutex> lock(exchange.mutex);
     if (exchange.save) {
         uint64_t   n_bytes   = 0;
+        bool       again     = true; // what somebody else has given back by now, other requests' threads among them
         const auto make_room = [&](uint64_t bytes) {
             n_bytes = bytes;
             return bytes <= schedule.bytes_beside(what.id_slot) &&
-                   (compact(llama_get_memory(context)) || schedule.drop_idle(what.id_slot) || of_worker->drop_state(&exchange) ||
-                    of_worker->write_copy(&exchange));
+                   (compact(llama_get_memory(context), true) || schedule.drop_idle(what.id_slot) || of_worker->drop_state(&exchange) ||
+                    of_worker->write_copy(&exchange) || (grantable() >= bytes && std::exchange(again, false)));
         };
         try {
             if (what.prompt->tokens.size() != what.n_tokens) {

@@ -612,6 +612,43 @@ class SessionTest {
         }
     }
 
+    /** Where the tokens of a window come to lie depends on what was there before. */
+    @ParameterizedTest
+    @ValueSource(longs = {1, 2, 3})
+    void aStrictSaveNeedsNoMoreThanInAFreshEngine(long seed) {
+        Random random = new Random(seed);
+        Engine.Builder builder = ofPlan("yoco:48").slots(1).kvCacheTypes(KvType.F32, KvType.F32);
+        long least;
+        try (Engine engine = builder.open()) {
+            ask(engine, Session.of(store, "least").strict(), body(document(80, 1)));
+            least = engine.kvCacheStats().bytesCommitted()
+                    + file("least").toFile().length();
+        }
+        try (Engine engine = builder.kvBudget(least).open()) {
+            for (int i = 0; i < 60; i++) {
+                ObjectNode body = body(document(5 + random.nextInt(150), i))
+                        .put("max_tokens", 1 + random.nextInt(60))
+                        .put("ignore_eos", true);
+                if (!saves(engine, body)) {
+                    try (Engine fresh = builder.open()) {
+                        assertThat(saves(fresh, body))
+                                .as("conversation %d in a fresh engine", i)
+                                .isFalse();
+                    }
+                }
+            }
+        }
+    }
+
+    private boolean saves(Engine engine, ObjectNode body) {
+        try {
+            ask(engine, Session.of(store, "any").strict(), body.deepCopy());
+            return true;
+        } catch (KvStateException | KvBudgetExceededException e) {
+            return false;
+        }
+    }
+
     /** What it needs would come back when their readers go on, which they may never do. */
     @ParameterizedTest
     @ValueSource(ints = {6, 7, 8, 9, 10})

@@ -134,6 +134,27 @@ final class MemoryOfLongChatsTest {
         }
     }
 
+    /** Cells of one slot end, and those of the next begin, within a page. */
+    @Test
+    void slotsWithCellsOfTheirOwnLeaveNothingBehind() throws IOException {
+        Shape shape = new Shape(Architecture.LLAMA, 96, 48, 80, 4, 2, 64, 1e-5, 10000);
+        ComparedModel model = ComparedModel.forAnyPlan(shape, LAYERS, 1);
+        List<Integer> prompt = List.of(1, 2, 3, 4, 5, 6);
+        try (Engine engine = builder(model, "standard", 700, 8)
+                .kvCacheTypes(KvType.Q8_0, KvType.Q8_0)
+                .option("kv-unified", false)
+                .open()) {
+            for (int slot = 0; slot < 8; slot++) {
+                engine.call(
+                        "/completion",
+                        request(prompt, 1).put("cache_prompt", false).put("id_slot", slot));
+            }
+            KvCacheStats stats = engine.kvCacheStats();
+            assertThat(stats.bytesInUse()).isZero();
+            assertThat(stats.bytesCommitted()).isZero();
+        }
+    }
+
     /** Heads of 64 are rotated by a Hadamard matrix when they are quantised, others are not. */
     @ParameterizedTest
     @ValueSource(ints = {64, 96})
