@@ -279,6 +279,19 @@ static void opens_the_trained_context_once_per_slot() {
     CHECK_EQUAL(e.opened.object().at("context").at("size_per_slot").get<int>(), 512);
 }
 
+static void an_overridden_context_is_what_the_model_was_trained_for() {
+    json options = with(small(), "override-kv", "llama.context_length=int:1024");
+    for (const int given : { 0, -1 }) {
+        options.erase("ctx-size");
+        if (given == 0) {
+            options["ctx-size"] = 0;
+        }
+        const engine e(options);
+        CHECK(e.ok());
+        CHECK_EQUAL(e.opened.object().at("context").at("size_per_slot").get<int>(), 1024);
+    }
+}
+
 static void reports_load_progress_and_can_be_abandoned() {
     static std::vector<float> seen;
     const std::string         options = small().dump();
@@ -374,6 +387,7 @@ int main() {
     reports_facts_of_the_model();
     counts_the_bytes_of_the_cache();
     opens_the_trained_context_once_per_slot();
+    an_overridden_context_is_what_the_model_was_trained_for();
     reports_load_progress_and_can_be_abandoned();
     hands_log_lines_to_the_callback();
     return report();

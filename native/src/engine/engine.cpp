@@ -55,7 +55,7 @@ std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_c
         const busy_scope     busy([] {}); // loading looks at process_is_exiting()
         const template_scope templates;
         opened->options = parse_options(text);
-        opened->facts   = check_model(opened->options.params.model.path);
+        opened->facts   = check_model(opened->options.params.model.path, opened->options.params.kv_overrides);
         check_companions(opened->options.params);
         opened->choose_template();
         complete_options(opened->options, opened->facts,

@@ -7,7 +7,6 @@
 #include "ggml-cpp.h"
 #include "ggml.h"
 #include "gguf.h"
-#include "llama.h"
 
 #include <cerrno>
 #include <cstring>
@@ -271,7 +270,17 @@ void check_draft_model(const std::string & path) {
     }
 }
 
-model_facts check_model(const std::string & path) {
+// As llama.cpp's loader has it: of several the first, and only one of the right type.
+static std::optional<uint64_t> overridden(const std::vector<llama_model_kv_override> & overrides, const std::string & key) {
+    for (const auto & each : overrides) {
+        if (key == each.key) {
+            return each.tag == LLAMA_KV_OVERRIDE_TYPE_INT && each.val_i64 >= 0 ? std::optional<uint64_t>((uint32_t) each.val_i64) : std::nullopt;
+        }
+    }
+    return std::nullopt;
+}
+
+model_facts check_model(const std::string & path, const std::vector<llama_model_kv_override> & overrides) {
     const opened_file        opened = open_whole(path);
     const gguf_context_ptr & file   = opened.header;
 
@@ -287,8 +296,12 @@ model_facts check_model(const std::string & path) {
     const std::string prefix = facts.architecture + ".";
     facts.layers             = read_unsigned(file.get(), prefix + "block_count").value_or(0);
     facts.embedding          = read_unsigned(file.get(), prefix + "embedding_length").value_or(0);
-    facts.context_length     = read_unsigned(file.get(), prefix + "context_length").value_or(0);
-    facts.pooling_type       = read_unsigned(file.get(), prefix + "pooling_type");
+    const auto read          = [&](const std::string & name) {
+        const auto given = overridden(overrides, prefix + name);
+        return given ? given : read_unsigned(file.get(), prefix + name);
+    };
+    facts.context_length     = read("context_length").value_or(0);
+    facts.pooling_type       = read("pooling_type");
     check_shape(facts, file.get(), path);
     if (const ggml_tensor * embedding = ggml_get_tensor(opened.tensors.get(), "token_embd.weight")) {
         facts.vocabulary = (uint64_t) embedding->ne[1];

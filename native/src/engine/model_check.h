@@ -3,6 +3,8 @@
 
 #include "hooks/kv-plan.h"
 
+#include "llama.h"
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -29,8 +31,9 @@ struct model_facts {
     kvfold_plan           kv_plan; // from the metadata
 };
 
-// Throws KVFOLD_ERROR_MODEL_NOT_FOUND, KVFOLD_ERROR_MODEL_INVALID or KVFOLD_ERROR_PLAN_INVALID.
-model_facts check_model(const std::string & path);
+// What `overrides` ("override-kv") say of context_length and pooling_type takes the place of what the file says. Throws
+// KVFOLD_ERROR_MODEL_NOT_FOUND, KVFOLD_ERROR_MODEL_INVALID or KVFOLD_ERROR_PLAN_INVALID.
+model_facts check_model(const std::string & path, const std::vector<llama_model_kv_override> & overrides = {});
 
 // Throws KVFOLD_ERROR_MODEL_INVALID if a file has become shorter. To touch what a mapped file has lost would end the process.
 void check_unchanged(const model_facts & facts);
