@@ -1,7 +1,9 @@
 // What the interface promises about arguments, options, facts and errors.
 
+#include "gguf_edit.h"
 #include "kvfold_test.h"
 
+#include <cmath>
 #include <map>
 #include <mutex>
 #include <set>
@@ -169,6 +171,73 @@ static void ubatches_batches_and_slots_go_together_or_are_refused() {
     }
     printf("ubatches, batches and slots: %d engines opened and answered, %d were refused\n", n_opened, n_refused);
     CHECK(n_opened > 0 && n_refused > 0);
+}
+
+static void put_tensor(gguf_edit & file, const std::string & name, const std::vector<uint64_t> & dims) {
+    file.data.resize((file.data.size() + 31)/32*32);
+    file.tensors += gguf_edit::string(name) + gguf_edit::number((uint32_t) dims.size());
+    uint64_t n = 1;
+    for (const uint64_t dim : dims) {
+        file.tensors += gguf_edit::number(dim);
+        n *= dim;
+    }
+    file.tensors += gguf_edit::number((uint32_t) 0) + gguf_edit::number((uint64_t) file.data.size()); // F32
+    file.n_tensors++;
+    for (uint64_t i = 0; i < n; i++) {
+        file.data += gguf_edit::number(1.0f + (float) (i % 7)/8);
+    }
+}
+
+// The tiny model as a Qwen3, the architecture of rerankers that are converted most; with a head for "yes" and "no" or without.
+static std::string qwen3(bool has_head) {
+    std::ifstream     in(tiny_model(), std::ios::binary);
+    gguf_edit         file({ std::istreambuf_iterator<char>(in), {} });
+    const std::string from = "llama.", to = "qwen3.";
+    for (auto & key : file.keys) {
+        key.name = key.name.rfind(from, 0) == 0 ? to + key.name.substr(from.size()) : key.name;
+    }
+    file.set_string("general.architecture", "qwen3");
+    for (const char * layer : { "blk.0.", "blk.1." }) {
+        put_tensor(file, layer + std::string("attn_q_norm.weight"), { 8 });
+        put_tensor(file, layer + std::string("attn_k_norm.weight"), { 8 });
+    }
+    if (has_head) {
+        put_tensor(file, "cls.output.weight", { 32, 2 });
+        file.set("qwen3.classifier.output_labels", gguf_edit::array_type,
+                 gguf_edit::array(gguf_edit::string_type, { gguf_edit::string("yes"), gguf_edit::string("no") }));
+    }
+    const std::string path = has_head ? "boundary_ranker.gguf" : "boundary_qwen3.gguf";
+    std::ofstream(path, std::ios::binary) << file.put();
+    return path;
+}
+
+static void ranks_with_rerankers_only() {
+    for (const std::string & model : { tiny_model(), qwen3(false) }) {
+        const answer a = engine(with(with(small(), "model", model), "reranking", true)).opened;
+        CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_UNSUPPORTED);
+        CHECK(a.mentions("no reranker"));
+        CHECK_EQUAL(a.object().value("option", ""), std::string("reranking"));
+        CHECK_EQUAL(a.object().value("path", ""), model);
+    }
+    const engine e(with(with(small(), "model", qwen3(true)), "reranking", true));
+    CHECK(e.ok());
+    if (!e.ok()) {
+        fprintf(stderr, "%s\n", e.opened.text.c_str());
+        return;
+    }
+    const auto scores = [&](const json & documents) {
+        std::map<int, double> found;
+        for (const json & each : request(e, "/v1/rerank", { { "query", "bada" }, { "documents", documents } }).drain()) {
+            for (const json & one : each.at("results")) {
+                found[one.at("index").get<int>()] = one.at("relevance_score").get<double>();
+            }
+        }
+        return found;
+    };
+    const auto together = scores({ "bada bida", "kada" }), alone = scores({ "kada" });
+    CHECK_EQUAL(together.size(), (size_t) 2);
+    CHECK_EQUAL(alone.size(), (size_t) 1);
+    CHECK(together.size() == 2 && alone.size() == 1 && std::abs(together.at(1) - alone.at(0)) < 1e-4);
 }
 
 static void reports_a_server_that_cannot_be_reached() {
@@ -379,6 +448,7 @@ int main() {
     refuses_options_that_print_exit_listen_or_download();
     rejects_values_out_of_range();
     ubatches_batches_and_slots_go_together_or_are_refused();
+    ranks_with_rerankers_only();
     reports_a_server_that_cannot_be_reached();
     takes_an_option_in_every_form();
     refuses_a_cache_that_cannot_fit();
