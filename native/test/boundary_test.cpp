@@ -135,6 +135,9 @@ static void ubatches_batches_and_slots_go_together_or_are_refused() {
                     for (const int batch : { 0, 2, 17 }) {
                         json options = with(with(small(), "parallel", slots), "kv-unified", unified);
                         options.update(more);
+                        if (const std::string pooling = more.value("pooling", ""); !unified && slots > 1 && (pooling == "mean" || pooling == "cls")) {
+                            continue; // see texts_that_are_pooled_as_a_whole_share_a_pool_of_cells()
+                        }
                         if (ubatch > 0) {
                             options["ubatch-size"] = ubatch;
                         }
@@ -171,6 +174,54 @@ static void ubatches_batches_and_slots_go_together_or_are_refused() {
     }
     printf("ubatches, batches and slots: %d engines opened and answered, %d were refused\n", n_opened, n_refused);
     CHECK(n_opened > 0 && n_refused > 0);
+}
+
+// Of the embedding of each input.
+static std::vector<json> vectors(const engine & e, const json & inputs) {
+    std::vector<json> all;
+    for (const json & each : request(e, "/v1/embeddings", { { "input", inputs } }).drain()) {
+        for (const json & one : each.at("data")) {
+            all.push_back(one.at("embedding"));
+        }
+    }
+    return all;
+}
+
+static double distance(const json & a, const json & b) {
+    double most = a.size() == b.size() ? 0 : 1;
+    for (size_t i = 0; i < a.size() && i < b.size(); i++) {
+        most = std::max(most, std::abs(a.at(i).get<double>() - b.at(i).get<double>()));
+    }
+    return most;
+}
+
+// llama.cpp would cut texts of unequal length where each slot has cells of its own, and pool the last piece.
+static void texts_that_are_pooled_as_a_whole_share_a_pool_of_cells() {
+    const json unequal = { { 5, 6, 7, 8, 9, 10, 11, 12 }, { 40, 41 } };
+    for (const char * pooling : { "mean", "cls", "last" }) {
+        json options = with(with(small(), "embeddings", true), "pooling", pooling);
+        for (const bool given : { false, true }) {
+            for (const int slots : { 1, 2 }) {
+                options["parallel"] = slots;
+                if (given) {
+                    options["kv-unified"] = false;
+                }
+                const engine e(options);
+                if (given && slots > 1 && pooling != std::string("last")) {
+                    CHECK_EQUAL(e.opened.status, (int) KVFOLD_ERROR_UNSUPPORTED);
+                    CHECK_EQUAL(e.opened.object().value("option", ""), std::string("kv-unified"));
+                    continue;
+                }
+                CHECK(e.ok());
+                const auto together = vectors(e, unequal);
+                CHECK_EQUAL(together.size(), unequal.size());
+                for (size_t i = 0; i < together.size(); i++) {
+                    CHECK(distance(together[i], vectors(e, json::array({ unequal[i] })).at(0)) < 1e-3);
+                }
+            }
+            options.erase("kv-unified");
+        }
+    }
 }
 
 static void put_tensor(gguf_edit & file, const std::string & name, const std::vector<uint64_t> & dims) {
@@ -448,6 +499,7 @@ int main() {
     refuses_options_that_print_exit_listen_or_download();
     rejects_values_out_of_range();
     ubatches_batches_and_slots_go_together_or_are_refused();
+    texts_that_are_pooled_as_a_whole_share_a_pool_of_cells();
     ranks_with_rerankers_only();
     reports_a_server_that_cannot_be_reached();
     takes_an_option_in_every_form();

@@ -184,7 +184,8 @@ static error load_error(const error_lines & errors, const std::string & path) {
 }
 
 // What llama.cpp takes and answers with wrong numbers: without a head it reads a score somewhere in the vectors of all texts of a
-// batch, and of a text in pieces it pools the last one. A prompt under a plan whose layers read upward is cut into short pieces.
+// batch, and of a text in pieces it pools the last one. A prompt under a plan whose layers read upward is cut into short pieces, and
+// so are texts of unequal length in cells of their own.
 static void check_pooling(const llama_context & context, const std::string & path) {
     const auto &        cparams = context.get_cparams();
     const llama_model & model   = context.get_model();
@@ -195,6 +196,11 @@ static void check_pooling(const llama_context & context, const std::string & pat
         throw error(KVFOLD_ERROR_UNSUPPORTED, "'" + path + "' is no reranker: it has no classification head (tensors 'cls.*') for \"reranking\"")
             .about_option("reranking")
             .about_path(path);
+    }
+    if (cparams.embeddings && whole && !cparams.kv_unified && cparams.n_seq_max > 1 && context.get_memory()) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "pooling by mean, first token or rank needs a whole text at once, which texts that are computed"
+                                              " together have in a pool of cells only: leave \"kv-unified\" true, or set \"parallel\" to 1")
+            .about_option("kv-unified");
     }
     if (cparams.embeddings && whole && plan.upward() && (cparams.kv_prefill != KVFOLD_PREFILL_FIXED || is_exact(plan, cparams.kv_prefill))) {
         throw error(KVFOLD_ERROR_UNSUPPORTED, "pooling by mean, first token or rank needs a whole text at once, which a plan whose layers read"
