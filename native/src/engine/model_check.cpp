@@ -8,6 +8,7 @@
 #include "ggml.h"
 #include "gguf.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -111,6 +112,28 @@ static void check_shape(const model_facts & facts, const gguf_context * file, co
             throw invalid(path, prefix + "rope.dimension_count is larger than a head").compares(*rotated, head);
         }
     }
+}
+
+// After count_kv_elements(). Queries and what attention makes of them, or both factors of a feed-forward network, beside the residual.
+static void count_activations(model_facts & facts, const gguf_context * file) {
+    const std::string prefix = facts.architecture + ".";
+    const auto        heads  = read_per_layer(file, prefix + "attention.head_count", facts.layers, 0);
+    const auto        inner  = read_per_layer(file, prefix + "feed_forward_length", facts.layers, 0);
+    const uint64_t    used   = read_unsigned(file, prefix + "expert_used_count").value_or(0);
+    const uint64_t    expert = read_unsigned(file, prefix + "expert_feed_forward_length").value_or(0);
+    uint64_t          most   = used*(2*expert + facts.embedding);
+    for (size_t il = 0; il < heads.size(); il++) {
+        const uint64_t head = read_unsigned(file, prefix + "attention.key_length").value_or(heads[il] > 0 ? facts.embedding/heads[il] : 0);
+        facts.heads = std::max(facts.heads, heads[il]);
+        most        = std::max({ most, 2*inner[il], 2*heads[il]*head + facts.k_elements[il] + facts.v_elements[il] });
+    }
+    facts.activations = most + 3*facts.embedding;
+}
+
+// Whose graphs in llama.cpp have neither a cache nor logits.
+static bool is_encoder(const std::string & architecture) {
+    return architecture.find("bert") != std::string::npos || architecture == "gemma-embedding" || architecture == "llama-embed" ||
+           architecture == "t5encoder";
 }
 
 static void count_kv_elements(model_facts & facts, const gguf_context * file) {
@@ -309,6 +332,9 @@ model_facts check_model(const std::string & path, const std::vector<llama_model_
     check_tokens(file.get(), path);
     facts.chat_templates = read_templates(file.get());
     count_kv_elements(facts, file.get());
+    count_activations(facts, file.get());
+    facts.has_window = read_unsigned(file.get(), prefix + "attention.sliding_window").value_or(0) > 0;
+    facts.is_encoder = is_encoder(facts.architecture);
     facts.kv_plan = read_plan(file.get(), facts.architecture, facts.layers, path);
     return facts;
 }

@@ -23,7 +23,10 @@ struct model_facts {
     std::optional<uint64_t> pooling_type; // enum llama_pooling_type, where the file says it
     uint64_t    layers         = 0;
     uint64_t    embedding      = 0;
-    uint64_t    heads          = 0;
+    uint64_t    heads          = 0; // of the layer with most
+    uint64_t    activations    = 0; // elements that one token has at once while a layer is computed, at most
+    bool        has_window     = false; // layers that see a window only, by the architecture
+    bool        is_encoder     = false; // without a KV cache, and nothing but vectors comes out
     uint64_t    vocabulary     = 0; // rows of the token embedding; 0 = not here
     // Elements of one token's K row and V row per layer; 0 where the model has no plain KV cache.
     std::vector<uint64_t> k_elements;
