@@ -91,6 +91,30 @@ static void one_thread_that_cannot_be_had_is_an_error_with_both_numbers(const en
     CHECK_EQUAL(e.stats().at("requests_waiting").get<int>(), 0);
 }
 
+// The larger one that a graph needs; what there was is freed once.
+static void memory_of_a_graph_that_cannot_be_had_fails_its_request_alone(json options) {
+    options["flash-attn"]  = "off"; // up to 128 MiB for 2,048 tokens at a time
+    options["ubatch-size"] = 2048;
+    options["kv-budget"]   = 16384*MiB; // of which masks and products may take a twentieth
+    options["parallel"]    = 1;
+    engine     e(options);
+    const json long_prompt = { { "prompt", std::vector<int>(8000, 5) }, { "n_predict", 1 } };
+    CHECK(e.ok());
+    answer last;
+    {
+        const few_addresses limited(300);
+        request(e, "/completion", long_prompt).drain(&last);
+    }
+    CHECK(last.status < 0);
+    CHECK_EQUAL(request(e, "/completion", long_prompt).drain(&last).size(), (size_t) 1);
+    {
+        engine            other(options);
+        const few_addresses limited(300);
+        request(other, "/completion", long_prompt).drain(&last);
+        CHECK(last.status < 0);
+    }
+}
+
 int main() {
     const json   options = { { "model", tiny_model() }, { "override-kv", "llama.context_length=int:8192" }, { "ctx-size", 8192 },
                              { "parallel", 4 }, { "threads", 1 } };
@@ -102,5 +126,6 @@ int main() {
     one_that_waits_is_cancelled_at_once(e);
     an_engine_closes_while_requests_wait(options);
     one_thread_that_cannot_be_had_is_an_error_with_both_numbers(e);
+    memory_of_a_graph_that_cannot_be_had_fails_its_request_alone(options);
     return report();
 }
