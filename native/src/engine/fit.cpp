@@ -2,6 +2,7 @@
 
 #include "kv/eviction/method.h"
 #include "kv/memory/memory.h"
+#include "process/deep_thread.h"
 
 #include "ggml-backend.h"
 
@@ -20,12 +21,18 @@ static constexpr uint64_t CELL_PADDING = 256; // llama_context's
 static constexpr double CELL_BYTES      = 52;
 static constexpr double USED_CELL_BYTES = 152;
 
+// The worker's stack, while that of the thread which opens the engine becomes a request's; and the heaps of threads.
+static constexpr uint64_t addresses_of_threads = deep_thread::addresses + (uint64_t(128) << 20);
+
 static constexpr double  MASK_SHARE = 0.05; // of the budget
 static constexpr int32_t MIN_UBATCH = 32;
 
 memory_places memory_places_for(const model_facts & facts, const common_params & params, gauge & system) {
     memory_places places;
     places.host       = system.grantable();
+    if (const uint64_t addresses = system.addresses(); addresses != memory_reading::unknown) {
+        places.host = std::min(places.host, addresses - std::min(addresses, addresses_of_threads));
+    }
     places.host_pages = committed_as_it_fills(ggml_backend_cpu_buffer_type());
 
     std::vector<ggml_backend_dev_t> devices = params.devices; // ends with null; empty for llama.cpp's own choice
@@ -90,6 +97,7 @@ costs costs_of(const engine_options & options, const model_facts & facts, const 
     sum.masked = (flash ? 2 : 4)*(second ? 2 : 1); // a mask of F16 or F32; a second one where layers see sinks and window
     if (!flash) {
         sum.masked += 4*(double) facts.heads; // products of queries and keys
+        sum.masked += computes_whole_texts(options, facts) ? 2*(double) facts.heads : 0; // and, where ubatches are no smaller for it, their copy as F16
     }
     double noises = 1; // heads that read the same keys
     for (size_t il = 0; evicts_by_noise(plan) && il < facts.k_elements.size(); il++) {
@@ -182,7 +190,7 @@ void fit_to_memory(engine_options & options, const model_facts & facts, const kv
     if (sums && ctx_open && !unknown && trained > 0) {
         params.kv_unified_per_slot = (int32_t) longest_text(trained, [&](double of_one) {
             const double left = left_for(of_one, least_for(of_one));
-            return cost.tokens_for(options.kv_budget > 0 ? std::min((double) options.kv_budget, left) : budget_share*left) >= std::min(of_one, ubatch_of(of_one));
+            return cost.tokens_for(options.kv_budget > 0 ? std::min((double) options.kv_budget, left) : budget_share*left) >= std::min(of_one, ubatch_of(of_one)) + CELL_PADDING; // whole pages
         });
     }
     const double of_text = params.kv_unified_per_slot > 0 ? params.kv_unified_per_slot : params.n_ctx > 0 ? params.n_ctx : trained;
@@ -227,7 +235,7 @@ void fit_to_memory(engine_options & options, const model_facts & facts, const kv
     const double weights   = (double) facts.bytes;
     const double cells     = CELL_BYTES*pool + (whole ? (cost.per_token - USED_CELL_BYTES)*pool : 0);
     const double least     = cost.per_token*std::min(pool, (double) CELL_PADDING); // to be of any use
-    const double text      = std::min(cost.window + cost.per_token*std::min(of_one, n_ubatch), options.kv_budget > 0 ? budget : there);
+    const double text      = std::min(cost.window + cost.per_token*(std::min(of_one, n_ubatch) + CELL_PADDING), options.kv_budget > 0 ? budget : there);
     if (!sums && weights + cells + attention + least > there) {
         throw does_not_fit("weights (" + std::to_string(facts.bytes) + " bytes) and a context of " + std::to_string((int64_t) pool) + " tokens",
                            weights + cells + attention + least, there);

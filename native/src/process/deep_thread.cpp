@@ -17,7 +17,7 @@
 namespace kvfold {
 
 // address space only, pages are used as the stack grows; enough for what json_text.cpp and the limits in text/ let through
-static constexpr uint64_t stack_bytes = 256u << 20;
+static constexpr uint64_t stack_bytes = deep_thread::addresses;
 
 // Addresses that the process may still map; nothing where no limit is known.
 static std::optional<uint64_t> addresses_left() {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -18,6 +19,8 @@
 namespace kvfold {
 
 struct deep_thread {
+    static constexpr uint64_t addresses = 256u << 20; // of its stack
+
     deep_thread() = default;
     ~deep_thread() { join(); }
     deep_thread(const deep_thread &)             = delete;
