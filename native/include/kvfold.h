@@ -129,11 +129,14 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   holds, from "ctx-size" up to "ctx-size" times "parallel", and exactly "ctx-size" where it is allocated
  *                   as a whole. With "kv-unified-per-slot", which is llama-server's name of the same, it is the pool
  *   "kv-unified"    defaults to true: the slots share the pool. With false each has cells of its own, "ctx-size" rounded up
- *                   to a multiple of 256
+ *                   to a multiple of 256; refused with "embeddings" or "reranking" in several slots and pooling by mean, first token
+ *                   or rank (KVFOLD_ERROR_UNSUPPORTED), which needs a whole text in one ubatch
  *   "parallel"      slots, i.e. requests decoded side by side (default 4)
  *   "ubatch-size"   defaults to 512, or less where masks and scores over the pool would take more than a twentieth of
  *                   "kv-budget"; with "embeddings" or "reranking" and pooling by mean, first token or rank, where a text
- *                   must fit into one, to what a slot holds, as far as the model was trained
+ *                   must fit into one, to what a slot holds, as far as the model was trained. What computing that takes, with
+ *                   masks over the pool, leaves less for "kv-budget": where "ctx-size" is open it becomes the longest text of which
+ *                   both fit, and one that does not fit is KVFOLD_ERROR_OUT_OF_MEMORY with bytes needed and there
  *   "ctx-checkpoints"  defaults to 3: copies of what the windows of a slot hold, where the cache has any; they count against
  *                   "kv-budget", and are dropped before cells lack memory
  *   "batch-size"    defaults to "ubatch-size", so that a cancelled prefill stops after one ubatch, or what slots need: 2 or more, and
@@ -306,7 +309,7 @@ KVFOLD_API void kvfold_close(kvfold_engine * engine);
  *   "/infill"                text between "input_prefix" and "input_suffix"; needs a model with tokens for it
  *   "/v1/embeddings"         needs option "embeddings", and pooling
  *   "/embeddings"            an array of every text's vectors: one each, or one per token without pooling
- *   "/v1/rerank"             needs option "reranking"
+ *   "/v1/rerank"             needs option "reranking", which a model without a classification head is refused with
  *   "/tokenize"  "/detokenize"  "/apply-template"  "/v1/chat/completions/input_tokens"  "/props"  "/slots"  "/metrics"
  *
  * Texts of messages, of tools, and to embed or to rank are texts: the name of a special token in them is letters, and only the chat

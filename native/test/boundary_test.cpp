@@ -1,7 +1,9 @@
 // What the interface promises about arguments, options, facts and errors.
 
+#include "gguf_edit.h"
 #include "kvfold_test.h"
 
+#include <cmath>
 #include <map>
 #include <mutex>
 #include <set>
@@ -133,6 +135,9 @@ static void ubatches_batches_and_slots_go_together_or_are_refused() {
                     for (const int batch : { 0, 2, 17 }) {
                         json options = with(with(small(), "parallel", slots), "kv-unified", unified);
                         options.update(more);
+                        if (const std::string pooling = more.value("pooling", ""); !unified && slots > 1 && (pooling == "mean" || pooling == "cls")) {
+                            continue; // see texts_that_are_pooled_as_a_whole_share_a_pool_of_cells()
+                        }
                         if (ubatch > 0) {
                             options["ubatch-size"] = ubatch;
                         }
@@ -169,6 +174,121 @@ static void ubatches_batches_and_slots_go_together_or_are_refused() {
     }
     printf("ubatches, batches and slots: %d engines opened and answered, %d were refused\n", n_opened, n_refused);
     CHECK(n_opened > 0 && n_refused > 0);
+}
+
+// Of the embedding of each input.
+static std::vector<json> vectors(const engine & e, const json & inputs) {
+    std::vector<json> all;
+    for (const json & each : request(e, "/v1/embeddings", { { "input", inputs } }).drain()) {
+        for (const json & one : each.at("data")) {
+            all.push_back(one.at("embedding"));
+        }
+    }
+    return all;
+}
+
+static double distance(const json & a, const json & b) {
+    double most = a.size() == b.size() ? 0 : 1;
+    for (size_t i = 0; i < a.size() && i < b.size(); i++) {
+        most = std::max(most, std::abs(a.at(i).get<double>() - b.at(i).get<double>()));
+    }
+    return most;
+}
+
+// llama.cpp would cut texts of unequal length where each slot has cells of its own, and pool the last piece.
+static void texts_that_are_pooled_as_a_whole_share_a_pool_of_cells() {
+    const json unequal = { { 5, 6, 7, 8, 9, 10, 11, 12 }, { 40, 41 } };
+    for (const char * pooling : { "mean", "cls", "last" }) {
+        json options = with(with(small(), "embeddings", true), "pooling", pooling);
+        for (const bool given : { false, true }) {
+            for (const int slots : { 1, 2 }) {
+                options["parallel"] = slots;
+                if (given) {
+                    options["kv-unified"] = false;
+                }
+                const engine e(options);
+                if (given && slots > 1 && pooling != std::string("last")) {
+                    CHECK_EQUAL(e.opened.status, (int) KVFOLD_ERROR_UNSUPPORTED);
+                    CHECK_EQUAL(e.opened.object().value("option", ""), std::string("kv-unified"));
+                    continue;
+                }
+                CHECK(e.ok());
+                const auto together = vectors(e, unequal);
+                CHECK_EQUAL(together.size(), unequal.size());
+                for (size_t i = 0; i < together.size(); i++) {
+                    CHECK(distance(together[i], vectors(e, json::array({ unequal[i] })).at(0)) < 1e-3);
+                }
+            }
+            options.erase("kv-unified");
+        }
+    }
+}
+
+static void put_tensor(gguf_edit & file, const std::string & name, const std::vector<uint64_t> & dims) {
+    file.data.resize((file.data.size() + 31)/32*32);
+    file.tensors += gguf_edit::string(name) + gguf_edit::number((uint32_t) dims.size());
+    uint64_t n = 1;
+    for (const uint64_t dim : dims) {
+        file.tensors += gguf_edit::number(dim);
+        n *= dim;
+    }
+    file.tensors += gguf_edit::number((uint32_t) 0) + gguf_edit::number((uint64_t) file.data.size()); // F32
+    file.n_tensors++;
+    for (uint64_t i = 0; i < n; i++) {
+        file.data += gguf_edit::number(1.0f + (float) (i % 7)/8);
+    }
+}
+
+// The tiny model as a Qwen3, the architecture of rerankers that are converted most; with a head for "yes" and "no" or without.
+static std::string qwen3(bool has_head) {
+    std::ifstream     in(tiny_model(), std::ios::binary);
+    gguf_edit         file({ std::istreambuf_iterator<char>(in), {} });
+    const std::string from = "llama.", to = "qwen3.";
+    for (auto & key : file.keys) {
+        key.name = key.name.rfind(from, 0) == 0 ? to + key.name.substr(from.size()) : key.name;
+    }
+    file.set_string("general.architecture", "qwen3");
+    for (const char * layer : { "blk.0.", "blk.1." }) {
+        put_tensor(file, layer + std::string("attn_q_norm.weight"), { 8 });
+        put_tensor(file, layer + std::string("attn_k_norm.weight"), { 8 });
+    }
+    if (has_head) {
+        put_tensor(file, "cls.output.weight", { 32, 2 });
+        file.set("qwen3.classifier.output_labels", gguf_edit::array_type,
+                 gguf_edit::array(gguf_edit::string_type, { gguf_edit::string("yes"), gguf_edit::string("no") }));
+    }
+    const std::string path = has_head ? "boundary_ranker.gguf" : "boundary_qwen3.gguf";
+    std::ofstream(path, std::ios::binary) << file.put();
+    return path;
+}
+
+static void ranks_with_rerankers_only() {
+    for (const std::string & model : { tiny_model(), qwen3(false) }) {
+        const answer a = engine(with(with(small(), "model", model), "reranking", true)).opened;
+        CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_UNSUPPORTED);
+        CHECK(a.mentions("no reranker"));
+        CHECK_EQUAL(a.object().value("option", ""), std::string("reranking"));
+        CHECK_EQUAL(a.object().value("path", ""), model);
+    }
+    const engine e(with(with(small(), "model", qwen3(true)), "reranking", true));
+    CHECK(e.ok());
+    if (!e.ok()) {
+        fprintf(stderr, "%s\n", e.opened.text.c_str());
+        return;
+    }
+    const auto scores = [&](const json & documents) {
+        std::map<int, double> found;
+        for (const json & each : request(e, "/v1/rerank", { { "query", "bada" }, { "documents", documents } }).drain()) {
+            for (const json & one : each.at("results")) {
+                found[one.at("index").get<int>()] = one.at("relevance_score").get<double>();
+            }
+        }
+        return found;
+    };
+    const auto together = scores({ "bada bida", "kada" }), alone = scores({ "kada" });
+    CHECK_EQUAL(together.size(), (size_t) 2);
+    CHECK_EQUAL(alone.size(), (size_t) 1);
+    CHECK(together.size() == 2 && alone.size() == 1 && std::abs(together.at(1) - alone.at(0)) < 1e-4);
 }
 
 static void reports_a_server_that_cannot_be_reached() {
@@ -279,6 +399,19 @@ static void opens_the_trained_context_once_per_slot() {
     CHECK_EQUAL(e.opened.object().at("context").at("size_per_slot").get<int>(), 512);
 }
 
+static void an_overridden_context_is_what_the_model_was_trained_for() {
+    json options = with(small(), "override-kv", "llama.context_length=int:1024");
+    for (const int given : { 0, -1 }) {
+        options.erase("ctx-size");
+        if (given == 0) {
+            options["ctx-size"] = 0;
+        }
+        const engine e(options);
+        CHECK(e.ok());
+        CHECK_EQUAL(e.opened.object().at("context").at("size_per_slot").get<int>(), 1024);
+    }
+}
+
 static void reports_load_progress_and_can_be_abandoned() {
     static std::vector<float> seen;
     const std::string         options = small().dump();
@@ -366,6 +499,8 @@ int main() {
     refuses_options_that_print_exit_listen_or_download();
     rejects_values_out_of_range();
     ubatches_batches_and_slots_go_together_or_are_refused();
+    texts_that_are_pooled_as_a_whole_share_a_pool_of_cells();
+    ranks_with_rerankers_only();
     reports_a_server_that_cannot_be_reached();
     takes_an_option_in_every_form();
     refuses_a_cache_that_cannot_fit();
@@ -374,6 +509,7 @@ int main() {
     reports_facts_of_the_model();
     counts_the_bytes_of_the_cache();
     opens_the_trained_context_once_per_slot();
+    an_overridden_context_is_what_the_model_was_trained_for();
     reports_load_progress_and_can_be_abandoned();
     hands_log_lines_to_the_callback();
     return report();

@@ -55,7 +55,7 @@ std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_c
         const busy_scope     busy([] {}); // loading looks at process_is_exiting()
         const template_scope templates;
         opened->options = parse_options(text);
-        opened->facts   = check_model(opened->options.params.model.path);
+        opened->facts   = check_model(opened->options.params.model.path, opened->options.params.kv_overrides);
         check_companions(opened->options.params);
         opened->choose_template();
         complete_options(opened->options, opened->facts,
@@ -183,12 +183,25 @@ static error load_error(const error_lines & errors, const std::string & path) {
     return error(KVFOLD_ERROR_UNSUPPORTED, "'" + path + "' with these options: " + cause).about_path(path);
 }
 
-// A prompt under such a plan is cut into short pieces, and of a text in pieces llama.cpp would pool the last one.
-static void check_pooling(const llama_context & context) {
+// What llama.cpp takes and answers with wrong numbers: without a head it reads a score somewhere in the vectors of all texts of a
+// batch, and of a text in pieces it pools the last one. A prompt under a plan whose layers read upward is cut into short pieces, and
+// so are texts of unequal length in cells of their own.
+static void check_pooling(const llama_context & context, const std::string & path) {
     const auto &        cparams = context.get_cparams();
-    const kvfold_plan & plan    = context.get_model().hparams.kv_plan;
-    const bool          whole   = cparams.pooling_type == LLAMA_POOLING_TYPE_MEAN || cparams.pooling_type == LLAMA_POOLING_TYPE_CLS ||
-                       cparams.pooling_type == LLAMA_POOLING_TYPE_RANK;
+    const llama_model & model   = context.get_model();
+    const kvfold_plan & plan    = model.hparams.kv_plan;
+    const bool          ranks   = cparams.pooling_type == LLAMA_POOLING_TYPE_RANK;
+    const bool          whole   = cparams.pooling_type == LLAMA_POOLING_TYPE_MEAN || cparams.pooling_type == LLAMA_POOLING_TYPE_CLS || ranks;
+    if (cparams.embeddings && ranks && !model.cls && !model.cls_out) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "'" + path + "' is no reranker: it has no classification head (tensors 'cls.*') for \"reranking\"")
+            .about_option("reranking")
+            .about_path(path);
+    }
+    if (cparams.embeddings && whole && !cparams.kv_unified && cparams.n_seq_max > 1 && context.get_memory()) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "pooling by mean, first token or rank needs a whole text at once, which texts that are computed"
+                                              " together have in a pool of cells only: leave \"kv-unified\" true, or set \"parallel\" to 1")
+            .about_option("kv-unified");
+    }
     if (cparams.embeddings && whole && plan.upward() && (cparams.kv_prefill != KVFOLD_PREFILL_FIXED || is_exact(plan, cparams.kv_prefill))) {
         throw error(KVFOLD_ERROR_UNSUPPORTED, "pooling by mean, first token or rank needs a whole text at once, which a plan whose layers read"
                                               " higher ones has with \"kv-prefill\" \"fixed\" and at most 16 passes only")
@@ -282,7 +295,7 @@ void engine::load(kvfold_progress_callback progress, void * user) {
             .about_option("context-shift");
     }
     check_context(options.params, facts, llama_get_model(server->get_llama_context()));
-    check_pooling(*server->get_llama_context());
+    check_pooling(*server->get_llama_context(), path);
     server->set_state_callback([](server_state, json) {});
     routes->update_meta(*server);
     check_grammar(grammar, vocabulary());

@@ -2,10 +2,13 @@
 
 #include "kv/eviction/method.h"
 #include "kv/memory/memory.h"
+#include "process/deep_thread.h"
 
 #include "ggml-backend.h"
 
 #include <algorithm>
+#include <cmath>
+#include <functional>
 #include <limits>
 #include <vector>
 
@@ -18,12 +21,18 @@ static constexpr uint64_t CELL_PADDING = 256; // llama_context's
 static constexpr double CELL_BYTES      = 52;
 static constexpr double USED_CELL_BYTES = 152;
 
+// The worker's stack, while that of the thread which opens the engine becomes a request's; and the heaps of threads.
+static constexpr uint64_t addresses_of_threads = deep_thread::addresses + (uint64_t(128) << 20);
+
 static constexpr double  MASK_SHARE = 0.05; // of the budget
 static constexpr int32_t MIN_UBATCH = 32;
 
 memory_places memory_places_for(const model_facts & facts, const common_params & params, gauge & system) {
     memory_places places;
     places.host       = system.grantable();
+    if (const uint64_t addresses = system.addresses(); addresses != memory_reading::unknown) {
+        places.host = std::min(places.host, addresses - std::min(addresses, addresses_of_threads));
+    }
     places.host_pages = committed_as_it_fills(ggml_backend_cpu_buffer_type());
 
     std::vector<ggml_backend_dev_t> devices = params.devices; // ends with null; empty for llama.cpp's own choice
@@ -60,6 +69,7 @@ struct costs {
     double scored    = 0; // what attention takes for each cell of the pool, whatever n_ubatch
     double masked    = 0; // and for each token of a ubatch
     double computed  = 0; // compute buffers for each token of a ubatch, that aside
+    double summed    = 0; // the same where texts are computed as a whole, and what comes out of that
 
     double attention(double cells, double n_ubatch) const { return cells*(scored + masked*n_ubatch); }
 
@@ -70,11 +80,12 @@ double row_bytes(uint64_t elements, ggml_type type) {
     return (double) elements*(double) ggml_type_size(type)/(double) ggml_blck_size(type);
 }
 
-costs costs_of(const common_params & params, const model_facts & facts, const kvfold_plan & plan) {
-    costs sum;
+costs costs_of(const engine_options & options, const model_facts & facts, const kvfold_plan & plan) {
+    const common_params & params = options.params;
+    costs                 sum;
     sum.per_token = USED_CELL_BYTES;
     for (size_t il = 0; il < facts.k_elements.size(); il++) {
-        if (!plan.is_producer(il)) {
+        if (facts.is_encoder || !plan.is_producer(il)) {
             continue;
         }
         const double row = row_bytes(facts.k_elements[il], params.cache_type_k) + row_bytes(facts.v_elements[il], params.cache_type_v);
@@ -82,9 +93,11 @@ costs costs_of(const common_params & params, const model_facts & facts, const kv
         sum.window    += plan.has_window_cells(il) ? row*(double) plan.n_window_kept() : 0;
     }
     const bool flash = params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED;
-    sum.masked = (flash ? 2 : 4)*(plan.n_swa > 0 ? 2 : 1); // a mask of F16 or F32; a second one where layers see sinks and window
+    const bool second = plan.n_swa > 0 || (facts.has_window && computes_whole_texts(options, facts));
+    sum.masked = (flash ? 2 : 4)*(second ? 2 : 1); // a mask of F16 or F32; a second one where layers see sinks and window
     if (!flash) {
         sum.masked += 4*(double) facts.heads; // products of queries and keys
+        sum.masked += computes_whole_texts(options, facts) ? 2*(double) facts.heads : 0; // and, where ubatches are no smaller for it, their copy as F16
     }
     double noises = 1; // heads that read the same keys
     for (size_t il = 0; evicts_by_noise(plan) && il < facts.k_elements.size(); il++) {
@@ -96,6 +109,10 @@ costs costs_of(const common_params & params, const model_facts & facts, const kv
     }
     const double kept = evicts_by_moments(plan) ? (double) facts.layers : 0; // queries of every layer
     sum.computed = 4*((double) facts.vocabulary + (16 + kept)*(double) facts.embedding);
+    // every token has an output there, and llama.cpp copies its logits and vector; products with quantised weights take their factors as F16 at most
+    const double logits = facts.is_encoder ? 0 : (double) facts.vocabulary;
+    sum.summed = 4*(std::max((double) facts.activations, logits + 3*(double) facts.embedding) + kept*(double) facts.embedding) +
+                 4*(logits + (double) facts.embedding) + 2*(double) facts.activations;
     return sum;
 }
 
@@ -124,37 +141,65 @@ error does_not_fit(const std::string & what, double needed, double there) {
         .compares((int64_t) std::min(needed, most), (int64_t) std::min(there, most));
 }
 
-// 60% of what each place has left, taken as one: a place that holds a part of the layers holds that part of the budget.
-double default_budget(const model_facts & facts, const memory_places & places, double computed) {
-    double budget = std::numeric_limits<double>::infinity();
+// What each place has left for keys and values, taken as one: a place that holds a part of the layers holds that part of them.
+double left_beside(const model_facts & facts, const memory_places & places, double computed) {
+    double left = std::numeric_limits<double>::infinity();
     if (places.on_device > 0) {
-        budget = (double) places.device - places.on_device*(double) facts.bytes - computed;
-        budget = budget/places.on_device;
+        left = ((double) places.device - places.on_device*(double) facts.bytes - computed)/places.on_device;
     }
     if (places.on_device < 1 && places.host != memory_reading::unknown) {
-        const double left = (double) places.host - (double) weights_on_host(facts, places) - (places.on_device > 0 ? 0 : computed);
-        budget = std::min(budget, left/(1 - places.on_device));
+        const double of_host = (double) places.host - (double) weights_on_host(facts, places) - (places.on_device > 0 ? 0 : computed);
+        left = std::min(left, of_host/(1 - places.on_device));
     }
-    return budget_share*budget;
+    return left;
+}
+
+// The most tokens of a slot, up to `trained`, such that a text as long fits beside what computing it as a whole takes.
+double longest_text(double trained, const std::function<bool(double)> & fits) {
+    double longest = std::min(trained, (double) CELL_PADDING), too_long = trained + 1;
+    while (too_long - longest > 1) {
+        const double middle = longest + std::floor((too_long - longest)/2);
+        (fits(middle) ? longest : too_long) = middle;
+    }
+    return longest;
 }
 
 } // namespace
 
 void fit_to_memory(engine_options & options, const model_facts & facts, const kvfold_plan & plan, const memory_places & places) {
     common_params & params   = options.params;
-    const costs     cost     = costs_of(params, facts, plan);
+    const costs     cost     = costs_of(options, facts, plan);
     const bool      unknown  = places.on_device == 0 && places.host == memory_reading::unknown;
     const double    there    = places.host == memory_reading::unknown ? std::numeric_limits<double>::infinity()
                                                                       : (double) places.host + (double) places.device;
-    const double    own      = default_budget(facts, places, cost.computed*params.n_ubatch);
-    const double    budget   = options.kv_budget > 0 ? (double) options.kv_budget : own;
     const bool      whole    = places.on_device > 0 ? !places.device_pages : !places.host_pages;
+    const bool      sums     = computes_whole_texts(options, facts);
     const bool      ctx_open = params.n_ctx == 0 && params.kv_unified_per_slot == 0;
-    const double    fits     = unknown && options.kv_budget == 0 ? std::numeric_limits<double>::infinity() : cost.tokens_for(budget);
+    const double    trained  = (double) std::min<uint64_t>(facts.context_length, std::numeric_limits<int32_t>::max());
+
+    const auto ubatch_of = [&](double of_one) {
+        const int32_t n_ubatch = ubatch_of_slot(options, facts, (int64_t) of_one);
+        return (double) (options.batch_size_given ? std::min(n_ubatch, params.n_batch) : n_ubatch);
+    };
+    const auto least_for = [&](double of_one) { return params.kv_unified ? (double) padded(of_one) : (double) padded(of_one)*params.n_parallel; };
+    // what is computed and attended to at once, and what that leaves for keys and values
+    const auto left_for  = [&](double of_one, double pool) {
+        const double n_ubatch = ubatch_of(of_one);
+        return left_beside(facts, places, sums ? cost.summed*n_ubatch + cost.attention(pool, n_ubatch) : cost.computed*n_ubatch);
+    };
+    if (sums && ctx_open && !unknown && trained > 0) {
+        params.kv_unified_per_slot = (int32_t) longest_text(trained, [&](double of_one) {
+            const double left = left_for(of_one, least_for(of_one));
+            return cost.tokens_for(options.kv_budget > 0 ? std::min((double) options.kv_budget, left) : budget_share*left) >= std::min(of_one, ubatch_of(of_one)) + CELL_PADDING; // whole pages
+        });
+    }
+    const double of_text = params.kv_unified_per_slot > 0 ? params.kv_unified_per_slot : params.n_ctx > 0 ? params.n_ctx : trained;
+    const double own     = budget_share*left_for(of_text, least_for(of_text));
+    const double budget  = options.kv_budget > 0 ? (double) options.kv_budget : own;
+    const double fits    = unknown && options.kv_budget == 0 ? std::numeric_limits<double>::infinity() : cost.tokens_for(budget);
 
     // what one request may use
     if (params.kv_unified_per_slot == 0) {
-        const double trained = (double) std::min<uint64_t>(facts.context_length, std::numeric_limits<int32_t>::max());
         params.kv_unified_per_slot = params.n_ctx > 0 ? params.n_ctx : (int32_t) (options.kv_budget > 0 ? trained : std::min(trained, std::max(longest_prompt(plan, fits, trained), (double) CELL_PADDING)));
         params.n_ctx               = 0;
     }
@@ -162,11 +207,11 @@ void fit_to_memory(engine_options & options, const model_facts & facts, const kv
         return; // the file does not say; llama.cpp will
     }
     const double allowed  = MASK_SHARE*std::max(budget, own);
-    const bool   embeds   = params.embedding || params.pooling_type != LLAMA_POOLING_TYPE_UNSPECIFIED; // whole inputs in one ubatch
+    const bool   embeds   = (params.embedding || params.pooling_type != LLAMA_POOLING_TYPE_UNSPECIFIED) &&
+                        pooling_of(params, facts) != LLAMA_POOLING_TYPE_LAST; // whole inputs in one ubatch
     const auto   pool_for = [&](double of_one) {
         const double slots = params.kv_unified && whole ? 1 : params.n_parallel; // what is there as a whole is no larger than it must be
-        const double pool  = of_one*slots;
-        return params.kv_unified ? (double) padded(std::max(of_one, std::min(pool, fits))) : (double) (padded(of_one)*params.n_parallel);
+        return params.kv_unified ? (double) padded(std::max(of_one, std::min(of_one*slots, fits))) : least_for(of_one);
     };
     double of_one = params.kv_unified_per_slot;
     double pool   = params.n_ctx > 0 ? params.n_ctx : pool_for(of_one);
@@ -174,9 +219,9 @@ void fit_to_memory(engine_options & options, const model_facts & facts, const kv
         while (!options.ubatch_size_given && !embeds && params.n_ubatch > MIN_UBATCH && cost.attention(pool, params.n_ubatch) > allowed) {
             params.n_ubatch /= 2;
         }
-        if (cost.attention(pool, params.n_ubatch) > allowed && params.n_ctx == 0 && params.kv_unified) {
-            const double longest = allowed/cost.attention(1, params.n_ubatch);
-            if (ctx_open) {
+        if (cost.attention(pool, ubatch_of(of_one)) > allowed && params.n_ctx == 0 && params.kv_unified) {
+            const double longest = allowed/cost.attention(1, ubatch_of(of_one));
+            if (ctx_open && !sums) {
                 of_one = std::min(of_one, std::max((double) CELL_PADDING, longest));
             }
             pool = (double) padded(std::max(of_one, std::min(pool, longest)));
@@ -185,21 +230,32 @@ void fit_to_memory(engine_options & options, const model_facts & facts, const kv
     params.kv_unified_per_slot = (int32_t) of_one;
     params.n_ctx               = (int32_t) std::min(pool, (double) std::numeric_limits<int32_t>::max());
 
-    const double attention = cost.attention(pool, params.n_ubatch);
+    const double n_ubatch  = ubatch_of(of_one);
+    const double attention = cost.attention(pool, n_ubatch);
     const double weights   = (double) facts.bytes;
     const double cells     = CELL_BYTES*pool + (whole ? (cost.per_token - USED_CELL_BYTES)*pool : 0);
     const double least     = cost.per_token*std::min(pool, (double) CELL_PADDING); // to be of any use
-    if (weights + cells + attention + least > there) {
+    const double text      = std::min(cost.window + cost.per_token*(std::min(of_one, n_ubatch) + CELL_PADDING), options.kv_budget > 0 ? budget : there);
+    if (!sums && weights + cells + attention + least > there) {
         throw does_not_fit("weights (" + std::to_string(facts.bytes) + " bytes) and a context of " + std::to_string((int64_t) pool) + " tokens",
                            weights + cells + attention + least, there);
     }
-    if (params.flash_attn_type == LLAMA_FLASH_ATTN_TYPE_DISABLED && !unknown && attention > std::max(allowed, (double) (64 << 20))) {
+    const double lacks = cells + (whole ? 0 : text) - left_for(of_one, pool);
+    if (sums && !unknown && lacks > 0) {
+        const double place = places.on_device > 0 ? (double) places.device : (double) places.host;
+        throw does_not_fit("weights (" + std::to_string(facts.bytes) + " bytes) and texts of up to " + std::to_string((int64_t) of_one) +
+                               " tokens, which pooling by mean, first token or rank computes as a whole (\"ctx-size\" makes them shorter),",
+                           place + (places.on_device > 0 ? places.on_device : 1)*lacks, place)
+            .about_option("ctx-size");
+    }
+    if (!sums && params.flash_attn_type == LLAMA_FLASH_ATTN_TYPE_DISABLED && !unknown && attention > std::max(allowed, (double) (64 << 20))) {
         throw does_not_fit("without \"flash-attn\", products of queries and keys over " + std::to_string((int64_t) pool) + " tokens",
                            attention, allowed)
             .about_option("flash-attn");
     }
     if (options.kv_budget == 0 && !unknown) {
-        options.kv_budget = (uint64_t) std::max(own, least);
+        const double of_rest = sums ? budget_share*left_for(of_one, pool) : own;
+        options.kv_budget    = (uint64_t) std::max(of_rest, sums ? text : least);
     }
 }
 
@@ -210,8 +266,12 @@ std::string describe_fit_to_memory(const engine_options & options, const model_f
     if (options.kv_budget == 0) {
         return "room for " + slots;
     }
-    const double tokens = std::min((double) params.n_ctx, costs_of(params, facts, plan).tokens_for((double) options.kv_budget));
-    return "room for " + slots + "; keys and values may take " + std::to_string(options.kv_budget >> 20) + " MiB (kv-budget" +
+    const costs  cost     = costs_of(options, facts, plan);
+    const double tokens   = std::min((double) params.n_ctx, cost.tokens_for((double) options.kv_budget));
+    const double n_ubatch = ubatch_of_slot(options, facts, params.kv_unified_per_slot); // fewer where "batch-size" is
+    const double computed = cost.summed*n_ubatch + cost.attention(params.n_ctx, n_ubatch);
+    return "room for " + slots +
+           (computes_whole_texts(options, facts) ? ", as a whole, for which buffers take " + std::to_string((uint64_t) computed >> 20) + " MiB" : "") + "; keys and values may take " + std::to_string(options.kv_budget >> 20) + " MiB (kv-budget" +
            (options.kv_budget_given ? "" : ", by default 60% of what is free") + "), enough for about " + std::to_string((int64_t) tokens) +
            " tokens";
 }

@@ -28,7 +28,9 @@ uint64_t weights_on_host(const model_facts & facts, const memory_places & places
 
 // Sets what `options` leave open: n_ctx, the pool; kv_unified_per_slot, the tokens that one request may use; n_ubatch, such
 // that masks and scores over the pool stay below a twentieth of the budget; and kv_budget, whose default is `budget_share` of
-// what is left beside weights and compute buffers.
+// what is left beside weights and compute buffers. Where texts are computed as a whole, see computes_whole_texts(), n_ubatch
+// follows the tokens of a request: a context that is open becomes the longest of which a text fits the budget beside the
+// buffers, masks and products that computing it takes.
 //
 // Throws KVFOLD_ERROR_OUT_OF_MEMORY, with bytes needed and there, where weights, the context that was asked for and what
 // attention needs at its length do not fit. Keys and values count there only where they are allocated as a whole.

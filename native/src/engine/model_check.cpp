@@ -7,8 +7,8 @@
 #include "ggml-cpp.h"
 #include "ggml.h"
 #include "gguf.h"
-#include "llama.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -112,6 +112,28 @@ static void check_shape(const model_facts & facts, const gguf_context * file, co
             throw invalid(path, prefix + "rope.dimension_count is larger than a head").compares(*rotated, head);
         }
     }
+}
+
+// After count_kv_elements(). Queries and what attention makes of them, or both factors of a feed-forward network, beside the residual.
+static void count_activations(model_facts & facts, const gguf_context * file) {
+    const std::string prefix = facts.architecture + ".";
+    const auto        heads  = read_per_layer(file, prefix + "attention.head_count", facts.layers, 0);
+    const auto        inner  = read_per_layer(file, prefix + "feed_forward_length", facts.layers, 0);
+    const uint64_t    used   = read_unsigned(file, prefix + "expert_used_count").value_or(0);
+    const uint64_t    expert = read_unsigned(file, prefix + "expert_feed_forward_length").value_or(0);
+    uint64_t          most   = used*(2*expert + facts.embedding);
+    for (size_t il = 0; il < heads.size(); il++) {
+        const uint64_t head = read_unsigned(file, prefix + "attention.key_length").value_or(heads[il] > 0 ? facts.embedding/heads[il] : 0);
+        facts.heads = std::max(facts.heads, heads[il]);
+        most        = std::max({ most, 2*inner[il], 2*heads[il]*head + facts.k_elements[il] + facts.v_elements[il] });
+    }
+    facts.activations = most + 3*facts.embedding;
+}
+
+// Whose graphs in llama.cpp have neither a cache nor logits.
+static bool is_encoder(const std::string & architecture) {
+    return architecture.find("bert") != std::string::npos || architecture == "gemma-embedding" || architecture == "llama-embed" ||
+           architecture == "t5encoder";
 }
 
 static void count_kv_elements(model_facts & facts, const gguf_context * file) {
@@ -271,7 +293,17 @@ void check_draft_model(const std::string & path) {
     }
 }
 
-model_facts check_model(const std::string & path) {
+// As llama.cpp's loader has it: of several the first, and only one of the right type.
+static std::optional<uint64_t> overridden(const std::vector<llama_model_kv_override> & overrides, const std::string & key) {
+    for (const auto & each : overrides) {
+        if (key == each.key) {
+            return each.tag == LLAMA_KV_OVERRIDE_TYPE_INT && each.val_i64 >= 0 ? std::optional<uint64_t>((uint32_t) each.val_i64) : std::nullopt;
+        }
+    }
+    return std::nullopt;
+}
+
+model_facts check_model(const std::string & path, const std::vector<llama_model_kv_override> & overrides) {
     const opened_file        opened = open_whole(path);
     const gguf_context_ptr & file   = opened.header;
 
@@ -287,8 +319,12 @@ model_facts check_model(const std::string & path) {
     const std::string prefix = facts.architecture + ".";
     facts.layers             = read_unsigned(file.get(), prefix + "block_count").value_or(0);
     facts.embedding          = read_unsigned(file.get(), prefix + "embedding_length").value_or(0);
-    facts.context_length     = read_unsigned(file.get(), prefix + "context_length").value_or(0);
-    facts.pooling_type       = read_unsigned(file.get(), prefix + "pooling_type");
+    const auto read          = [&](const std::string & name) {
+        const auto given = overridden(overrides, prefix + name);
+        return given ? given : read_unsigned(file.get(), prefix + name);
+    };
+    facts.context_length     = read("context_length").value_or(0);
+    facts.pooling_type       = read("pooling_type");
     check_shape(facts, file.get(), path);
     if (const ggml_tensor * embedding = ggml_get_tensor(opened.tensors.get(), "token_embd.weight")) {
         facts.vocabulary = (uint64_t) embedding->ne[1];
@@ -296,6 +332,9 @@ model_facts check_model(const std::string & path) {
     check_tokens(file.get(), path);
     facts.chat_templates = read_templates(file.get());
     count_kv_elements(facts, file.get());
+    count_activations(facts, file.get());
+    facts.has_window = read_unsigned(file.get(), prefix + "attention.sliding_window").value_or(0) > 0;
+    facts.is_encoder = is_encoder(facts.architecture);
     facts.kv_plan = read_plan(file.get(), facts.architecture, facts.layers, path);
     return facts;
 }

@@ -3,6 +3,8 @@
 
 #include "hooks/kv-plan.h"
 
+#include "llama.h"
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -21,7 +23,10 @@ struct model_facts {
     std::optional<uint64_t> pooling_type; // enum llama_pooling_type, where the file says it
     uint64_t    layers         = 0;
     uint64_t    embedding      = 0;
-    uint64_t    heads          = 0;
+    uint64_t    heads          = 0; // of the layer with most
+    uint64_t    activations    = 0; // elements that one token has at once while a layer is computed, at most
+    bool        has_window     = false; // layers that see a window only, by the architecture
+    bool        is_encoder     = false; // without a KV cache, and nothing but vectors comes out
     uint64_t    vocabulary     = 0; // rows of the token embedding; 0 = not here
     // Elements of one token's K row and V row per layer; 0 where the model has no plain KV cache.
     std::vector<uint64_t> k_elements;
@@ -29,8 +34,9 @@ struct model_facts {
     kvfold_plan           kv_plan; // from the metadata
 };
 
-// Throws KVFOLD_ERROR_MODEL_NOT_FOUND, KVFOLD_ERROR_MODEL_INVALID or KVFOLD_ERROR_PLAN_INVALID.
-model_facts check_model(const std::string & path);
+// What `overrides` ("override-kv") say of context_length and pooling_type takes the place of what the file says. Throws
+// KVFOLD_ERROR_MODEL_NOT_FOUND, KVFOLD_ERROR_MODEL_INVALID or KVFOLD_ERROR_PLAN_INVALID.
+model_facts check_model(const std::string & path, const std::vector<llama_model_kv_override> & overrides = {});
 
 // Throws KVFOLD_ERROR_MODEL_INVALID if a file has become shorter. To touch what a mapped file has lost would end the process.
 void check_unchanged(const model_facts & facts);

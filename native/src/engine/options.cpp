@@ -455,14 +455,22 @@ static void make_room_for_slots(engine_options & options) {
     params.n_batch = (int32_t) needed;
 }
 
-static int pooling_of(const common_params & params, const model_facts & facts) {
+int pooling_of(const common_params & params, const model_facts & facts) {
     return params.pooling_type != LLAMA_POOLING_TYPE_UNSPECIFIED ? (int) params.pooling_type : (int) facts.pooling_type.value_or(0);
 }
 
-// Embeddings that sum up all tokens need the whole text in one ubatch.
-static bool sums_up_texts(const common_params & params, const model_facts & facts) {
-    const int pooling = pooling_of(params, facts);
-    return params.embedding && (pooling == LLAMA_POOLING_TYPE_MEAN || pooling == LLAMA_POOLING_TYPE_CLS || pooling == LLAMA_POOLING_TYPE_RANK);
+bool computes_whole_texts(const engine_options & options, const model_facts & facts) {
+    const int pooling = pooling_of(options.params, facts);
+    return options.params.embedding && !options.ubatch_size_given &&
+           (pooling == LLAMA_POOLING_TYPE_MEAN || pooling == LLAMA_POOLING_TYPE_CLS || pooling == LLAMA_POOLING_TYPE_RANK);
+}
+
+int32_t ubatch_of_slot(const engine_options & options, const model_facts & facts, int64_t slot) {
+    if (!computes_whole_texts(options, facts)) {
+        return options.params.n_ubatch;
+    }
+    const int64_t longest = facts.context_length > 0 ? std::min(slot, (int64_t) std::min<uint64_t>(facts.context_length, std::numeric_limits<int32_t>::max())) : slot;
+    return (int32_t) std::max<int64_t>(options.params.n_ubatch, longest);
 }
 
 // Where embeddings are means, llama.cpp aborts as it reserves memory for a ubatch that has not as many tokens of each slot.
@@ -490,11 +498,9 @@ static void divide_ubatch(engine_options & options, const model_facts & facts) {
     params.n_ubatch = even;
 }
 
-// What a slot holds, as far as the model was trained; 0 where the file does not say.
-static int32_t longest_text(const common_params & params, const model_facts & facts) {
-    const int64_t cells = params.kv_unified ? params.n_ctx : params.n_ctx / params.n_parallel;
-    const int64_t slot  = params.kv_unified_per_slot > 0 ? std::min<int64_t>(cells, params.kv_unified_per_slot) : cells;
-    return (int32_t) (facts.context_length > 0 ? std::min<uint64_t>(slot, facts.context_length) : slot);
+static int32_t tokens_of_slot(const common_params & params) {
+    const int32_t cells = params.kv_unified ? params.n_ctx : params.n_ctx / params.n_parallel;
+    return params.kv_unified_per_slot > 0 ? std::min(cells, params.kv_unified_per_slot) : cells;
 }
 
 // Follows common_params_parse_ex() and llama_server() of the pinned version, in their order.
@@ -543,9 +549,7 @@ void complete_options(engine_options & options, const model_facts & facts, const
         params.kv_unified = true;
     }
     fit();
-    if (!options.ubatch_size_given && sums_up_texts(params, facts)) {
-        params.n_ubatch = std::max(params.n_ubatch, longest_text(params, facts));
-    }
+    params.n_ubatch = ubatch_of_slot(options, facts, tokens_of_slot(params));
     divide_ubatch(options, facts);
     if (!options.batch_size_given) {
         params.n_batch = std::max(params.n_ubatch, min_batch_size);

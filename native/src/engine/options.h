@@ -32,6 +32,15 @@ engine_options parse_options(const std::string & text);
 // The JSON object of kvfold_serve() on top of an engine's parameters. Throws as parse_options().
 common_params parse_server_options(const common_params & engine, const std::string & text);
 
+// Of enum llama_pooling_type, as the options or else the file say.
+int pooling_of(const common_params & params, const model_facts & facts);
+
+// Whether a text must be in one ubatch, since its embedding or score sums it up, and n_ubatch follows the length of a slot.
+bool computes_whole_texts(const engine_options & options, const model_facts & facts);
+
+// n_ubatch where a slot holds `slot` tokens.
+int32_t ubatch_of_slot(const engine_options & options, const model_facts & facts, int64_t slot);
+
 // What llama-server does between reading its options and loading the model, with this library's defaults. `fit` sets what
 // depends on the model and on memory: contexts, n_ubatch and kv_budget.
 void complete_options(engine_options & options, const model_facts & facts, const std::function<void()> & fit);

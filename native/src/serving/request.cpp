@@ -119,7 +119,7 @@ std::shared_ptr<request> request::open(const std::shared_ptr<request_host> & own
 void request::start() {
     owner->admit(shared_from_this(), needs_slot);
     // handlers wait for the first result, and whoever opens a request must not
-    handler_thread.start([this] { run_handler(); });
+    handler_work.start([this] { run_handler(); });
 }
 
 request::request(const std::shared_ptr<request_host> & owner, const server_http_context::handler_t & handler, bool needs_slot,
@@ -132,7 +132,7 @@ request::request(const std::shared_ptr<request_host> & owner, const server_http_
 
 request::~request() {
     cancel();
-    handler_thread.join();
+    handler_work.join();
     release();
 }
 
@@ -476,6 +476,7 @@ void request::end(kvfold_status why) {
             exchange->changed.notify_all();
         }
         std::lock_guard<std::mutex> lock(mutex);
+        answered = handler_work.withdraw() || answered; // one that still waits for a thread
         changed.notify_all();
     }
 }

@@ -112,7 +112,7 @@ struct request : std::enable_shared_from_this<request> {
 
     std::mutex              mutex;
     std::condition_variable changed;
-    deep_thread             handler_thread;
+    deep_work               handler_work;
     bool                    answered = false; // guarded by `mutex`: the handler has returned
     std::optional<error>    failure;          // guarded by `mutex` until `answered`
     std::unordered_set<int> task_ids;         // guarded by `mutex`; those that may still have to be stopped

@@ -21,6 +21,7 @@ static model_facts llama_8b() {
     model_facts facts;
     facts.layers = 32, facts.heads = 32, facts.embedding = 4096, facts.vocabulary = 128256;
     facts.context_length = 131072;
+    facts.activations    = 2*14336 + 3*4096;
     facts.bytes          = 4692*MiB;
     facts.k_elements.assign(32, 1024);
     facts.v_elements.assign(32, 1024);
@@ -219,7 +220,114 @@ static void an_unknown_machine_limits_nothing() {
     CHECK_EQUAL(o.kv_budget, uint64_t(0));
 }
 
-int main() {
+static engine_options that_sums_up(int32_t slots, enum llama_pooling_type pooling = LLAMA_POOLING_TYPE_MEAN) {
+    engine_options options      = with_slots(slots);
+    options.params.embedding    = true;
+    options.params.pooling_type = pooling;
+    return options;
+}
+
+// What is allocated at least to compute a text of that many tokens as a whole: logits, and a mask of F16 over the pool.
+static double buffers_of_whole(const engine_options & o, double products = 0) {
+    const double text = o.params.kv_unified_per_slot;
+    return 4*128256*text + (2 + products)*text*o.params.n_ctx;
+}
+
+static void texts_that_are_summed_up_fit_as_a_whole() {
+    for (const auto pooling : { LLAMA_POOLING_TYPE_MEAN, LLAMA_POOLING_TYPE_CLS, LLAMA_POOLING_TYPE_RANK }) {
+        for (const uint64_t bytes : { 10*GiB, 24*GiB, 64*GiB }) {
+            engine_options o = that_sums_up(4, pooling);
+            fit(o, host(bytes));
+            const double text = o.params.kv_unified_per_slot;
+            CHECK(text > 1000 && text < 131072);
+            CHECK(o.params.n_ctx >= text);
+            CHECK((double) o.kv_budget >= 131072*text);
+            CHECK(4692.0*MiB + buffers_of_whole(o) + (double) o.kv_budget <= (double) bytes);
+            const std::string line = describe_fit_to_memory(o, llama_8b(), kvfold_plan_parse("standard", 32));
+            CHECK(line.find("each of up to " + std::to_string(o.params.kv_unified_per_slot) + " tokens") != std::string::npos);
+            CHECK(line.find("as a whole") != std::string::npos);
+        }
+    }
+    engine_options large = that_sums_up(1), plain = with_slots(1);
+    fit(large, host(512*GiB));
+    fit(plain, host(512*GiB));
+    CHECK_EQUAL(large.params.kv_unified_per_slot, 131072);
+    CHECK(large.kv_budget + 80*GiB < plain.kv_budget); // 60% of what 140 GB of buffers leave
+
+    engine_options without = that_sums_up(1);
+    without.params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    fit(without, host(24*GiB));
+    CHECK(without.params.kv_unified_per_slot > 1000);
+    CHECK(4692.0*MiB + buffers_of_whole(without, 4*32) + (double) without.kv_budget <= 24.0*GiB);
+}
+
+static void a_text_that_does_not_fit_as_a_whole_is_refused_with_both_numbers() {
+    for (const bool flash : { true, false }) {
+        engine_options o = that_sums_up(4);
+        o.params.n_ctx   = flash ? 90000 : 20000;
+        o.params.flash_attn_type = flash ? LLAMA_FLASH_ATTN_TYPE_AUTO : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+        const error e = refused([&] { fit(o, host(48*GiB)); });
+        CHECK_EQUAL((int) e.status, (int) KVFOLD_ERROR_OUT_OF_MEMORY);
+        CHECK_EQUAL(e.option, std::string("ctx-size"));
+        CHECK(*e.value > *e.limit);
+        CHECK_EQUAL((uint64_t) *e.limit, 48*GiB);
+    }
+    memory_places gpu = host(256*GiB); // buffers are where the layers are
+    gpu.device = 24*GiB, gpu.device_pages = true, gpu.on_device = 1;
+    engine_options o = that_sums_up(4);
+    o.params.n_ctx   = 90000;
+    const error e = refused([&] { fit(o, gpu); });
+    CHECK_EQUAL((uint64_t) *e.limit, 24*GiB);
+    o = that_sums_up(4);
+    fit(o, gpu);
+    CHECK(4692.0*MiB + buffers_of_whole(o) + (double) o.kv_budget <= 24.0*GiB);
+}
+
+static void a_given_budget_or_ubatch_limits_what_is_summed_up() {
+    engine_options o  = that_sums_up(4);
+    o.kv_budget       = 1*GiB;
+    o.kv_budget_given = true;
+    fit(o, host(64*GiB));
+    CHECK(o.params.kv_unified_per_slot > 7*1024 && o.params.kv_unified_per_slot <= 8*1024);
+
+    o = that_sums_up(4);
+    o.ubatch_size_given = true; // no text is longer
+    fit(o, host(24*GiB));
+    CHECK(o.params.kv_unified_per_slot > 60000);
+
+    o = that_sums_up(4, LLAMA_POOLING_TYPE_LAST); // computed in pieces
+    fit(o, host(24*GiB));
+    CHECK(o.params.kv_unified_per_slot > 60000);
+
+    o.params.n_ctx               = 32768; // and without flash attention in smaller ones
+    o.params.kv_unified_per_slot = 0;
+    o.params.flash_attn_type     = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    fit(o, host(24*GiB));
+    CHECK(o.params.n_ubatch < 512);
+
+    o = that_sums_up(4);
+    o.params.n_ctx     = 90000;
+    o.params.n_batch   = 512;
+    o.batch_size_given = true;
+    fit(o, host(48*GiB));
+    CHECK_EQUAL(o.params.kv_unified_per_slot, 90000);
+
+    model_facts encoder  = llama_8b(); // no logits
+    encoder.is_encoder   = true;
+    encoder.architecture = "modern-bert";
+    o = that_sums_up(1);
+    fit_to_memory(o, encoder, kvfold_plan_parse("standard", 32), host(64*GiB));
+    CHECK(o.params.kv_unified_per_slot > 100000);
+}
+
+static void what_a_file_says_of_heads_and_widths_is_counted(const char * tiny) {
+    const model_facts facts = kvfold::check_model(tiny);
+    CHECK_EQUAL(facts.heads, uint64_t(4));
+    CHECK_EQUAL(facts.activations, uint64_t(2*64 + 3*32)); // both factors of the feed-forward network beside the residual
+    CHECK(!facts.is_encoder && !facts.has_window);
+}
+
+int main(int argc, char ** argv) {
     a_large_machine_holds_the_trained_context_of_each_slot();
     a_smaller_one_holds_fewer_in_its_pool_and_still_one_whole();
     where_not_even_one_fits_a_request_gets_what_does();
@@ -232,5 +340,9 @@ int main() {
     weights_that_do_not_fit_are_refused_with_both_numbers();
     masks_and_scores_stay_small();
     an_unknown_machine_limits_nothing();
+    texts_that_are_summed_up_fit_as_a_whole();
+    a_text_that_does_not_fit_as_a_whole_is_refused_with_both_numbers();
+    a_given_budget_or_ubatch_limits_what_is_summed_up();
+    what_a_file_says_of_heads_and_widths_is_counted(argc > 1 ? argv[1] : "tiny.gguf");
     return report();
 }

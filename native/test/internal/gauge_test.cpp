@@ -137,6 +137,7 @@ static void a_gauge_grants_what_is_there_and_reads_again() {
     there = { 100*GiB, 10*GiB, 2*GiB };
     gauge bounded(1*GiB, [&] { return there; });
     CHECK_EQUAL(bounded.grantable(), 2*GiB);
+    CHECK_EQUAL(bounded.addresses(), 2*GiB);
     CHECK_EQUAL(bounded.grantable(true), 9*GiB); // of addresses that are there
     bounded.keep(8*GiB);
     CHECK_EQUAL(bounded.grantable(true), 1*GiB);

@@ -199,10 +199,13 @@ void gauge::refresh() {
     n_granted = 0;
 }
 
+static uint64_t less_of(uint64_t bytes, uint64_t taken) {
+    return bytes == memory_reading::unknown ? bytes : bytes - std::min(bytes, taken);
+}
+
 uint64_t gauge::left(bool mapped) const {
-    const auto less = [](uint64_t bytes, uint64_t taken) { return bytes == memory_reading::unknown ? bytes : bytes - std::min(bytes, taken); };
-    const uint64_t memory    = less(reading.available, n_granted + n_kept + n_reserve);
-    const uint64_t addresses = mapped ? memory_reading::unknown : less(reading.addresses, n_granted);
+    const uint64_t memory    = less_of(reading.available, n_granted + n_kept + n_reserve);
+    const uint64_t addresses = mapped ? memory_reading::unknown : less_of(reading.addresses, n_granted);
     return std::min(memory, addresses);
 }
 
@@ -212,6 +215,14 @@ uint64_t gauge::grantable(bool mapped) {
         refresh();
     }
     return left(mapped);
+}
+
+uint64_t gauge::addresses() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (now() - read_at > max_age) {
+        refresh();
+    }
+    return less_of(reading.addresses, n_granted);
 }
 
 bool gauge::take(uint64_t bytes, bool mapped) {

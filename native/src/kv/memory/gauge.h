@@ -47,6 +47,9 @@ public:
     // What may be taken now. `mapped`: it lies in addresses that are reserved already.
     uint64_t grantable(bool mapped = false);
 
+    // Addresses that may be mapped now.
+    uint64_t addresses();
+
     // False if that is not there. What was granted is to be written at once, so that the next reading sees it.
     bool take(uint64_t bytes, bool mapped = false);
 

@@ -7,17 +7,13 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.langchain4j.data.segment.TextSegment;
-import dev.langchain4j.exception.UnsupportedFeatureException;
 import dev.langchain4j.model.output.Response;
 import dev.langchain4j.model.output.TokenUsage;
 import dev.langchain4j.model.scoring.ScoringModel;
 import dev.langchain4j.model.scoring.request.ScoringRequest;
 import dev.langchain4j.model.scoring.response.ScoringResponse;
 import io.kvfold.Engine;
-import io.kvfold.gguf.GgufFile;
 import io.kvfold.langchain4j.spi.KvfoldScoringModelBuilderFactory;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
@@ -32,35 +28,12 @@ import java.util.concurrent.CompletableFuture;
 public class KvfoldScoringModel implements ScoringModel, AutoCloseable {
 
     private static final String ROUTE = "/v1/rerank";
-    private static final String CLASSIFIER = "cls.";
-    private static final String SPLIT_COUNT = "split.count";
 
     private final EngineHandle engine;
 
     /** Builds a model; opens an engine unless the builder lends one. */
     public KvfoldScoringModel(Builder builder) {
         this.engine = builder.openEngine("reranking");
-        try {
-            requireRanker(engine);
-        } catch (RuntimeException e) {
-            engine.close();
-            throw e;
-        }
-    }
-
-    /** llama.cpp takes any model and gives a number of its last layer for a score where there is nothing to score with. */
-    private static void requireRanker(EngineHandle engine) {
-        Path path = Path.of(engine.engine().info().model().path());
-        if (!Files.isRegularFile(path)) {
-            return;
-        }
-        GgufFile file = Errors.translating(() -> GgufFile.open(path));
-        boolean whole =
-                file.integer(SPLIT_COUNT).orElse(0) <= 1; // else the tensors of the other files are not known here
-        if (whole && file.tensors().stream().noneMatch(tensor -> tensor.name().startsWith(CLASSIFIER))) {
-            throw new UnsupportedFeatureException("scoring is not supported by model '"
-                    + engine.model().name() + "': it is no reranker, its file has no tensor '" + CLASSIFIER + "*'");
-        }
     }
 
     /** A new builder, or a framework's own. */
