@@ -97,7 +97,9 @@ costs costs_of(const engine_options & options, const model_facts & facts, const 
     sum.masked = (flash ? 2 : 4)*(second ? 2 : 1); // a mask of F16 or F32; a second one where layers see sinks and window
     if (!flash) {
         sum.masked += 4*(double) facts.heads; // products of queries and keys
-        sum.masked += computes_whole_texts(options, facts) ? 2*(double) facts.heads : 0; // and, where ubatches are no smaller for it, their copy as F16
+        if (computes_whole_texts(options, facts)) {
+            sum.masked += 2*(double) facts.heads; // and their copy as F16, where a ubatch is no smaller for it
+        }
     }
     double noises = 1; // heads that read the same keys
     for (size_t il = 0; evicts_by_noise(plan) && il < facts.k_elements.size(); il++) {
@@ -109,7 +111,8 @@ costs costs_of(const engine_options & options, const model_facts & facts, const 
     }
     const double kept = evicts_by_moments(plan) ? (double) facts.layers : 0; // queries of every layer
     sum.computed = 4*((double) facts.vocabulary + (16 + kept)*(double) facts.embedding);
-    // every token has an output there, and llama.cpp copies its logits and vector; products with quantised weights take their factors as F16 at most
+    // every token has an output there, and llama.cpp copies its logits and vector; products with quantised weights take their factors
+    // as F16 at most
     const double logits = facts.is_encoder ? 0 : (double) facts.vocabulary;
     sum.summed = 4*(std::max((double) facts.activations, logits + 3*(double) facts.embedding) + kept*(double) facts.embedding) +
                  4*(logits + (double) facts.embedding) + 2*(double) facts.activations;
@@ -190,7 +193,8 @@ void fit_to_memory(engine_options & options, const model_facts & facts, const kv
     if (sums && ctx_open && !unknown && trained > 0) {
         params.kv_unified_per_slot = (int32_t) longest_text(trained, [&](double of_one) {
             const double left = left_for(of_one, least_for(of_one));
-            return cost.tokens_for(options.kv_budget > 0 ? std::min((double) options.kv_budget, left) : budget_share*left) >= std::min(of_one, ubatch_of(of_one)) + CELL_PADDING; // whole pages
+            const double for_keys = options.kv_budget > 0 ? std::min((double) options.kv_budget, left) : budget_share*left;
+            return cost.tokens_for(for_keys) >= std::min(of_one, ubatch_of(of_one)) + CELL_PADDING; // in whole pages
         });
     }
     const double of_text = params.kv_unified_per_slot > 0 ? params.kv_unified_per_slot : params.n_ctx > 0 ? params.n_ctx : trained;
@@ -270,8 +274,9 @@ std::string describe_fit_to_memory(const engine_options & options, const model_f
     const double tokens   = std::min((double) params.n_ctx, cost.tokens_for((double) options.kv_budget));
     const double n_ubatch = ubatch_of_slot(options, facts, params.kv_unified_per_slot); // fewer where "batch-size" is
     const double computed = cost.summed*n_ubatch + cost.attention(params.n_ctx, n_ubatch);
-    return "room for " + slots +
-           (computes_whole_texts(options, facts) ? ", as a whole, for which buffers take " + std::to_string((uint64_t) computed >> 20) + " MiB" : "") + "; keys and values may take " + std::to_string(options.kv_budget >> 20) + " MiB (kv-budget" +
+    const std::string buffers =
+        computes_whole_texts(options, facts) ? ", as a whole, for which buffers take " + std::to_string((uint64_t) computed >> 20) + " MiB" : "";
+    return "room for " + slots + buffers + "; keys and values may take " + std::to_string(options.kv_budget >> 20) + " MiB (kv-budget" +
            (options.kv_budget_given ? "" : ", by default 60% of what is free") + "), enough for about " + std::to_string((int64_t) tokens) +
            " tokens";
 }

@@ -469,7 +469,8 @@ int32_t ubatch_of_slot(const engine_options & options, const model_facts & facts
     if (!computes_whole_texts(options, facts)) {
         return options.params.n_ubatch;
     }
-    const int64_t longest = facts.context_length > 0 ? std::min(slot, (int64_t) std::min<uint64_t>(facts.context_length, std::numeric_limits<int32_t>::max())) : slot;
+    const auto    trained = (int64_t) std::min<uint64_t>(facts.context_length, std::numeric_limits<int32_t>::max());
+    const int64_t longest = trained > 0 ? std::min(slot, trained) : slot;
     return (int32_t) std::max<int64_t>(options.params.n_ubatch, longest);
 }
 
