@@ -224,7 +224,7 @@ void fit_to_memory(engine_options & options, const model_facts & facts, const kv
             params.n_ubatch /= 2;
         }
         if (cost.attention(pool, ubatch_of(of_one)) > allowed && params.n_ctx == 0 && params.kv_unified) {
-            const double longest = allowed/cost.attention(1, ubatch_of(of_one));
+            const double longest = std::floor(allowed/cost.attention(1, ubatch_of(of_one))/CELL_PADDING)*CELL_PADDING;
             if (ctx_open && !sums) {
                 of_one = std::min(of_one, std::max((double) CELL_PADDING, longest));
             }

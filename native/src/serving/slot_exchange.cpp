@@ -358,9 +358,8 @@ static bool make_copy(llama_context * context, const awaited_copy & what, bool l
         bool       again     = true; // what somebody else has given back by now, other requests' threads among them
         const auto make_room = [&](uint64_t bytes) {
             n_bytes = bytes;
-            return bytes <= schedule.bytes_beside(what.id_slot) &&
-                   (compact(llama_get_memory(context), true) || schedule.drop_idle(what.id_slot) || of_worker->drop_state(&exchange) ||
-                    of_worker->write_copy(&exchange) || (grantable() >= bytes && std::exchange(again, false)));
+            return compact(llama_get_memory(context), true) || schedule.drop_idle(what.id_slot) || of_worker->drop_state(&exchange) ||
+                   of_worker->write_copy(&exchange) || (grantable() >= bytes && std::exchange(again, false));
         };
         try {
             if (what.prompt->tokens.size() != what.n_tokens) {
