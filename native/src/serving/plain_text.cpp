@@ -149,9 +149,9 @@ bool plain_text::mark_arguments(json & value) const {
             json name = key;
             changed   = mark_text(name) || changed;
             changed   = mark_arguments(inner) || changed;
-            marked[name.get<std::string>()] = inner;
+            marked[name.get<std::string>()] = std::move(inner);
         }
-        value = changed ? std::move(marked) : value;
+        value = std::move(marked);
     }
     return changed;
 }

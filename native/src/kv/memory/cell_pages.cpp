@@ -208,6 +208,7 @@ std::vector<kvfold_cell_range> kvfold_kv_memory::empty_runs(const llama_kv_cells
 }
 
 void kvfold_kv_memory::release(const llama_kv_cache & cache, std::vector<kvfold_cell_range> ranges) {
+    shift.reset(); // cells of a run that could not be rewritten may have gone
     if (shares_pages) { // then a page can hold the cells of any stream
         ranges.assign(ranges.size(), { 0, cache.get_size() });
     }

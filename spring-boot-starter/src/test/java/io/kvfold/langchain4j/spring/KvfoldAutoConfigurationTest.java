@@ -95,8 +95,11 @@ class KvfoldAutoConfigurationTest {
             assertThat(models.list()).hasSize(1);
             runner.withBean(Models.class, () -> models)
                     .withPropertyValues("langchain4j.kvfold.scoring-model.model-name=hf:a/tiny")
-                    .run(context ->
-                            assertThat(context).getFailure().rootCause().hasMessageContaining("is no reranker"));
+                    .run(context -> assertThat(context)
+                            .getFailure()
+                            .rootCause()
+                            .hasMessageContaining("models--a--tiny")
+                            .hasMessageContaining("is no reranker"));
             runner.withPropertyValues(
                             "langchain4j.kvfold.engine.model-name=hf:a/tiny",
                             "langchain4j.kvfold.engine.model-path=tiny.gguf")
