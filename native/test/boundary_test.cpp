@@ -195,6 +195,19 @@ static double distance(const json & a, const json & b) {
     return most;
 }
 
+static void too_long_a_text_names_the_option_that_is_too_small() {
+    const json long_one = json::array({ std::vector<int>(40, 5) });
+    for (const char * option : { "ctx-size", "ubatch-size", "batch-size" }) {
+        const engine e(with(with(with(small(), "embeddings", true), "pooling", "mean"), option, 16));
+        CHECK(e.ok());
+        answer refused;
+        request(e, "/v1/embeddings", { { "input", long_one } }).drain(&refused);
+        CHECK_EQUAL(refused.status, (int) KVFOLD_ERROR_CONTEXT_EXCEEDED);
+        CHECK_EQUAL(refused.object().value("option", ""), std::string(option));
+        CHECK_EQUAL(refused.object().value("limit", 0), 16);
+    }
+}
+
 // llama.cpp would cut texts of unequal length where each slot has cells of its own, and pool the last piece.
 static void texts_that_are_pooled_as_a_whole_share_a_pool_of_cells() {
     const json unequal = { { 5, 6, 7, 8, 9, 10, 11, 12 }, { 40, 41 } };
@@ -499,6 +512,7 @@ int main() {
     refuses_options_that_print_exit_listen_or_download();
     rejects_values_out_of_range();
     ubatches_batches_and_slots_go_together_or_are_refused();
+    too_long_a_text_names_the_option_that_is_too_small();
     texts_that_are_pooled_as_a_whole_share_a_pool_of_cells();
     ranks_with_rerankers_only();
     reports_a_server_that_cannot_be_reached();

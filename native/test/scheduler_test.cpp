@@ -43,7 +43,7 @@ struct job {
 struct seat {
     bool     busy = false;
     job      what = {};
-    bool     answers = false, paused = false, suspended = false, resuming = false;
+    bool     answers = false, paused = false, stalled = false, suspended = false, resuming = false;
     uint32_t n_tokens = 0; // listed
     uint32_t n_cells  = 0;
     uint32_t n_made   = 0;
@@ -199,6 +199,7 @@ struct world {
             v.arrival    = each.what.task;
             v.stage      = each.answers ? slot_view::ANSWER : slot_view::PROMPT;
             v.paused     = each.paused;
+            v.stalled    = each.stalled;
             v.replayable = !each.answers || each.what.replayable;
             v.whole      = each.what.whole;
             v.group      = each.what.whole ? -1 : 0;
@@ -224,6 +225,13 @@ struct world {
         return views;
     }
 
+    // What cannot be computed again has its cells until somebody reads on.
+    bool waits_for_reader() const {
+        return std::any_of(seats.begin(), seats.end(), [](const seat & each) {
+            return each.busy && each.answers && !each.what.replayable && each.n_cells > 0 && each.paused && !each.stalled;
+        });
+    }
+
     int oldest_read() const {
         int oldest = -1;
         for (size_t i = 0; i < seats.size(); ++i) {
@@ -238,7 +246,7 @@ struct world {
         return oldest;
     }
 
-    void apply(const slot_action & action, int oldest) {
+    void apply(const slot_action & action, int oldest, bool refused = false) {
         seat & each = seats[action.slot];
         switch (action.what) {
             case slot_action::EVICT:
@@ -248,7 +256,7 @@ struct world {
                 break;
             case slot_action::SUSPEND:
                 expect(each.busy && each.n_cells > 0, "who is suspended had cells");
-                expect(action.slot != oldest, "the oldest that is read is not suspended");
+                expect(action.slot != oldest || (refused && waits_for_reader()), "the oldest that is read is not suspended, but while it waits for a reader");
                 expect(!each.answers || each.what.replayable, "what cannot be computed again is not suspended");
                 expect(prefixes().empty(), "prefixes go before anybody is suspended");
                 each.suspended = true;
@@ -263,6 +271,9 @@ struct world {
                 break;
             case slot_action::FAIL:
                 expect(each.busy, "who fails was busy");
+                if (!refused) {
+                    expect(!waits_for_reader(), "nobody fails while a reader is slow");
+                }
                 if (action.slot == oldest) {
                     for (const seat & other : seats) {
                         expect(&other == &each || !other.busy || other.n_cells == 0, "the oldest fails only alone");
@@ -295,7 +306,9 @@ struct world {
             } else if (each.answers && chance(0.002)) {
                 each.paused = true;
             } else if (each.paused && chance(0.02)) {
-                each.paused = false;
+                each.paused = each.stalled = false;
+            } else if (each.paused && chance(0.01)) {
+                each.stalled = true;
             }
         }
         if (!any) {
@@ -334,7 +347,7 @@ struct world {
             expect(seen[each.slot] == 1, "each slot is told once");
         }
         expect(used() + n_taken <= n_pool, "no more cells are given out than there are");
-        expect(oldest < 0 || !runs.empty() || oldest_runs, "somebody makes progress");
+        expect(oldest < 0 || !runs.empty() || oldest_runs || waits_for_reader(), "somebody makes progress");
         // the batch holds answers first, then prompts as far as it goes
         uint32_t in_batch = 0;
         for (const bool answers : { true, false }) {
@@ -412,7 +425,7 @@ struct world {
                 const auto ways = give_way(now, prefixes());
                 expect(first < 0 || ways.size() == 1, "one gives way at a time");
                 for (const slot_action & action : ways) {
-                    apply(action, first);
+                    apply(action, first, true);
                 }
             }
         }
@@ -498,6 +511,24 @@ void fixed_cases() {
     expect(actions[0].what == slot_action::SUSPEND && actions[0].slot == 1 && actions[1].what == slot_action::RUN,
            "which goes before one that has come earlier");
     std::swap(old.arrival, young.arrival);
+    old.paused = true;
+    room.n_free = 0;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions.size() == 2 && actions[0].what == slot_action::HOLD && actions[1].what == slot_action::HOLD,
+           "nobody fails for one whose reader is slow");
+    actions = give_way({ young, old }, {});
+    expect(actions.size() == 1 && actions[0].what == slot_action::SUSPEND && actions[0].slot == 1, "and who finds no memory beside it comes back later");
+    room.n_free = 60;
+    young.shifts = true;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions[1].what == slot_action::HOLD, "nor do its older tokens go");
+    old.stalled = true;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions[1].what == slot_action::RUN && actions[1].slot == 1, "until that reader has stalled");
+    room.n_free = 0;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions[0].what == slot_action::FAIL && actions[0].slot == 0, "whose answer fails for the others");
+    old.paused = old.stalled = young.shifts = false;
     old.replayable = true, young.suspended = true, young.n_cells = 0;
     room.n_free = 60;
     room.n_cells = 100;

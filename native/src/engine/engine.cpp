@@ -432,10 +432,18 @@ void engine::require_tokenizer() const {
 }
 
 // As server_slot::can_split() has it: what is not summed up in the last token needs all tokens in one ubatch.
-size_t engine::longest_input() const {
-    const size_t slot = server->get_meta().slot_n_ctx;
-    const bool   last = llama_pooling_type(server->get_llama_context()) == LLAMA_POOLING_TYPE_LAST;
-    return last ? slot : std::min<size_t>(slot, options.params.n_ubatch);
+input_limit engine::longest_input() const {
+    input_limit longest{ (size_t) server->get_meta().slot_n_ctx, "ctx-size" };
+    const auto  lower = [&](int32_t n_tokens, const char * option) {
+        if ((size_t) n_tokens < longest.n_tokens) {
+            longest = { (size_t) n_tokens, option };
+        }
+    };
+    if (llama_pooling_type(server->get_llama_context()) != LLAMA_POOLING_TYPE_LAST) {
+        lower(options.params.n_ubatch, "ubatch-size");
+        lower(options.params.n_batch, "batch-size");
+    }
+    return longest;
 }
 
 // Of shorter ones the tokens are counted, which takes about a second for this.

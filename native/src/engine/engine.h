@@ -58,7 +58,7 @@ struct engine : request_host {
     const llama_vocab *                    vocabulary() const override;
     int                                    slots() const override { return options.params.n_parallel; }
     int                                    adapters() const override { return (int) options.params.lora_adapters.size(); }
-    size_t                                 longest_input() const override;
+    input_limit                            longest_input() const override;
     void                                   check_text(size_t bytes) const override;
     const plain_text &                     texts() const override { return *special_texts; }
     bool                                   describes_schemas() const override { return options.describe_schemas; }

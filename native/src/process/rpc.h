@@ -18,6 +18,6 @@ bool is_rpc_device(ggml_backend_dev_t device);
 void choose_devices(common_params & params, const std::vector<std::string> & servers);
 
 // See kvfold_rpc_serve(). Returns only by an exception.
-void serve_rpc(const std::string & options);
+[[noreturn]] void serve_rpc(const std::string & options);
 
 } // namespace kvfold

@@ -336,15 +336,15 @@ void request::check_inputs(const std::vector<server_task> & tasks) const {
             .compares((int64_t) tasks.size(), (int64_t) max_prompts);
     }
     for (size_t i = 0; i < tasks.size(); i++) {
-        const auto   type  = tasks[i].type;
-        const size_t limit = owner->longest_input();
-        if ((type == SERVER_TASK_TYPE_EMBEDDING || type == SERVER_TASK_TYPE_RERANK) && tasks[i].tokens.size() > limit) {
+        const auto        type  = tasks[i].type;
+        const input_limit limit = owner->longest_input();
+        if ((type == SERVER_TASK_TYPE_EMBEDDING || type == SERVER_TASK_TYPE_RERANK) && tasks[i].tokens.size() > limit.n_tokens) {
             const int64_t size = (int64_t) tasks[i].tokens.size();
             throw error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "input " + std::to_string(i) + " of " + std::to_string(tasks.size()) + " (counted from 0) has " +
-                                                           std::to_string(size) + " tokens, the limit is " + std::to_string(limit) +
-                                                           " (\"ubatch-size\" and \"ctx-size\")")
-                .compares(size, (int64_t) limit)
-                .about_option("ubatch-size");
+                                                           std::to_string(size) + " tokens, the limit is " + std::to_string(limit.n_tokens) + " (\"" +
+                                                           limit.option + "\")")
+                .compares(size, (int64_t) limit.n_tokens)
+                .about_option(limit.option);
         }
     }
 }

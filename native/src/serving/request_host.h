@@ -16,6 +16,12 @@ namespace kvfold {
 
 struct request;
 
+// Of a text that is embedded or ranked.
+struct input_limit {
+    size_t       n_tokens;
+    const char * option; // that sets it
+};
+
 struct request_host {
     virtual ~request_host() = default;
 
@@ -76,7 +82,7 @@ struct request_host {
     virtual int adapters() const = 0;
 
     // Tokens that a text to embed or to rank may have.
-    virtual size_t longest_input() const = 0;
+    virtual input_limit longest_input() const = 0;
 
     // Throws KVFOLD_ERROR_CONTEXT_EXCEEDED if a text has more tokens than a slot holds whatever they are.
     virtual void check_text(size_t bytes) const = 0;

@@ -55,7 +55,12 @@ public:
 
     std::vector<slot_action> one_that_gives_way() {
         seat * const first = oldest();
-        if (first && !make_room(first, true) && !fail_one_in_the_way(first)) {
+        if (!first || make_room(first, true)) {
+            return std::move(actions);
+        }
+        if (first->slot.replayable && first->holds() && waits_for_reader()) {
+            suspend(*first);
+        } else if (!fail_one_in_the_way(first)) {
             fail(*first); // it has all there is
         }
         return std::move(actions);
@@ -73,6 +78,9 @@ private:
         bool competes() const { return state != GONE && !slot.paused && slot.stage != slot_view::WAITING; }
         bool holds()    const { return state != GONE && slot.n_cells > 0; }
         bool is_away()  const { return slot.suspended && !slot.resuming; }
+
+        // Its cells are there until its reader goes on.
+        bool keeps_others_waiting() const { return holds() && !slot.replayable && slot.paused && !slot.stalled; }
     };
 
     // Of those that somebody reads; null if there is none.
@@ -85,9 +93,14 @@ private:
         return nullptr;
     }
 
+    bool waits_for_reader() const {
+        return std::any_of(by_age.begin(), by_age.end(), [](const seat & each) { return each.keeps_others_waiting(); });
+    }
+
     // Whether older tokens of its answer may go: beside all whose cells cannot be computed again there is room for the oldest.
     bool may_shift(const seat & who) {
-        const seat * const first = oldest();
+        const auto         at    = std::find_if(by_age.begin(), by_age.end(), [](const seat & each) { return each.competes() || each.keeps_others_waiting(); });
+        const seat * const first = at == by_age.end() ? nullptr : &*at;
         uint64_t           n     = 1;
         for (const seat & each : by_age) {
             const bool stays = each.holds() && !each.slot.replayable;
@@ -147,14 +160,18 @@ private:
         if (!victim) {
             return false;
         }
-        n_free += give_up(victim->slot.slot, victim->slot.n_cells);
-        n_free += victim->n_taken;
-        victim->n_taken = 0;
-        actions.push_back({ slot_action::SUSPEND, victim->slot.slot });
-        victim->state          = seat::GONE;
-        victim->slot.suspended = true;
-        victim->slot.n_cells   = 0;
+        suspend(*victim);
         return true;
+    }
+
+    void suspend(seat & whom) {
+        n_free += give_up(whom.slot.slot, whom.slot.n_cells);
+        n_free += whom.n_taken;
+        whom.n_taken = 0;
+        actions.push_back({ slot_action::SUSPEND, whom.slot.slot });
+        whom.state          = seat::GONE;
+        whom.slot.suspended = true;
+        whom.slot.n_cells   = 0;
     }
 
     seat * find_victim(const seat * whom) {
@@ -194,7 +211,7 @@ private:
             const bool waits = each.slot.shifts && !may_shift(each);
             if (each.slot.stage == slot_view::ANSWER && !each.slot.suspended && each.competes() && !waits) {
                 while (n_free < each.slot.n_step && make_room(&each, true)) {}
-                const bool first = &each == oldest();
+                const bool first = &each == oldest() && !waits_for_reader();
                 while (first && n_free < each.slot.n_step && fail_one_in_the_way(&each)) {}
                 if (n_free >= each.slot.n_step) {
                     run(each, seat::RUNS, each.slot.n_step);
@@ -216,13 +233,14 @@ private:
             const uint64_t least = each.slot.whole ? left : 1;
             const bool     first = &each == oldest();
             while (n_free < (first ? std::min<uint64_t>(left, room.n_batch) : least) && make_room(&each, first)) {}
-            while (first && n_free < least && fail_one_in_the_way(&each)) {}
+            const bool fails = first && !waits_for_reader();
+            while (fails && n_free < least && fail_one_in_the_way(&each)) {}
             if (n_free >= least) {
                 // a prompt that has not begun holds what an earlier one left, and may need more than it seems
                 const uint32_t most = (uint32_t) std::min<uint64_t>(n_free, std::max<uint64_t>(room.n_batch, least));
                 run(each, each.slot.resuming ? seat::RESUMES : seat::RUNS, (uint32_t) std::min<uint64_t>(left, most));
                 each.n_tokens = most;
-            } else if (first) {
+            } else if (fails) {
                 fail(each);
             }
         }
@@ -235,10 +253,10 @@ private:
         n_free      -= n_tokens;
     }
 
-    // One at a time, the oldest first: when there is room for all of it and some to spare, or when nobody else runs.
+    // One at a time, the oldest first: when there is room for all of it and some to spare, or when nobody else runs, or will.
     void resume() {
         uint64_t n_coming = 0; // that those who run have yet to take before they have made a token
-        bool     any_runs = false;
+        bool     any_runs = waits_for_reader();
         for (const seat & each : by_age) {
             if (each.state == seat::RUNS || each.state == seat::RESUMES) {
                 any_runs = true;

@@ -5,7 +5,8 @@
 // prompts get fewer tokens at a time, then a request is suspended: one that nobody reads, else the youngest. The oldest that is read is never
 // suspended, so that there is progress; and it fails only if all cells together are too few for it. What could not be computed again as
 // it was goes before older ones as long as it holds cells, for it cannot give way; and an answer that is about to lose older tokens, and
-// could not be computed again then, rests until it is the oldest or finds room beside all those and the oldest.
+// could not be computed again then, rests until it is the oldest or finds room beside all those and the oldest. Where what cannot give way
+// has only paused, for a reader that is slow, the others wait rather than fail, until that reader has stalled.
 #pragma once
 
 #include "hooks/kv-scheduler.h"
@@ -16,6 +17,7 @@
 namespace kvfold {
 
 struct slot_view : kvfold_slot_view {
+    bool     stalled   = false; // it has paused, and others do not wait for its reader any more
     bool     suspended = false; // its cells are to be computed again, or are being: `n_cells` of them are there
     bool     resuming  = false;
     uint32_t n_cells   = 0;     // that it holds, some of them perhaps with others

@@ -23,6 +23,8 @@ namespace kvfold {
 static constexpr size_t pause_at  = 64;
 static constexpr size_t resume_at = 32;
 
+static constexpr int64_t reader_patience_us = 10'000'000;
+
 static thread_local slot_exchanges * of_worker = nullptr;
 
 worker_scope::worker_scope(slot_exchanges & exchanges) {
@@ -217,6 +219,15 @@ std::optional<size_t> state_of(const server_task & task, bool alone) {
     return exchange->load ? exchange->load->tokens.size() : 0;
 }
 
+bool reader_stalls(int task_id) {
+    const auto exchange = of_worker ? of_worker->find(task_id) : nullptr;
+    if (!exchange) {
+        return false;
+    }
+    const std::lock_guard<std::mutex> lock(exchange->mutex);
+    return exchange->paused && ggml_time_us() - exchange->read_at >= reader_patience_us;
+}
+
 bool note_waiting(slot_exchange & exchange) {
     const std::lock_guard<std::mutex> lock(exchange.mutex);
     exchange.awaited = true;
@@ -230,6 +241,7 @@ bool note_read(slot_exchange & exchange, bool part) {
     exchange.awaited = false;
     if (part && exchange.unread > 0) {
         exchange.unread--;
+        exchange.read_at = ggml_time_us();
     }
     const bool wake = exchange.paused && exchange.unread <= resume_at;
     exchange.paused = exchange.paused && !wake;
@@ -476,6 +488,7 @@ bool kvfold_slot_pauses(const server_task & task) {
     if (paused || !exchange->paused) {
         return exchange->paused;
     }
+    exchange->read_at = ggml_time_us();
     lock.unlock();
     schedule_of_worker()->pauses(task.id);
     admission_of_worker()->admit_waiting(); // perhaps nothing else runs, and no step is planned

@@ -53,6 +53,7 @@ struct slot_exchange {
 
     size_t unread = 0; // parts of a streamed answer that nobody has asked for yet
     bool   paused = false;
+    int64_t read_at = 0; // ggml_time_us() at which it paused, or was last read since
     bool   awaited = false; // somebody asks for the next one. Then the slot goes on whatever is unread: of some results the
                             // server core makes no part, as while its parser holds back a tool call's arguments
 };
@@ -126,6 +127,9 @@ std::optional<written_state> written_copy(slot_exchange & exchange);
 
 // Of the request that the task belongs to; none if that has gone. On a worker's thread.
 std::optional<std::string> cache_salt_of(const server_task & task);
+
+// Whether the slot has paused and nobody has read anything for so long that others do not wait for its reader. On a worker's thread.
+bool reader_stalls(int task_id);
 
 // Somebody asks for the next part. True if the slot has paused and is to be woken.
 bool note_waiting(slot_exchange & exchange);

@@ -24,12 +24,17 @@
 #include "speculative.h"
 
 #include <algorithm>
+#include <chrono>
 #include <set>
+#include <thread>
 
 namespace kvfold {
 
 // Steps after one for which there was no memory until somebody may come back while others run.
 static constexpr uint64_t steps_of_caution = 32;
+
+// Where those who run wait for a reader.
+static constexpr std::chrono::milliseconds look_again_after{ 2 };
 
 static thread_local admission *     admission_here = nullptr;
 static thread_local slot_schedule * schedule_here  = nullptr;
@@ -96,6 +101,7 @@ std::vector<slot_view> slot_schedule::view(const std::vector<kvfold_slot_view> &
         static_cast<kvfold_slot_view &>(view) = each;
         view.suspended = own.suspended;
         view.resuming  = own.resuming;
+        view.stalled   = each.paused && reader_stalls(each.task);
         view.n_cells   = cells_of(cells, each.slot, own.suspended ? own.n_replayed : each.n_tokens);
         view.n_gone    = n_gone_of(ctx, each.slot);
         view.n_peak    = own.n_prompt_cells;
@@ -178,7 +184,9 @@ std::vector<kvfold_slot_action> slot_schedule::plan(
         keepers[each.slot].runs = false; // also where its task could not be launched
     }
     std::vector<kvfold_slot_action> actions;
+    bool                            all_hold = true;
     for (const slot_action & each : plan_step(view(slots, ctx), view(idle, ctx), room)) {
+        all_hold &= each.what == slot_action::HOLD;
         if (each.what == slot_action::EVICT) {
             evict(each.slot, actions);
             continue;
@@ -216,6 +224,9 @@ std::vector<kvfold_slot_action> slot_schedule::plan(
         }
     }
     count_suspended();
+    if (all_hold) {
+        std::this_thread::sleep_for(look_again_after); // the server core plans as long as one slot has not paused
+    }
     return actions;
 }
 
@@ -565,12 +576,23 @@ void slot_schedule::count_suspended() {
     n_suspended = std::count_if(entries.begin(), entries.end(), [](const entry & each) { return each.suspended; });
 }
 
-error slot_schedule::why_it_failed(llama_context * ctx) const {
+error slot_schedule::why_it_failed(llama_context * ctx, int id_task) const {
+    if (reader_stalls(id_task)) {
+        return error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "the answer has not been read for too long: others need its cells, which cannot be computed again");
+    }
     if (const auto refusal = refusal_of(llama_get_memory(ctx))) {
         return out_of_memory(*refusal);
     }
     const llama_kv_cells * const cells = unified_cells(ctx);
     const int64_t                size  = cells ? cells->size() : 0;
+    const auto     own   = std::find_if(entries.begin(), entries.end(), [&](const entry & each) { return each.task == id_task; });
+    const uint32_t n_own = cells && own != entries.end() ? cells->seq_cells((llama_seq_id) (own - entries.begin())) : 0;
+    if (const int64_t n_others = cells ? (int64_t) cells->get_used() - n_own : 0; n_others > 0) {
+        return error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "the KV cache has " + std::to_string(size) + " cells, too few for this request beside " +
+                                                        std::to_string(n_others) + " of others that cannot be computed again")
+            .compares(n_own + 1, size - n_others)
+            .about_option("ctx-size");
+    }
     return error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "the KV cache has " + std::to_string(size) + " cells, too few for this request alone")
         .compares(size + 1, size)
         .about_option("ctx-size");
@@ -663,7 +685,7 @@ bool kvfold_slot_forgets(int id_slot) {
 }
 
 void kvfold_slot_fails(llama_context * ctx, int id_task, int ret) {
-    admission_here->refuse(id_task, ret == 1 ? schedule_here->why_it_failed(ctx)
+    admission_here->refuse(id_task, ret == 1 ? schedule_here->why_it_failed(ctx, id_task)
                                              : error(KVFOLD_ERROR_INTERNAL, "llama_decode() returned " + std::to_string(ret)));
 }
 

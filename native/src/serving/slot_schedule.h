@@ -80,7 +80,7 @@ struct slot_schedule {
     prefix_cache & prefixes; // used by the worker's thread, as this is
 
     // Whether a request that fails for want of room was refused memory, not cells.
-    error why_it_failed(llama_context * ctx) const;
+    error why_it_failed(llama_context * ctx, int id_task) const;
 
     // ---- on any thread
 

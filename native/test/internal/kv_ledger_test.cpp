@@ -370,6 +370,60 @@ static void who_is_left_fills_its_pages(const char * name, const kv_test_model &
     }
 }
 
+// Where values are transposed a thousand cells share a page of theirs, and sixteen one of keys.
+static void keys_beside_transposed_values_fill_their_pages(const kv_test_model & spec, context_options o) {
+    std::vector<float> expected;
+    for (const bool compacts : { false, true }) {
+        tested t(spec, o);
+        t.prompt(120, 0, 1);
+        check(!compact(t.memory()), "nothing is moved while nothing has gone");
+        for (const llama_pos hole : { 20, 50, 80 }) {
+            llama_memory_seq_rm(t.memory(), 0, hole, hole + 12);
+        }
+        const uint64_t before = t.committed();
+        if (compacts) {
+            check(compact(t.memory()), "cells between holes are moved together");
+            check(before - t.committed() == 2*2*4096, "two pages of keys in each layer: " + std::to_string(before) + ", then " + std::to_string(t.committed()));
+            check(!compact(t.memory(), true), "and once");
+        }
+        const auto logits = t.decode(20, 120, 0, 2);
+        expected = compacts ? expected : logits;
+        check(close_to(logits, expected, 1e-4f), "no logit is another one for it");
+    }
+}
+
+// One that begins in the midst of a page lies on more of them than it fills, which no move from page to page mends.
+static void a_lone_sequence_goes_to_the_front(const char * name, const kv_test_model & spec, context_options o) {
+    constexpr llama_pos n_before = 64, n_own = 120, n_more = 24;
+    o.n_seq    = 2;
+    o.swa_full = false;
+    o.n_ubatch = 64;
+    std::vector<float> expected;
+    for (const bool wanted : { false, true }) {
+        tested               t(spec, o);
+        const llama_memory_t memory = t.memory();
+        t.prompt(n_before, 0, 1);
+        for (llama_pos pos = 0; pos < n_own; ++pos) {
+            check(!t.decode(1, pos, 1, 2).empty(), "a token");
+        }
+        llama_memory_seq_rm(memory, 0, -1, -1);
+        check(!compact(memory), std::string(name) + ": nothing is moved for one page");
+        const uint64_t before = t.committed();
+        if (wanted) {
+            check(compact(memory, true), std::string(name) + ": it is, for memory that is wanted");
+            check(before - t.committed() >= 4*4096, std::string(name) + ": a page of each tensor: " + std::to_string(before) + ", then " + std::to_string(t.committed()));
+            check(!compact(memory, true), std::string(name) + ": and once");
+        }
+        std::vector<float> logits;
+        for (llama_pos pos = n_own; pos < n_own + n_more; ++pos) {
+            const auto more = t.decode(1, pos, 1, 2);
+            logits.insert(logits.end(), more.begin(), more.end());
+        }
+        expected = wanted ? expected : logits;
+        check(close_to(logits, expected, 1e-4f), std::string(name) + ": no logit is another one for it");
+    }
+}
+
 // Rows that only a prompt needs whose layers are not decided on yet, in cells that others have as well.
 static void rows_go_with_whom_they_were_for(const kv_test_model & spec, context_options o) {
     o.n_seq    = 2;
@@ -503,6 +557,10 @@ int main() {
     who_is_left_fills_its_pages("cells on two pages", small, straddling);
     who_is_left_fills_its_pages("windows", windows, four);
     who_is_left_fills_its_pages("lazy layers", small, lazy);
+    context_options transposed = four;
+    transposed.flash_attn = false;
+    keys_beside_transposed_values_fill_their_pages(small, transposed);
+    a_lone_sequence_goes_to_the_front("cells on two pages", small, straddling);
     a_checkpoint_stays_while_it_is_read(windows, four);
     printf("%d checks, %d failed\n", n_checks, n_failed);
     return n_failed ? 1 : 0;

@@ -23,7 +23,7 @@ struct pool {
     placement                                     places;
     std::map<llama_seq_id, std::vector<uint32_t>> held; // by position
 
-    explicit pool(uint32_t n_cells, cell_bytes bytes = {}) : places(n_cells, bytes) { cells.resize(n_cells); }
+    explicit pool(uint32_t n_cells, std::vector<cell_bytes> kinds = { {} }) : places(n_cells, std::move(kinds)) { cells.resize(n_cells); }
 
     // One ubatch with a token for each of these. Returns their cells.
     std::vector<uint32_t> add(std::vector<llama_seq_id> seq_ids) {
@@ -90,7 +90,7 @@ struct pool {
 };
 
 static void test_runs(cell_bytes bytes) {
-    pool p(64*run, bytes);
+    pool p(64*run, { bytes });
     for (int step = 0; step < 100; ++step) {
         p.add({ 0, 1, 2, 3, 4, 5, 6, 7 });
     }
@@ -168,7 +168,7 @@ static void test_shared() {
 static void test_short_ones() {
     for (const cell_bytes bytes : { cell_bytes{ 384, 4096 }, cell_bytes{ 204, 4096 }, cell_bytes{ 64, 4096 }, cell_bytes{ 1024, 4096 }, cell_bytes{ 1024, 2*1024*1024 } }) {
         for (const uint32_t n_own : { 1u, 6u, 12u, 19u, 40u }) {
-            pool p(4096, bytes);
+            pool p(4096, { bytes });
             p.add(std::vector<llama_seq_id>(400, 0));
             std::vector<llama_seq_id> all(32);
             std::iota(all.begin(), all.end(), 0);
@@ -205,7 +205,7 @@ static void test_short_ones() {
 // But what is long comes back when it ends.
 static void test_long_ones() {
     const cell_bytes bytes = { 384, 4096 };
-    pool             p(8192, bytes);
+    pool             p(8192, { bytes });
     p.add(std::vector<llama_seq_id>(100, 0));
     p.share(0, 100, { 1, 2, 3, 4, 5, 6, 7 });
     for (int step = 0; step < 600; ++step) {
@@ -224,7 +224,7 @@ static void test_long_ones() {
 
 static void test_full(cell_bytes bytes) {
     std::mt19937 random(1);
-    pool         p(4*run, bytes); // fewer runs than sequences
+    pool         p(4*run, { bytes }); // fewer runs than sequences
     for (int step = 0; step < 2000; ++step) {
         std::vector<llama_seq_id> seq_ids;
         const uint32_t            n_free = p.cells.size() - p.cells.get_used();
@@ -241,11 +241,24 @@ static void test_full(cell_bytes bytes) {
     }
 }
 
+// Transposed values of many cells share a page, the keys of few do: memory that is short is spared in both.
+static void test_two_kinds() {
+    const cell_bytes values = { 4, 4096 }, keys = { 256, 4096 };
+    pool             p(1024, { values, keys });
+    p.add(std::vector<llama_seq_id>(48, 0)); // three pages of keys
+    p.add(std::vector<llama_seq_id>(8, 1));
+    p.forget(0, 8, 32);
+    p.places.spares_pages = true;
+    const std::vector<uint32_t> next = p.add(std::vector<llama_seq_id>(17, 0));
+    check(std::count_if(next.begin(), next.end(), [](uint32_t at) { return at < 48; }) == 8, "what is free on pages of its own");
+    check(p.pages_of({ 0, 1 }, keys) == 5, "and on those of others: " + std::to_string(p.pages_of({ 0, 1 }, keys)) + " pages");
+}
+
 int main() {
-    check(placement(64*1024, { 1, 11 }).run() == 64, "runs of what attention looks at");
-    check(placement(64*1024, { 1, 200 }).run() == 256, "or what fills a page");
-    check(placement(64*1024, { 1, 100000 }).run() == 1024, "but not so few that sequences have none");
-    check(placement(100, { 1, 100000 }).run() == 64, "in a small pool neither");
+    check(placement(64*1024, { { 1, 11 } }).run() == 64, "runs of what attention looks at");
+    check(placement(64*1024, { { 1, 200 } }).run() == 256, "or what fills a page");
+    check(placement(64*1024, { { 1, 100000 } }).run() == 1024, "but not so few that sequences have none");
+    check(placement(100, { { 1, 100000 } }).run() == 64, "in a small pool neither");
     test_runs({});
     test_runs({ 384, 4096 });
     test_drafts();
@@ -254,6 +267,7 @@ int main() {
     test_shared();
     test_short_ones();
     test_long_ones();
+    test_two_kinds();
     test_full({});
     test_full({ 384, 4096 });
     printf("%d checks, %d failed\n", n_checks, n_failed);

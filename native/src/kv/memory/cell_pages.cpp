@@ -129,7 +129,7 @@ private:
 using namespace kvfold;
 
 kvfold_kv_memory::kvfold_kv_memory(const llama_kv_cache & cache) : fresh(cache.get_n_stream()), n_used_by_seq(LLAMA_MAX_SEQ) {
-    cell_bytes most;
+    std::vector<cell_bytes> kinds;
     for (const cell_area & area : areas_of(cache)) {
         if (!area.pages) {
             continue;
@@ -139,12 +139,16 @@ kvfold_kv_memory::kvfold_kv_memory(const llama_kv_cache & cache) : fresh(cache.g
         shares_pages  = shares_pages || area.offset % page != 0 || (cache.get_n_stream() > 1 && area.n_stream() < page);
         streams_share = streams_share || (cache.get_n_stream() > 1 && area.n_stream() % page != 0);
         const cell_bytes each{ area.n_bytes, page };
-        if (each.cells_in_page() > reach) {
-            reach = (uint32_t) each.cells_in_page();
-            most  = each;
+        reach = std::max(reach, (uint32_t) each.cells_in_page());
+        if (std::none_of(kinds.begin(), kinds.end(), [&](const cell_bytes & other) { return other.of_cell == each.of_cell && other.of_page == page; })) {
+            kinds.push_back(each);
         }
     }
-    places.emplace(cache.get_size(), most);
+    if (kinds.empty()) {
+        kinds.emplace_back();
+    }
+    std::stable_sort(kinds.begin(), kinds.end(), [](const cell_bytes & a, const cell_bytes & b) { return a.cells_in_page() > b.cells_in_page(); });
+    places.emplace(cache.get_size(), std::move(kinds));
 }
 
 bool kvfold_kv_memory::commit(uint32_t stream, const std::vector<uint32_t> & cells) {

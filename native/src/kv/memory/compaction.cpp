@@ -11,6 +11,7 @@
 #include "llama-kv-cells.h"
 
 #include <algorithm>
+#include <list>
 #include <vector>
 
 namespace kvfold {
@@ -25,7 +26,9 @@ struct move {
 // What lies where before cells are moved.
 class page_fill {
 public:
-    page_fill(const llama_kv_cells & cells, const cell_bytes & bytes) : cells(cells), bytes(bytes), n_used(bytes.last_page(cells.size() - 1) + 1) {
+    // coarser: of tensors of which more cells share a page, which get no further pages; or null.
+    page_fill(const llama_kv_cells & cells, const cell_bytes & bytes, const page_fill * coarser)
+        : cells(cells), bytes(bytes), coarser(coarser), n_used(bytes.last_page(cells.size() - 1) + 1) {
         for (uint32_t i = 0; i < cells.used_max_p1(); ++i) {
             for (size_t page = bytes.first_page(i); !cells.is_empty(i) && page <= bytes.last_page(i); ++page) {
                 ++n_used[page];
@@ -50,6 +53,9 @@ public:
         const size_t n_bytes = cells.get_used()*bytes.of_cell;
         return in_part.size() > n_seqs && n_in_use*bytes.of_page > n_bytes + n_bytes/16;
     }
+
+    // Whether cells of more than one page could lie on one.
+    bool can_move() const { return in_part.size() > 1; }
 
     // From the emptiest pages into the fullest of those that are filled in part.
     std::vector<move> moves() const {
@@ -83,7 +89,35 @@ public:
         return all;
     }
 
+    // All cells into the first ones, if that leaves fewer pages in use: where a cell lies on two pages, others may be nowhere near full.
+    std::vector<move> moves_to_front() const {
+        std::vector<move> all;
+        const uint32_t    n_cells = cells.get_used();
+        if (n_cells == 0 || bytes.last_page(n_cells - 1) + 1 >= n_in_use) {
+            return all;
+        }
+        uint32_t to = 0;
+        for (uint32_t i = n_cells; i < cells.used_max_p1(); ++i) {
+            if (!cells.is_empty(i)) {
+                while (!cells.is_empty(to)) {
+                    ++to;
+                }
+                all.push_back({ i, to++, sequences_of(i) });
+            }
+        }
+        return all;
+    }
+
 private:
+    // Whether a cell lies on pages in use.
+    bool has(uint32_t cell) const {
+        bool in_use = !coarser || coarser->has(cell);
+        for (size_t page = bytes.first_page(cell); page <= bytes.last_page(cell); ++page) {
+            in_use = in_use && n_used[page] > 0;
+        }
+        return in_use;
+    }
+
     std::vector<llama_seq_id> sequences_of(uint32_t cell) const {
         std::vector<llama_seq_id> all;
         for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
@@ -102,7 +136,7 @@ private:
     std::vector<uint32_t> free_of(size_t page, const std::vector<bool> & gone) const {
         std::vector<uint32_t> cells_of_page;
         for (uint32_t i = bytes.first_cell(page); i < end_of(page); ++i) {
-            bool stays = cells.is_empty(i) && page == bytes.first_page(i); // once, where it lies on two
+            bool stays = cells.is_empty(i) && page == bytes.first_page(i) && (!coarser || coarser->has(i)); // once, where it lies on two
             for (size_t p = bytes.first_page(i); p <= bytes.last_page(i); ++p) {
                 stays = stays && n_used[p] > 0 && !gone[p];
             }
@@ -115,6 +149,7 @@ private:
 
     const llama_kv_cells & cells;
     const cell_bytes &     bytes;
+    const page_fill *      coarser;
     std::vector<uint32_t>  n_used; // cells that lie there, by page
     std::vector<size_t>    in_part; // pages, the emptiest first
     size_t                 n_in_use = 0;
@@ -125,20 +160,31 @@ private:
 // stores: of a cache in which not every layer has a row in every cell.
 static bool compact(llama_kv_cache & cache, const stores_rows & stores, bool wanted) {
     kvfold_kv_memory &     memory = *cache.kv_memory;
-    const cell_bytes &     bytes  = memory.places->cell();
     const llama_kv_cells & cells  = cache.get_cells(0);
     const uint32_t         n_used = cells.get_used();
     const bool             looks  = n_used < memory.n_compact || wanted;
-    if (cache.get_n_stream() > 1 || bytes.of_page == 0 || !looks || cells.get_has_shift()) {
+    if (cache.get_n_stream() > 1 || memory.places->cells().front().of_page == 0 || !looks || cells.get_has_shift()) {
         memory.n_compact = n_used;
         return false; // the usual case: nothing has gone
     }
     memory.n_compact = n_used;
-    const page_fill fill(cells, bytes);
-    if (!fill.is_sparse()) {
+    std::vector<move>    moves;
+    std::list<page_fill> fills;
+    for (const cell_bytes & kind : memory.places->cells()) {
+        const page_fill & fill = fills.emplace_back(cells, kind, fills.empty() ? nullptr : &fills.back());
+        if (wanted ? fill.can_move() : fill.is_sparse()) {
+            moves = fill.moves();
+        }
+        if (!moves.empty()) {
+            break;
+        }
+    }
+    for (auto fill = fills.begin(); wanted && moves.empty() && fill != fills.end(); ++fill) {
+        moves = fill->moves_to_front();
+    }
+    if (moves.empty()) {
         return false;
     }
-    const std::vector<move> moves = fill.moves();
     const auto              has_row = [&](const cell_area & area, const move & each) {
         return !stores || std::any_of(each.seq_ids.begin(), each.seq_ids.end(), [&](llama_seq_id id) { return stores(area.il, id); });
     };
@@ -177,7 +223,7 @@ static bool compact(llama_kv_cache & cache, const stores_rows & stores, bool wan
         }
     }
     LLAMA_LOG_DEBUG("%s: %zu cells onto other pages\n", __func__, moves.size());
-    return !moves.empty();
+    return true;
 }
 
 bool compact(llama_memory_i * memory, bool wanted) {

@@ -21,42 +21,76 @@ static constexpr size_t most_idle = 32;
 
 namespace {
 
+// Pages of tensors of one kind in which cells lie.
+class pages_in_use {
+public:
+    pages_in_use(const cell_bytes & bytes, uint32_t n_cells) : bytes(bytes), in_use(bytes.last_page(n_cells - 1) + 1) {}
+
+    bool has(uint32_t at) const {
+        size_t page = bytes.first_page(at);
+        while (page <= bytes.last_page(at) && in_use[page]) {
+            ++page;
+        }
+        return page > bytes.last_page(at);
+    }
+
+    // Whether one is new.
+    bool add(uint32_t at) {
+        bool is_new = false;
+        for (size_t page = bytes.first_page(at); page <= bytes.last_page(at); ++page) {
+            if (!in_use[page]) {
+                in_use[page] = is_new = true;
+                ++n_pages;
+            }
+        }
+        return is_new;
+    }
+
+    size_t n_bytes() const { return n_pages*bytes.of_page; }
+
+private:
+    const cell_bytes & bytes;
+    std::vector<bool>  in_use;
+    size_t             n_pages = 0;
+};
+
 // Free cells, for one ubatch.
 class search {
 public:
-    search(const llama_kv_cells & cells, uint32_t n_run, const cell_bytes & bytes) : cells(cells), n_run(n_run), bytes(bytes) {}
+    search(const llama_kv_cells & cells, uint32_t n_run, const std::vector<cell_bytes> & kinds)
+        : cells(cells), n_run(n_run), kinds(kinds), bytes(kinds.front()) {}
 
-    // Whether a page has to be committed for this cell.
-    bool opens_page(uint32_t at) const {
-        bool used = true;
-        for (size_t page = bytes.first_page(at); used && page <= bytes.last_page(at); ++page) {
-            used = false;
-            for (uint32_t i = bytes.first_cell(page); !used && i < cells.size() && bytes.first_page(i) <= page; ++i) {
-                used = !is_free(i);
-            }
-        }
-        return !used;
+    // Whether a page has to be committed for this cell, of the first kind or of any.
+    bool opens_page(uint32_t at, bool of_any) const {
+        return of_any ? std::any_of(kinds.begin(), kinds.end(), [&](const cell_bytes & each) { return opens_page(at, each); }) : opens_page(at, bytes);
     }
 
     // Among cells of others, in pages that are in use, if much of those is free, the sequence shares cells already, and has not yet
     // filled some pages itself.
     uint32_t beside_others(llama_seq_id seq_id) {
-        if (in_use.empty()) {
-            look_at_pages();
-        }
+        look_at_pages();
         const size_t n_bytes = n_used*bytes.of_cell;
-        const bool   shares  = n_pages*bytes.of_page > n_bytes + n_bytes/most_idle && has_few_of_its_own(seq_id);
+        const bool   shares  = in_use.front().n_bytes() > n_bytes + n_bytes/most_idle && has_few_of_its_own(seq_id);
         return shares ? on_page_in_use() : none;
     }
 
     uint32_t on_page_in_use() {
-        if (in_use.empty()) {
-            look_at_pages();
-        }
-        while (beside < cells.size() && !(is_free(beside) && in_use[bytes.first_page(beside)] && in_use[bytes.last_page(beside)])) {
+        look_at_pages();
+        while (beside < cells.size() && !(is_free(beside) && in_use.front().has(beside))) {
             ++beside;
         }
         return beside < cells.size() ? beside : none;
+    }
+
+    // Of all kinds, or of the first one.
+    uint32_t on_pages_in_use() {
+        look_at_pages();
+        for (uint32_t at = 0; kinds.size() > 1 && at < cells.size(); ++at) {
+            if (is_free(at) && std::all_of(in_use.begin(), in_use.end(), [&](const pages_in_use & each) { return each.has(at); })) {
+                return at;
+            }
+        }
+        return on_page_in_use();
     }
 
     // In the run in which a sequence got `last`, after the last cell that it still has there.
@@ -111,8 +145,24 @@ public:
 private:
     bool has_few_of_its_own(llama_seq_id seq_id) { return n_alone[seq_id] < cells.seq_cells(seq_id) && n_own[seq_id] < bytes.most_beside_others(); }
 
+    bool opens_page(uint32_t at, const cell_bytes & kind) const {
+        bool used = true;
+        for (size_t page = kind.first_page(at); used && page <= kind.last_page(at); ++page) {
+            used = false;
+            for (uint32_t i = kind.first_cell(page); !used && i < cells.size() && kind.first_page(i) <= page; ++i) {
+                used = !is_free(i);
+            }
+        }
+        return !used;
+    }
+
     void look_at_pages() {
-        in_use.resize(bytes.last_page(cells.size() - 1) + 1);
+        if (!in_use.empty()) {
+            return;
+        }
+        for (const cell_bytes & each : kinds) {
+            in_use.emplace_back(each, cells.size());
+        }
         for (uint32_t at = 0; at < cells.used_max_p1(); ++at) {
             if (!cells.is_empty(at)) {
                 use(at);
@@ -129,11 +179,9 @@ private:
     }
 
     void use(uint32_t at) {
-        for (size_t page = bytes.first_page(at); page <= bytes.last_page(at); ++page) {
-            if (!in_use[page]) {
-                in_use[page] = true;
-                beside       = std::min(beside, bytes.first_cell(page));
-                ++n_pages;
+        for (size_t kind = 0; kind < in_use.size(); ++kind) {
+            if (in_use[kind].add(at) && kind == 0) {
+                beside = std::min(beside, bytes.first_cell(bytes.first_page(at)));
             }
         }
         ++n_used;
@@ -153,15 +201,15 @@ private:
 
     const llama_kv_cells &                     cells;
     const uint32_t                             n_run;
-    const cell_bytes &                         bytes;
+    const std::vector<cell_bytes> &            kinds;
+    const cell_bytes &                         bytes; // of the first of them
     std::unordered_map<uint32_t, llama_seq_id> taken;
     std::unordered_map<llama_seq_id, uint32_t> own; // before it there is none
     uint32_t                                   cell   = 0;
     uint32_t                                   beside = 0;
 
     // empty until somebody asks
-    std::vector<bool>                          in_use; // by page
-    size_t                                     n_pages = 0;
+    std::vector<pages_in_use>                  in_use; // by kind
     size_t                                     n_used  = 0; // cells
     std::unordered_map<llama_seq_id, uint32_t> n_alone; // cells that no other sequence has
     std::unordered_map<llama_seq_id, uint32_t> n_own;   // and those that it got
@@ -179,21 +227,21 @@ uint32_t cell_bytes::most_beside_others() const {
 }
 
 // Where pages are large, as on a GPU, a run that fills one would leave few sequences a run of their own.
-placement::placement(uint32_t n_cells, cell_bytes bytes)
-    : bytes(bytes)
-    , n_run(std::clamp(padded((uint32_t) bytes.cells_in_page()), least_run, std::max(least_run, padded(n_cells/64))))
+placement::placement(uint32_t n_cells, std::vector<cell_bytes> all)
+    : kinds(std::move(all))
+    , n_run(std::clamp(padded((uint32_t) kinds.front().cells_in_page()), least_run, std::max(least_run, padded(n_cells/64))))
     , last(LLAMA_MAX_SEQ, none) {}
 
 std::vector<uint32_t> placement::choose(const llama_kv_cells & cells, const std::vector<llama_seq_id> & seq_ids) {
-    search                free(cells, n_run, bytes);
+    search                free(cells, n_run, kinds);
     std::vector<uint32_t> idxs;
     for (const llama_seq_id seq_id : seq_ids) {
         const bool forgets = cells.seq_pos_max(seq_id) >= (llama_pos) cells.seq_cells(seq_id);
         uint32_t   at      = forgets ? none : free.in_run_of(seq_id, last[seq_id]);
         at = at == none ? free.first_of_own(seq_id) : at;
         at = at == none ? free.any() : at;
-        const bool     opens  = bytes.of_page > 0 && free.opens_page(at);
-        const uint32_t beside = !opens ? none : spares_pages ? free.on_page_in_use() : free.beside_others(seq_id);
+        const bool     opens  = kinds.front().of_page > 0 && free.opens_page(at, spares_pages);
+        const uint32_t beside = !opens ? none : spares_pages ? free.on_pages_in_use() : free.beside_others(seq_id);
         if (beside == none) {
             last[seq_id] = at; // it goes on in its own run later
         }

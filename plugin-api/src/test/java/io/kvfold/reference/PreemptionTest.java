@@ -18,6 +18,7 @@ import io.kvfold.KvBudgetExceededException;
 import io.kvfold.KvCacheStats;
 import io.kvfold.KvPlan;
 import io.kvfold.KvType;
+import io.kvfold.KvfoldException;
 import io.kvfold.RealLibrary;
 import io.kvfold.reference.Shape.Architecture;
 import java.io.IOException;
@@ -199,6 +200,81 @@ final class PreemptionTest {
                 assertThat(loaded.get(i).path("truncated").asBoolean()).isTrue();
                 assertSame("request " + i, alone.get(i), loaded.get(i), GAP);
             }
+        }
+    }
+
+    /** One that is only slow is waited for, and one that has stopped is not, although what it made cannot be computed again. */
+    @ParameterizedTest
+    @CsvSource({"1, true", "3, true", "3, false"})
+    void answersThatLoseOlderTokensWaitForReaders(int millis, boolean unified) throws IOException {
+        UnaryOperator<Engine.Builder> shifting = builder -> builder.contextSize(POOL)
+                .kvCacheTypes(KvType.F32, KvType.F32)
+                .option("kv-unified", unified)
+                .option("context-shift", true);
+        List<ObjectNode> bodies = new ArrayList<>();
+        for (int i = 0; i < 3; i++) {
+            bodies.add(request(10 + 17 * i, 2 * POOL, i));
+        }
+        List<JsonNode> alone = new ArrayList<>();
+        long ofOne;
+        try (Engine engine = open("standard", 1, shifting)) {
+            for (ObjectNode body : bodies) {
+                alone.add(engine.call("/completion", body));
+            }
+            ofOne = engine.kvCacheStats().bytesAllocated();
+        }
+        try (Engine engine =
+                open("standard", 2, builder -> shifting.apply(builder).kvBudget(ofOne))) {
+            List<CompletableFuture<List<Integer>>> running = new ArrayList<>();
+            for (ObjectNode body : bodies) {
+                running.add(CompletableFuture.supplyAsync(
+                        () -> readSlowly(engine, body.deepCopy().put("stream", true), millis)));
+            }
+            for (int i = 0; i < bodies.size(); i++) {
+                List<Integer> expected = new ArrayList<>();
+                alone.get(i).path("tokens").forEach(token -> expected.add(token.asInt()));
+                assertThat(running.get(i).join()).as("request %d", i).isEqualTo(expected);
+            }
+        }
+    }
+
+    private static List<Integer> readSlowly(Engine engine, ObjectNode body, int millis) {
+        List<Integer> tokens = new ArrayList<>();
+        try (Generation answer = engine.complete(body)) {
+            for (JsonNode chunk = answer.next(); chunk != null; chunk = answer.next()) {
+                chunk.path("tokens").forEach(token -> tokens.add(token.asInt()));
+                Thread.sleep(millis);
+            }
+        } catch (InterruptedException e) {
+            throw new IllegalStateException(e);
+        }
+        return tokens;
+    }
+
+    @Test
+    @Timeout(120)
+    void answersThatLoseOlderTokensDoNotWaitForAReaderThatHasStopped() throws Exception {
+        UnaryOperator<Engine.Builder> shifting =
+                builder -> builder.contextSize(POOL).option("context-shift", true);
+        ObjectNode body = request(20, 3 * POOL, 1);
+        long ofOne;
+        try (Engine engine = open("standard", 1, shifting)) {
+            engine.call("/completion", body);
+            ofOne = engine.kvCacheStats().bytesAllocated();
+        }
+        try (Engine engine =
+                        open("standard", 2, builder -> shifting.apply(builder).kvBudget(ofOne));
+                Generation unread = engine.complete(body.deepCopy().put("stream", true))) {
+            for (int i = 0; i < 2 * POOL; i++) {
+                assertThat(unread.next()).isNotNull();
+            }
+            assertThat(engine.call("/completion", body).path("tokens_predicted").asInt())
+                    .isEqualTo(3 * POOL);
+            assertThatThrownBy(() -> {
+                        while (unread.next() != null) {}
+                    })
+                    .isInstanceOf(KvfoldException.class)
+                    .hasMessageContaining("has not been read");
         }
     }
 
