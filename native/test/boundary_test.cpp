@@ -328,7 +328,8 @@ static void takes_an_option_in_every_form() {
 }
 
 static void refuses_a_cache_that_cannot_fit() {
-    const answer a = engine(with(small(), "ctx-size", 2147483647)).opened;
+    const json   trained = with(small(), "override-kv", "llama.context_length=int:2147483647");
+    const answer a       = engine(with(trained, "ctx-size", 2147483647)).opened;
     CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_OUT_OF_MEMORY);
     CHECK(a.object().value("value", (int64_t) 0) > a.object().value("limit", (int64_t) 0));
 }
@@ -444,6 +445,12 @@ static void reports_load_progress_and_can_be_abandoned() {
     const answer a = call([&](char ** out) { return kvfold_open(options.c_str(), refuse, nullptr, &handle, out); });
     CHECK_EQUAL(a.status, (int) KVFOLD_ERROR_CANCELLED);
     CHECK(handle == nullptr);
+    seen.clear();
+    const std::string too_long = with(small(), "ctx-size", 99999999).dump();
+    const answer      refused  = call([&](char ** out) { return kvfold_open(too_long.c_str(), collect, nullptr, &handle, out); });
+    CHECK_EQUAL(refused.status, (int) KVFOLD_ERROR_INVALID_ARGUMENT);
+    CHECK_EQUAL(refused.object().value("option", ""), std::string("ctx-size"));
+    CHECK(seen.empty()); // before anything is loaded
 }
 
 static void hands_log_lines_to_the_callback() {

@@ -162,10 +162,29 @@ static kvfold_plan requested_plan(const model_facts & facts, const common_params
     }
 }
 
+// llama.cpp would give each slot what the model was trained with, and log that.
+static void check_context(int32_t asked, uint64_t trained, const common_params & params, const model_facts & facts) {
+    if (asked > 0 && (uint64_t) asked > trained) {
+        const std::string key = facts.architecture + ".context_length";
+        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "a context of " + std::to_string(asked) + " tokens is more than the " + std::to_string(trained) +
+                                                       " that '" + params.model.path + "' was trained for; YaRN (\"rope-scaling\"," +
+                                                       " \"rope-scale\") stretches it, or \"override-kv\" with \"" + key +
+                                                       "=int:" + std::to_string(asked) + "\"")
+            .compares(asked, (int64_t) trained)
+            .about_option("ctx-size");
+    }
+}
+
 // Linux hands out more memory than there is and kills the process later, so sizes that cannot fit are refused here.
 void engine::plan_memory(std::unique_ptr<gauge> system) {
     const kvfold_plan   plan   = requested_plan(facts, options.params);
     const memory_places places = memory_places_for(facts, options.params, *system);
+    const common_params & params = options.params;
+    const int32_t         asked  = params.kv_unified_per_slot > 0 ? params.kv_unified_per_slot : params.n_ctx;
+    const bool            as_is  = params.rope_scaling_type == LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED && params.rope_freq_scale == 0;
+    if (as_is && facts.context_length > 0) { // else it is known when llama.cpp has stretched it
+        check_context(asked, facts.context_length, params, facts);
+    }
     fit_to_memory(options, facts, plan, places);
     log_emit(KVFOLD_LOG_INFO, describe_fit_to_memory(options, facts, plan));
     ledger = std::make_shared<page_ledger>(options.kv_budget > 0 ? options.kv_budget : page_ledger::no_cap, std::move(system));
@@ -220,19 +239,6 @@ static size_t bytes_of_longest_token(const llama_vocab * vocab) {
         longest = std::max(longest, strlen(llama_vocab_get_text(vocab, id)));
     }
     return longest;
-}
-
-// llama.cpp would give each slot what the model was trained with, and log that.
-static void check_context(const common_params & params, const model_facts & facts, const llama_model * model) {
-    const int32_t asked = params.kv_unified_per_slot, trained = llama_model_n_ctx_train(model); // stretched where YaRN is
-    if (asked > trained) {
-        throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "a context of " + std::to_string(asked) + " tokens is more than the " + std::to_string(trained) +
-                                                       " that '" + params.model.path +
-                                                       "' was trained for; YaRN (\"rope-scaling\", \"rope-scale\") stretches it, or \"override-kv\" with \"" +
-                                                       facts.architecture + ".context_length=int:" + std::to_string(asked) + "\"")
-            .compares(asked, trained)
-            .about_option("ctx-size");
-    }
 }
 
 void engine::load(kvfold_progress_callback progress, void * user) {
@@ -294,7 +300,8 @@ void engine::load(kvfold_progress_callback progress, void * user) {
                                               " stay as they are where a layer keeps first tokens or a window only")
             .about_option("context-shift");
     }
-    check_context(options.params, facts, llama_get_model(server->get_llama_context()));
+    const int32_t trained = llama_model_n_ctx_train(llama_get_model(server->get_llama_context()));
+    check_context(options.params.kv_unified_per_slot, (uint64_t) trained, options.params, facts);
     check_pooling(*server->get_llama_context(), path);
     server->set_state_callback([](server_state, json) {});
     routes->update_meta(*server);
