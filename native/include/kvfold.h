@@ -189,6 +189,12 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *   "memory-reserve"  bytes of the host's memory that keys and values leave free (default: 256 MiB, or 3% of what there is if
  *                   that is more). What is free is the least that MemAvailable and the control groups around the process
  *                   say; pages are refused beyond it
+ *   "swap-dir"      a folder for the keys and values of answers that give their cells up: they are written there, and read when
+ *                   there is room again, by the thread that computes. Default: none, and their tokens are computed again. A
+ *                   file has no name, or goes when it is closed, and only this process can read it. So an answer can give way
+ *                   that could not be computed again as it was: with images, or without what "context-shift" took. All others
+ *                   are computed again where nothing can be written, and so are always those with a draft model, under a plan
+ *                   that evicts, and before it is decided which of their layers are lazy
  *   "kv-plan"       which layer reads whose keys and values, and which retain only sinks and recent tokens; default: the
  *                   model's own metadata. "simlayerkv:0.9", "lighttransfer:8" and the attributes "lazy" and "full" leave
  *                   the latter to the engine, which decides for each sequence: SimLayerKV, LightTransfer (arXiv
@@ -244,7 +250,7 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  *
  *   {"cells": tokens the cache can hold, "cells_used": those that hold a token, "layers": n, "layers_with_storage": n,
  *    "bytes_per_token": n, "bytes_allocated": n, "bytes_committed": n, "bytes_in_use": n,
- *    "bytes_budget": n or null, "ledger": {"pages": n, "checkpoints": n, "swapped": n, "states": n},
+ *    "bytes_budget": n or null, "ledger": {"pages": n, "checkpoints": n, "states": n, "swapped": n},
  *    "bytes_promised": n, "slots": n, "slots_busy": n,
  *    "requests_waiting": n, "requests_suspended": n, "preemptions": n, "tokens_recomputed": n,
  *    "prefixes": {"prompts": n, "hits": n, "tokens_shared": n, "kept": n, "cells_shared": n, "bytes_saved": n},
@@ -255,8 +261,10 @@ KVFOLD_API int32_t kvfold_engine_info(kvfold_engine * engine, char ** out);
  *    "lazy_layers": [[layers of slot 0], ...],
  *    "evictions": {"prompts": n, "seconds": s, "bytes": n, "by_layer": [{"layer": n, "kept": rows, "evicted": rows}]}}
  *
+ * ledger: what counts against the budget, and in "swapped" what does not, as it lies in files of "swap-dir".
+ *
  * requests_suspended have begun and gave their cells up for others, which preemptions counts since the engine was opened;
- * their tokens are computed again when there is room, tokens_recomputed so far.
+ * their tokens are read again or computed again when there is room, tokens_recomputed so far.
  *
  * prefixes: of the prompts that could begin with cells of another request, hits did, since the engine was opened, with
  * tokens_shared tokens that were not computed again; kept counts beginnings that no slot holds, cells_shared the cells that would

@@ -50,7 +50,7 @@ static void lists_options_that_it_accepts() {
         }
     }
     for (const char * known : { "model", "ctx-size", "parallel", "ubatch-size", "cache-type-k", "flash-attn", "max-queue", "kv-plan",
-                               "memory-reserve", "admission", "cpu-attention" }) {
+                               "memory-reserve", "swap-dir", "admission", "cpu-attention" }) {
         CHECK(names.count(known) == 1);
     }
     for (const char * refused : { "help", "version", "port", "hf-repo", "log-file" }) {

@@ -36,8 +36,10 @@ void expect(bool holds, const char * what) {
 struct job {
     int      task;
     uint32_t n_prompt, n_answer; // tokens
-    bool     replayable, whole;
+    bool     replayable, swappable, whole;
     uint32_t n_draft;
+
+    bool gives_way() const { return replayable || swappable; }
 };
 
 struct seat {
@@ -125,6 +127,7 @@ struct world {
         next.n_prompt   = (uint32_t) pick(1, std::max(2u, n_slot - 2));
         next.n_answer   = (uint32_t) pick(1, n_slot - next.n_prompt);
         next.replayable = chance(0.95);
+        next.swappable  = chance(0.3);
         next.whole      = chance(0.05) && next.n_prompt <= n_batch;
         next.n_draft    = chance(0.2) ? (uint32_t) pick(1, 16) : 0;
         queue.push_back(next);
@@ -201,6 +204,8 @@ struct world {
             v.paused     = each.paused;
             v.stalled    = each.stalled;
             v.replayable = !each.answers || each.what.replayable;
+            v.swappable  = each.answers && each.what.swappable && !each.suspended;
+            v.swapped    = each.answers && each.what.swappable && each.suspended;
             v.whole      = each.what.whole;
             v.group      = each.what.whole ? -1 : 0;
             v.n_tokens   = each.n_tokens;
@@ -228,7 +233,7 @@ struct world {
     // What cannot be computed again has its cells until somebody reads on.
     bool waits_for_reader() const {
         return std::any_of(seats.begin(), seats.end(), [](const seat & each) {
-            return each.busy && each.answers && !each.what.replayable && each.n_cells > 0 && each.paused && !each.stalled;
+            return each.busy && each.answers && !each.what.gives_way() && each.n_cells > 0 && each.paused && !each.stalled;
         });
     }
 
@@ -236,7 +241,7 @@ struct world {
         int oldest = -1;
         for (size_t i = 0; i < seats.size(); ++i) {
             const auto age = [&](int seat) { // what cannot be computed again goes first
-                const bool stays = seats[seat].answers && !seats[seat].what.replayable && seats[seat].n_cells > 0;
+                const bool stays = seats[seat].answers && !seats[seat].what.gives_way() && seats[seat].n_cells > 0;
                 return std::make_pair(!stays, seats[seat].what.task);
             };
             if (seats[i].busy && !seats[i].paused && (oldest < 0 || age((int) i) < age(oldest))) {
@@ -257,7 +262,7 @@ struct world {
             case slot_action::SUSPEND:
                 expect(each.busy && each.n_cells > 0, "who is suspended had cells");
                 expect(action.slot != oldest || (refused && waits_for_reader()), "the oldest that is read is not suspended, but while it waits for a reader");
-                expect(!each.answers || each.what.replayable, "what cannot be computed again is not suspended");
+                expect(!each.answers || each.what.gives_way(), "what cannot come back is not suspended");
                 expect(prefixes().empty(), "prefixes go before anybody is suspended");
                 each.suspended = true;
                 each.resuming  = false;
@@ -279,7 +284,7 @@ struct world {
                         expect(&other == &each || !other.busy || other.n_cells == 0, "the oldest fails only alone");
                     }
                 } else {
-                    expect(!each.what.replayable && each.answers, "a younger one fails only if it cannot give way");
+                    expect(!each.what.gives_way() && each.answers, "a younger one fails only if it cannot give way");
                 }
                 n_failed++;
                 release(each, false);
@@ -405,9 +410,10 @@ struct world {
                 continue;
             }
             each.resuming = true;
-            const uint32_t n = std::min({ action.n_tokens, each.n_tokens - each.n_cells, n_batch });
+            const uint32_t n = std::min({ action.n_tokens, each.n_tokens - each.n_cells, each.what.swappable ? UINT32_MAX : n_batch });
+            expect(!each.what.swappable || n == each.n_tokens, "what lies in a file comes back as a whole");
             each.n_cells += n;
-            n_recomputed += n;
+            n_recomputed += each.what.swappable ? 0 : n;
             if (each.n_cells == each.n_tokens) {
                 each.suspended = each.resuming = false;
             }
@@ -528,7 +534,17 @@ void fixed_cases() {
     room.n_free = 0;
     actions = plan_step({ young, old }, {}, room);
     expect(actions[0].what == slot_action::FAIL && actions[0].slot == 0, "whose answer fails for the others");
-    old.paused = old.stalled = young.shifts = false;
+    old.paused = old.stalled = false;
+    old.swappable = young.swappable = true;
+    std::swap(old.arrival, young.arrival);
+    room.n_free = 0;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions[0].what == slot_action::SUSPEND && actions[0].slot == 0, "what can come back from a file gives way as others do");
+    room.n_free = 60;
+    actions = plan_step({ young, old }, {}, room);
+    expect(actions[0].what == slot_action::RUN && actions[1].what == slot_action::RUN, "and nobody rests for it");
+    std::swap(old.arrival, young.arrival);
+    old.swappable = young.swappable = young.shifts = false;
     old.replayable = true, young.suspended = true, young.n_cells = 0;
     room.n_free = 60;
     room.n_cells = 100;

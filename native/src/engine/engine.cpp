@@ -356,6 +356,7 @@ void engine::set_up_serving() {
     seats.n_slot         = server->get_meta().slot_n_ctx;
     seats.n_batch        = llama_n_batch(context);
     seats.tokens_at_once = (uint32_t) layout.tokens_at_once;
+    seats.swap_dir       = options.swap_dir;
     const bool shares = options.prefix_sharing && !options.params.ctx_shift; // which moves cells under all sequences that hold them
     prefixes = std::make_unique<prefix_cache>(context, prefix_cache::limits{ options.params.n_parallel, shares });
     schedule = std::make_unique<slot_schedule>(seats, layout, *prefixes);

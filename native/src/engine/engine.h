@@ -85,7 +85,7 @@ struct engine : request_host {
     std::string kv_metrics();
 
     struct memory_now {
-        std::array<uint64_t, 4> held; // of the ledger, by kind
+        std::array<uint64_t, 3> held; // of the ledger, by kind
         kv_usage                usage;
     };
     memory_now look_at_memory() const;

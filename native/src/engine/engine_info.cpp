@@ -183,8 +183,7 @@ static json describe_layers(const std::vector<kv_usage::layer> & layers) {
 engine::memory_now engine::look_at_memory() const {
     constexpr int n_tries = 32;
     const auto    held    = [&] {
-        return std::array<uint64_t, 4>{ ledger->held(charge::pages), ledger->held(charge::checkpoints), ledger->held(charge::swapped),
-                                        ledger->held(charge::states) };
+        return std::array<uint64_t, 3>{ ledger->held(charge::pages), ledger->held(charge::checkpoints), ledger->held(charge::states) };
     };
     for (int i = 1;; ++i) {
         memory_now now = { held(), usage_now(layout, (uint32_t) options.params.n_parallel) };
@@ -225,8 +224,8 @@ json engine::kv_stats() {
         { "bytes_budget",        ledger->cap() < page_ledger::no_cap ? json(ledger->cap()) : json(nullptr) },
         { "ledger",              { { "pages", now.held[0] },
                                    { "checkpoints", now.held[1] },
-                                   { "swapped", now.held[2] },
-                                   { "states", now.held[3] } }                                         },
+                                   { "states", now.held[2] },
+                                   { "swapped", schedule->bytes_swapped.load() } }                     },
         { "bytes_promised",      admits->bytes_promised()                                            },
         { "slots",               options.params.n_parallel                                           },
         { "slots_busy",          busy                                                                },
@@ -269,9 +268,10 @@ std::string engine::kv_metrics() {
     }
     describe("kv_held_bytes", "gauge", "What counts against the budget, by kind.");
     size_t kind = 0;
-    for (const char * type : { "pages", "checkpoints", "swapped", "states" }) {
+    for (const char * type : { "pages", "checkpoints", "states" }) {
         value(std::string("kv_held_bytes{type=\"") + type + "\"}", now.held[kind++]);
     }
+    one("kv_swapped_bytes", "gauge", "Keys and values of suspended requests in files of swap-dir.", schedule->bytes_swapped.load());
     one("kv_promised_bytes", "gauge", "KV memory set aside for requests.", admits->bytes_promised());
     one("requests_waiting", "gauge", "Requests that wait for a slot or for room in the KV cache.", requests_waiting());
     one("requests_suspended", "gauge", "Requests that gave their cells up and wait to go on.", schedule->n_suspended.load());

@@ -65,6 +65,7 @@ static const char * const kv_plan_name = "kv-plan";
 static const char * const kv_prefill_name = "kv-prefill";
 static const char * const cpu_attention_name = "cpu-attention";
 static const char * const memory_reserve_name = "memory-reserve";
+static const char * const swap_dir_name = "swap-dir";
 static const char * const describe_schema_name = "describe-schema";
 static const char * const describe_tools_name = "describe-tools";
 static const char * const prefix_sharing_name  = "prefix-sharing";
@@ -133,6 +134,7 @@ static error unknown_option(const std::string & given, const std::map<std::strin
     consider(kv_prefill_name);
     consider(cpu_attention_name);
     consider(memory_reserve_name);
+    consider(swap_dir_name);
     consider(describe_schema_name);
     consider(describe_tools_name);
     consider(prefix_sharing_name);
@@ -334,6 +336,13 @@ engine_options parse_options(const std::string & text) {
             const int64_t bytes = to_int64(name, value);
             check_range(memory_reserve_name, bytes, 1, std::numeric_limits<int64_t>::max());
             options.memory_reserve = (uint64_t) bytes;
+            continue;
+        }
+        if (name == swap_dir_name) {
+            if (!value.is_string() || value.get<std::string>().empty()) {
+                throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"swap-dir\" cannot be " + value.dump_safe() + ", it is a folder").about_option(name);
+            }
+            options.swap_dir = value.get<std::string>();
             continue;
         }
         if (name == describe_schema_name) {
@@ -636,6 +645,7 @@ json describe_options() {
     add_own(prefix_sharing_name, "", "whether requests that begin alike share what is computed of that (default: true)");
     add_own(kv_budget_name, "BYTES", "memory that keys and values may take (default: 60% of what is free beside weights)");
     add_own(memory_reserve_name, "BYTES", "memory of the host that keys and values leave free (default: 256 MiB, or 3% of what there is)");
+    add_own(swap_dir_name, "FOLDER", "where keys and values of answers that give way are kept until they go on (default: nowhere, they are computed again)");
     return list;
 }
 

@@ -18,6 +18,7 @@ struct engine_options {
     bool          reserve   = false; // a request begins when the memory of its longest answer is set aside
     bool          kv_budget_given = false;
     uint64_t      memory_reserve = 0; // bytes that stay free; 0: gauge::default_reserve()
+    std::string   swap_dir; // see kv/state/swap.h
     bool          prefix_sharing = true; // see serving/prefix_cache.h
     bool          describe_schemas = true; // to the model, see serving/chat_messages.h
     bool          describe_tools   = true; // likewise, see serving/tool_calls.h

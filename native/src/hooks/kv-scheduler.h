@@ -33,6 +33,7 @@ struct kvfold_slot_view {
     stage_t stage    = PROMPT;
     bool    paused   = false; // nobody reads what it has made so far
     bool    replayable = true; // its cells can be computed again as they were
+    bool    swappable = false; // all that belongs to its cells is in a state of them, so that they can come back from a file
     bool    shifts   = false; // once it runs its older tokens go, and it is not replayable any more
     bool    whole    = false; // its prompt goes into one batch or into none
     bool    drafts   = false;
@@ -112,14 +113,16 @@ int kvfold_drafted_tokens(llama_context * ctx, int n_tokens, int n_most);
 // their next prompts. False if there is none.
 bool kvfold_draft_forgets(llama_context * ctx_dft, const llama_batch & batch);
 
-// The slot's cells are gone, and come back token by token; `n_tokens` of them are listed.
-void kvfold_slot_suspended(int id_slot, uint32_t n_tokens);
+// The slot's cells are about to go, and come back from a file or token by token; `n_tokens` of them are listed. False if they cannot:
+// they would have to come from a file, which could not be written.
+bool kvfold_slot_suspended(llama_context * ctx, int id_slot, uint32_t n_tokens, bool replayable);
 
 // The slot whose turn it is to be computed again, or -1.
 int kvfold_slot_to_replay();
 
-// Computes the next of its tokens. As llama_decode(): 0, 1 for want of cells or memory, or an error.
-int kvfold_replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt);
+// Computes the next of its tokens, or reads them all. As llama_decode(): 0, 1 for want of cells or memory, or an error.
+int kvfold_replay(
+        llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt, bool replayable);
 
 // Microseconds that the slot was without its cells, if it has all of them back since the last call; else 0.
 int64_t kvfold_slot_resumed(int id_slot);
@@ -137,6 +140,14 @@ void kvfold_slot_fails(llama_context * ctx, int id_task, int ret);
 template <typename slot_t>
 bool kvfold_is_shifted_next(const slot_t & slot) {
     return slot.state == decltype(slot_t::state)::SLOT_STATE_GENERATING && slot.prompt.n_tokens() + 1 >= slot.n_ctx;
+}
+
+// Whether its cells can be computed again as they were. A prompt is begun again by the server core itself.
+template <typename slot_t>
+bool kvfold_is_replayable(const slot_t & slot) {
+    return slot.state != decltype(slot_t::state)::SLOT_STATE_GENERATING ||
+        (!slot.truncated && !slot.spec_is_replay && !slot.prompt.tokens.has_mtmd && slot.inp_embd.empty() &&
+         slot.alora_invocation_start < 0 && !slot.task->params.sampling.backend_sampling);
 }
 
 template <typename slots_t>
@@ -158,10 +169,9 @@ std::vector<kvfold_slot_view> kvfold_view_slots(slots_t & slots) {
         view.drafts   = slot.can_speculate();
         view.n_tokens = (uint32_t) slot.prompt.n_tokens();
         view.n_prompt = (uint32_t) slot.task->n_tokens();
-        // a prompt is begun again by the server core itself
-        view.replayable = view.stage != kvfold_slot_view::ANSWER ||
-            (!slot.truncated && !slot.spec_is_replay && !slot.prompt.tokens.has_mtmd && slot.inp_embd.empty() &&
-             slot.alora_invocation_start < 0 && !slot.task->params.sampling.backend_sampling);
+        view.replayable = kvfold_is_replayable(slot);
+        view.swappable = view.stage == kvfold_slot_view::ANSWER && !slot.spec_is_replay && slot.inp_embd.empty() && !slot.ctx_dft &&
+            !slot.task->params.sampling.backend_sampling;
         view.shifts = kvfold_is_shifted_next(slot);
         for (auto & other : slots) {
             if (other.is_processing() && slot.can_batch_with(other)) {
@@ -185,11 +195,13 @@ std::vector<kvfold_prefix_view> kvfold_view_prefixes(const slots_t & slots) {
     return views;
 }
 
-// Everything but the slot's cells stays: its sampler, its text, its place.
+// Everything but the slot's cells stays: its sampler, its text, its place. False if nothing has changed, see kvfold_slot_suspended().
 template <typename slot_t>
-void kvfold_suspend(slot_t & slot) {
+bool kvfold_suspend(slot_t & slot) {
     const bool answers = slot.state == decltype(slot_t::state)::SLOT_STATE_GENERATING;
-    kvfold_slot_suspended(slot.id, answers ? (uint32_t) slot.prompt.n_tokens() : 0);
+    if (!kvfold_slot_suspended(slot.ctx_tgt, slot.id, answers ? (uint32_t) slot.prompt.n_tokens() : 0, kvfold_is_replayable(slot))) {
+        return false;
+    }
     slot.mem.seq_rm(slot.id, -1, -1);
     slot.prompt.checkpoints.clear();
     slot.i_batch = -1;
@@ -201,6 +213,7 @@ void kvfold_suspend(slot_t & slot) {
         slot.stats.n_prompt_processed = 0;
         slot.stats.n_prompt_cached    = 0;
     }
+    return true;
 }
 
 // One of several answers was given copies of the cells of their prompt. If there was no memory for them it computes the prompt itself.
@@ -237,7 +250,9 @@ void kvfold_apply(slots_t & slots, const std::vector<kvfold_slot_action> & actio
                 slot.prompt_clear();
                 break;
             case kvfold_slot_action::SUSPEND:
-                kvfold_suspend(slot);
+                if (!kvfold_suspend(slot)) {
+                    kvfold_fail(slot, 1);
+                }
                 break;
             case kvfold_slot_action::FAIL:
                 kvfold_fail(slot, 1);
@@ -310,7 +325,9 @@ void kvfold_plan_step(slots_t & slots, common_speculative * spec, const std::fun
     auto & slot = slots[id_slot];
     int    ret  = 0;
     common_set_adapter_lora(ctx, slot.lora);
-    yield([&] { ret = kvfold_replay(ctx, spec, id_slot, slot.prompt.tokens, (uint32_t) slot.task->n_tokens()); });
+    yield([&] {
+        ret = kvfold_replay(ctx, spec, id_slot, slot.prompt.tokens, (uint32_t) slot.task->n_tokens(), kvfold_is_replayable(slot));
+    });
     if (ret == 1) {
         kvfold_suspend(slot);
         kvfold_apply(slots, kvfold_give_way(ctx, kvfold_view_slots(slots), kvfold_view_prefixes(slots)));

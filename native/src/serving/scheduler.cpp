@@ -13,7 +13,7 @@ namespace {
 
 // Who cannot give way is as the oldest.
 bool goes_first(const slot_view & a, const slot_view & b) {
-    const auto stays = [](const slot_view & slot) { return !slot.replayable && slot.n_cells > 0; };
+    const auto stays = [](const slot_view & slot) { return !slot.gives_way() && slot.n_cells > 0; };
     return stays(a) != stays(b) ? stays(a) : came_before(a, b);
 }
 
@@ -58,7 +58,7 @@ public:
         if (!first || make_room(first, true)) {
             return std::move(actions);
         }
-        if (first->slot.replayable && first->holds() && waits_for_reader()) {
+        if (first->slot.gives_way() && first->holds() && waits_for_reader()) {
             suspend(*first);
         } else if (!fail_one_in_the_way(first)) {
             fail(*first); // it has all there is
@@ -80,7 +80,7 @@ private:
         bool is_away()  const { return slot.suspended && !slot.resuming; }
 
         // Its cells are there until its reader goes on.
-        bool keeps_others_waiting() const { return holds() && !slot.replayable && slot.paused && !slot.stalled; }
+        bool keeps_others_waiting() const { return holds() && !slot.gives_way() && slot.paused && !slot.stalled; }
     };
 
     // Of those that somebody reads; null if there is none.
@@ -103,10 +103,10 @@ private:
         const seat * const first = at == by_age.end() ? nullptr : &*at;
         uint64_t           n     = 1;
         for (const seat & each : by_age) {
-            const bool stays = each.holds() && !each.slot.replayable;
+            const bool stays = each.holds() && !each.slot.gives_way();
             n += &each != &who && (stays || &each == first);
         }
-        return &who == first || n <= room.n_whole;
+        return &who == first || who.slot.swappable || n <= room.n_whole;
     }
 
     // Of the cells that it holds, those that nobody else does.
@@ -179,7 +179,7 @@ private:
         for (const bool paused : { true, false }) {
             for (auto each = by_age.rbegin(); each != by_age.rend(); ++each) {
                 const bool younger = !whom || goes_first(whom->slot, each->slot);
-                if (each->slot.paused == paused && each->holds() && each->slot.replayable && &*each != whom && &*each != first && (paused || younger)) {
+                if (each->slot.paused == paused && each->holds() && each->slot.gives_way() && &*each != whom && &*each != first && (paused || younger)) {
                     return &*each;
                 }
             }
@@ -291,7 +291,8 @@ private:
                 }
             }
             if (n_free >= needed) {
-                run(each, seat::RESUMES, (uint32_t) std::min<uint64_t>(needed, std::max(room.n_batch, 1u)));
+                const uint64_t most = each.slot.swapped ? needed : std::max(room.n_batch, 1u);
+                run(each, seat::RESUMES, (uint32_t) std::min(needed, most));
                 return;
             }
         }

@@ -17,6 +17,7 @@
 namespace kvfold {
 
 struct slot_view : kvfold_slot_view {
+    bool     swapped   = false; // its cells are in a file, and come back all at once
     bool     stalled   = false; // it has paused, and others do not wait for its reader any more
     bool     suspended = false; // its cells are to be computed again, or are being: `n_cells` of them are there
     bool     resuming  = false;
@@ -25,6 +26,9 @@ struct slot_view : kvfold_slot_view {
     uint32_t n_peak    = UINT32_MAX; // cells that its tokens take at most at once
     uint32_t n_step    = 1;     // of an answer: its next token, and what may be drafted with it
     uint64_t last_run  = 0;     // the step in which it ran last
+
+    // Whether it can lose its cells and have them again.
+    bool gives_way() const { return replayable || swappable; }
 };
 
 // Whether a came before b.

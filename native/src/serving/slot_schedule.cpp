@@ -27,6 +27,7 @@
 #include <chrono>
 #include <set>
 #include <thread>
+#include <utility>
 
 namespace kvfold {
 
@@ -101,6 +102,8 @@ std::vector<slot_view> slot_schedule::view(const std::vector<kvfold_slot_view> &
         static_cast<kvfold_slot_view &>(view) = each;
         view.suspended = own.suspended;
         view.resuming  = own.resuming;
+        view.swapped   = own.swapped.has_value();
+        view.swappable = each.swappable && !own.suspended && swaps.takes(ctx, each.slot);
         view.stalled   = each.paused && reader_stalls(each.task);
         view.n_cells   = cells_of(cells, each.slot, own.suspended ? own.n_replayed : each.n_tokens);
         view.n_gone    = n_gone_of(ctx, each.slot);
@@ -299,7 +302,7 @@ int slot_schedule::youngest_with_cells(llama_context * ctx, const std::vector<kv
     const auto        views    = view(slots, ctx);
     const slot_view * youngest = nullptr;
     for (const slot_view & each : views) {
-        if (each.n_cells > 0 && each.replayable && (!youngest || came_before(*youngest, each))) {
+        if (each.n_cells > 0 && each.gives_way() && (!youngest || came_before(*youngest, each))) {
             youngest = &each;
         }
     }
@@ -412,7 +415,7 @@ int slot_schedule::one_that_can_wait(const std::vector<slot_view> & slots, int i
 bool slot_schedule::gathers(const std::vector<slot_view> & slots, int id_slot) {
     const auto at  = std::find_if(slots.begin(), slots.end(), [&](const slot_view & each) { return each.slot == id_slot; });
     entry &    own = entries[id_slot];
-    if (at == slots.end() || !at->replayable) {
+    if (at == slots.end() || !at->gives_way()) {
         return false;
     }
     if (at->n_tokens > own.n_gathered) {
@@ -473,8 +476,20 @@ uint64_t slot_schedule::grantable() const {
     return ledger && layout.bytes_paged > 0 ? ledger->grantable() : UINT64_MAX;
 }
 
-void slot_schedule::suspended(int id_slot, uint32_t n_tokens) {
+bool slot_schedule::suspended(llama_context * ctx, int id_slot, uint32_t n_tokens, bool replayable) {
     entry & own = entries[id_slot];
+    if (n_tokens > 0 && !own.suspended && swaps.takes(ctx, id_slot)) {
+        try {
+            own.swapped = swaps.write(ctx, id_slot);
+        } catch (const swap_error & e) {
+            log_emit(KVFOLD_LOG_WARN, e.what());
+            swap_failure = e.what();
+        }
+    }
+    if (n_tokens > 0 && !replayable && !own.swapped) {
+        return false;
+    }
+    swap_failure.clear();
     if (!own.suspended) {
         own.since = ggml_time_us();
         n_preemptions++;
@@ -485,7 +500,9 @@ void slot_schedule::suspended(int id_slot, uint32_t n_tokens) {
     own.n_replayed = 0;
     count_suspended();
     log_emit(KVFOLD_LOG_DEBUG, "slot " + std::to_string(id_slot) + " gives up the cells of " +
-                                   (n_tokens > 0 ? std::to_string(n_tokens) + " tokens" : "its prompt") + ", which will be computed again");
+                                   (n_tokens > 0 ? std::to_string(n_tokens) + " tokens" : "its prompt") + ", which will be " +
+                                   (own.swapped ? "read from a file again" : "computed again"));
+    return true;
 }
 
 // Whether tokens of an answer are told from those of a prompt by their outputs, and computed differently.
@@ -497,8 +514,26 @@ static bool needs_outputs(const llama_context * ctx, int id_slot) {
     return plan.upward() && !is_exact(plan, ctx->get_cparams().kv_prefill);
 }
 
-int slot_schedule::replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt) {
+int slot_schedule::replay(
+        llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt, bool replayable) {
     entry & own = entries[id_slot];
+    if (own.swapped) {
+        try {
+            if (!own.swapped->read(ctx, id_slot)) {
+                return 1;
+            }
+            own.n_replayed = own.n_listed;
+            own.swapped.reset();
+            return 0;
+        } catch (const swap_error & e) {
+            log_emit(KVFOLD_LOG_WARN, e.what());
+            own.swapped.reset();
+            if (!replayable) {
+                swap_failure = e.what();
+                return -1;
+            }
+        }
+    }
     evictor * const evicts = evictor_of(llama_get_memory(ctx));
     if (evicts && own.n_replayed == 0) {
         evicts->replays(id_slot, own.gone, (llama_pos) n_prompt);
@@ -574,9 +609,20 @@ bool slot_schedule::forgets(int id_slot) {
 
 void slot_schedule::count_suspended() {
     n_suspended = std::count_if(entries.begin(), entries.end(), [](const entry & each) { return each.suspended; });
+    uint64_t bytes = 0;
+    for (const entry & each : entries) {
+        bytes += each.swapped ? each.swapped->bytes() : 0;
+    }
+    bytes_swapped = bytes;
 }
 
-error slot_schedule::why_it_failed(llama_context * ctx, int id_task) const {
+error slot_schedule::why_it_failed(llama_context * ctx, int id_task, int ret) {
+    if (!swap_failure.empty()) {
+        return error(KVFOLD_ERROR_STATE, std::exchange(swap_failure, {})).about_option("swap-dir");
+    }
+    if (ret != 1) {
+        return error(KVFOLD_ERROR_INTERNAL, "llama_decode() returned " + std::to_string(ret));
+    }
     if (reader_stalls(id_task)) {
         return error(KVFOLD_ERROR_CONTEXT_EXCEEDED, "the answer has not been read for too long: others need its cells, which cannot be computed again");
     }
@@ -654,16 +700,17 @@ bool kvfold_draft_forgets(llama_context * ctx_dft, const llama_batch & batch) {
     return true;
 }
 
-void kvfold_slot_suspended(int id_slot, uint32_t n_tokens) {
-    schedule_here->suspended(id_slot, n_tokens);
+bool kvfold_slot_suspended(llama_context * ctx, int id_slot, uint32_t n_tokens, bool replayable) {
+    return schedule_here->suspended(ctx, id_slot, n_tokens, replayable);
 }
 
 int kvfold_slot_to_replay() {
     return schedule_here ? schedule_here->to_replay() : -1;
 }
 
-int kvfold_replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt) {
-    return schedule_here->replay(ctx, spec, id_slot, tokens, n_prompt);
+int kvfold_replay(
+        llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt, bool replayable) {
+    return schedule_here->replay(ctx, spec, id_slot, tokens, n_prompt, replayable);
 }
 
 // A map of n-grams holds places in the answer, and stops where that is shorter than it was.
@@ -685,8 +732,7 @@ bool kvfold_slot_forgets(int id_slot) {
 }
 
 void kvfold_slot_fails(llama_context * ctx, int id_task, int ret) {
-    admission_here->refuse(id_task, ret == 1 ? schedule_here->why_it_failed(ctx, id_task)
-                                             : error(KVFOLD_ERROR_INTERNAL, "llama_decode() returned " + std::to_string(ret)));
+    admission_here->refuse(id_task, schedule_here->why_it_failed(ctx, id_task, ret));
 }
 
 bool kvfold_task_waits(llama_context *, server_task & task) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kv/eviction/evicted.h"
+#include "kv/state/swap.h"
 #include "serving/admission.h"
 #include "serving/prefix_cache.h"
 #include "serving/scheduler.h"
@@ -11,6 +12,8 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <optional>
+#include <string>
 #include <vector>
 
 struct llama_context;
@@ -24,11 +27,12 @@ struct slot_schedule {
         uint32_t n_slot         = 0; // tokens that a slot holds
         uint32_t n_batch        = 0;
         uint32_t tokens_at_once = 1; // of an answer: one, and those that are drafted
+        std::string swap_dir; // for the cells of answers that give way; empty: these are computed again
     };
 
     slot_schedule(const limits & limits, const kv_layout & layout, prefix_cache & prefixes)
-        : prefixes(prefixes), rules(limits), layout(layout), bytes_of_slot(layout.bytes_for(limits.n_slot, 1)), entries(limits.slots),
-          keepers(limits.slots) {}
+        : prefixes(prefixes), rules(limits), layout(layout), bytes_of_slot(layout.bytes_for(limits.n_slot, 1)), swaps(limits.swap_dir),
+          entries(limits.slots), keepers(limits.slots) {}
 
     std::vector<kvfold_slot_action> share(std::vector<kvfold_prompt_view> slots);
 
@@ -45,8 +49,8 @@ struct slot_schedule {
     bool     rests(int id_slot) const { return entries[id_slot].rests; }
     int32_t  most(int id_slot) const { return entries[id_slot].n_most; }
     int      to_replay() const { return replayed_slot; }
-    void     suspended(int id_slot, uint32_t n_tokens);
-    int      replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt);
+    bool     suspended(llama_context * ctx, int id_slot, uint32_t n_tokens, bool replayable);
+    int      replay(llama_context * ctx, common_speculative * spec, int id_slot, const server_tokens & tokens, uint32_t n_prompt, bool replayable);
     int64_t  resumed(int id_slot);
     bool     forgets(int id_slot);
 
@@ -79,14 +83,16 @@ struct slot_schedule {
 
     prefix_cache & prefixes; // used by the worker's thread, as this is
 
-    // Whether a request that fails for want of room was refused memory, not cells.
-    error why_it_failed(llama_context * ctx, int id_task) const;
+    // What the server core could not compute, given what llama_decode() returned: for want of memory or cells where that is 1, or since a
+    // file could not be had.
+    error why_it_failed(llama_context * ctx, int id_task, int ret);
 
     // ---- on any thread
 
     std::atomic<uint64_t> n_preemptions{ 0 };
     std::atomic<uint64_t> n_recomputed{ 0 }; // tokens
     std::atomic<size_t>   n_suspended{ 0 };
+    std::atomic<uint64_t> bytes_swapped{ 0 }; // in files
     std::atomic<uint64_t> n_shared{ 0 }; // cells that would be there once more if sequences shared none
 
   private:
@@ -102,6 +108,7 @@ struct slot_schedule {
         uint32_t n_prompt   = 0;
         uint32_t n_prompt_cells = 0; // that its prompt takes at most at once
         evicted  gone; // what it had lost when it gave its cells up
+        std::optional<swapped_sequence> swapped; // what it had when it was suspended, if not to be computed again
         int32_t  n_most     = INT32_MAX; // tokens of its prompt in the next batch
         int32_t  n_at_once  = INT32_MAX; // of its prompt in any batch, since there was no memory for more
         uint64_t last_run   = 0;
@@ -131,12 +138,14 @@ struct slot_schedule {
     const limits       rules;
     const kv_layout &  layout;
     const uint64_t     bytes_of_slot; // with all the tokens that it holds
+    swap_folder        swaps;
     std::array<llama_context *, n_contexts> contexts{}; // of the last step; null: there is none
     std::vector<entry>  entries;
     std::vector<keeper> keepers;
     uint64_t            step          = 0;
     uint64_t            refused_at    = 0; // the last step for which there was no memory
     int                 replayed_slot = -1;
+    std::string         swap_failure; // of the answer that fails next
 };
 
 // While one lives, the hooks that run on this thread, a worker, ask these.

@@ -156,9 +156,9 @@ static void a_ledger_has_a_cap_that_nothing_passes() {
     CHECK_EQUAL(ledger.grantable(), uint64_t(1000));
     CHECK(ledger.take(charge::pages, 600));
     CHECK(ledger.take(charge::checkpoints, 300));
-    CHECK(!ledger.take(charge::swapped, 101));
-    CHECK(!ledger.take(charge::swapped, UINT64_MAX));
-    CHECK_EQUAL(ledger.held(charge::swapped), uint64_t(0));
+    CHECK(!ledger.take(charge::states, 101));
+    CHECK(!ledger.take(charge::states, UINT64_MAX));
+    CHECK_EQUAL(ledger.held(charge::states), uint64_t(0));
     CHECK(ledger.take_on_device(50));
     CHECK(ledger.take(charge::states, 50));
     CHECK_EQUAL(ledger.grantable(), uint64_t(0));
@@ -187,9 +187,9 @@ static void a_ledger_is_for_any_thread() {
     for (unsigned seed = 0; seed < 4; seed++) {
         threads.emplace_back([&, seed] {
             std::mt19937            rng(seed);
-            std::array<uint64_t, 4> own{};
+            std::array<uint64_t, 3> own{};
             for (int i = 0; i < 50000; i++) {
-                const size_t   kind  = rng() % 4;
+                const size_t   kind  = rng() % 3;
                 const uint64_t bytes = rng() % 500;
                 if (rng() % 2 && ledger.take((charge) kind, bytes)) {
                     own[kind] += bytes;
@@ -200,7 +200,7 @@ static void a_ledger_is_for_any_thread() {
                 }
                 n_over += ledger.total() > ledger.cap();
             }
-            for (size_t kind = 0; kind < 4; kind++) {
+            for (size_t kind = 0; kind < 3; kind++) {
                 ledger.give((charge) kind, own[kind]);
             }
         });
@@ -210,7 +210,7 @@ static void a_ledger_is_for_any_thread() {
     }
     CHECK_EQUAL(n_over.load(), 0);
     CHECK_EQUAL(ledger.total(), uint64_t(0));
-    for (const charge kind : { charge::pages, charge::checkpoints, charge::swapped, charge::states }) {
+    for (const charge kind : { charge::pages, charge::checkpoints, charge::states }) {
         CHECK_EQUAL(ledger.held(kind), uint64_t(0));
     }
 }

@@ -249,10 +249,6 @@ static std::vector<float> recorded_run(tested & t, int & n_failed_decodes) {
     return all;
 }
 
-static bool close_to(const std::vector<float> & a, const std::vector<float> & b, float gap) {
-    return std::equal(a.begin(), a.end(), b.begin(), b.end(), [&](float x, float y) { return std::abs(x - y) <= gap; });
-}
-
 // gap: of logits, where it depends on what was refused in which order keys are read.
 static void every_commit_may_fail(const char * name, const kv_test_model & spec, const context_options & o, float gap = 0) {
     scripted_pages     driver;

@@ -13,6 +13,7 @@
 #include "llama.h"
 
 #include <cstdio>
+#include <cmath>
 #include <filesystem>
 
 using namespace kvfold;
@@ -177,6 +178,10 @@ struct tested {
         }
     }
 };
+
+static bool close_to(const std::vector<float> & a, const std::vector<float> & b, float gap) {
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(), [&](float x, float y) { return std::abs(x - y) <= gap; });
+}
 
 static kv_test_model wide_model(const char * plan = "") {
     kv_test_model spec;

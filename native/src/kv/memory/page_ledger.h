@@ -19,7 +19,6 @@ namespace kvfold {
 enum class charge {
     pages,       // committed for cells
     checkpoints, // of what a window held, in host memory
-    swapped,     // sequences that gave their cells up, in host memory
     states,      // buffers of states that are saved or restored
 };
 
@@ -78,7 +77,7 @@ private:
 
     std::atomic<uint64_t>                limit;
     std::atomic<uint64_t>                sum{ 0 };
-    std::array<std::atomic<uint64_t>, 4> by_kind{};
+    std::array<std::atomic<uint64_t>, 3> by_kind{};
     const std::unique_ptr<gauge>         system;
 
     std::mutex                             mutex;

@@ -70,14 +70,15 @@ public record KvCacheStats(
      *
      * @param pages committed for cells
      * @param checkpoints copies of what windows held, for prompts that depart from the cached one
-     * @param swapped sequences that gave their cells up
+     * @param swapped of sequences that gave their cells up, in files of {@link Engine.Builder#swapFolder}: that is no memory
+     *     and does not count against the budget
      * @param states buffers of conversations that are saved or restored
      */
     public record Ledger(long pages, long checkpoints, long swapped, long states) {
 
-        /** All of them. */
+        /** What counts against the budget. */
         public long total() {
-            return pages + checkpoints + swapped + states;
+            return pages + checkpoints + states;
         }
     }
 

@@ -131,13 +131,13 @@ final class Conversation {
         }
         KvCacheStats.Ledger ledger = kv.ledger();
         lines.add(Values.format(
-                "  memory    %s%s: pages %s, checkpoints %s, swapped %s, states %s",
+                "  memory    %s%s: pages %s, checkpoints %s, states %s; swapped to files %s",
                 Values.bytes(ledger.total()),
                 kv.bytesBudget() == null ? "" : " of " + Values.bytes(kv.bytesBudget()),
                 Values.bytes(ledger.pages()),
                 Values.bytes(ledger.checkpoints()),
-                Values.bytes(ledger.swapped()),
-                Values.bytes(ledger.states())));
+                Values.bytes(ledger.states()),
+                Values.bytes(ledger.swapped())));
         return lines;
     }
 

@@ -102,8 +102,8 @@ final class ConversationTest {
     @Test
     void saysWhatCountsAgainstTheBudget() {
         assertThat(conversation.memory())
-                .endsWith("  memory    8.88 KiB of 64.0 KiB: pages 8.00 KiB, checkpoints 512 B, swapped 256 B,"
-                        + " states 128 B");
+                .endsWith("  memory    8.63 KiB of 64.0 KiB: pages 8.00 KiB, checkpoints 512 B, states 128 B;"
+                        + " swapped to files 256 B");
     }
 
     @Test

@@ -115,6 +115,12 @@ abstract class EngineBackedBuilder<B extends EngineBackedBuilder<B>> {
         return engineOption("memory-reserve", bytes);
     }
 
+    /** Where answers that give way keep their keys and values; default nowhere. See {@link Engine.Builder#swapFolder}. */
+    public B swapFolder(@Nullable Path folder) {
+        return engineOption(
+                "swap-dir", folder == null ? null : folder.toAbsolutePath().toString());
+    }
+
     /** How keys and values are stored; default f16. See {@link Engine.Builder#kvCacheTypes}. */
     public B kvCacheTypes(@Nullable KvType keys, @Nullable KvType values) {
         engineOption("cache-type-k", keys == null ? null : keys.text());

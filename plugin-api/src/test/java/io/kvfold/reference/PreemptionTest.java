@@ -14,6 +14,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import io.kvfold.Engine;
 import io.kvfold.FlashAttention;
 import io.kvfold.Generation;
+import io.kvfold.InvalidRequestException;
 import io.kvfold.KvBudgetExceededException;
 import io.kvfold.KvCacheStats;
 import io.kvfold.KvPlan;
@@ -22,6 +23,7 @@ import io.kvfold.KvfoldException;
 import io.kvfold.RealLibrary;
 import io.kvfold.reference.Shape.Architecture;
 import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
@@ -96,6 +98,68 @@ final class PreemptionTest {
                 builder -> builder.kvCacheTypes(type, type).flashAttention(attention),
                 body -> body,
                 attention == FlashAttention.ON ? GAP_OF_FLASH_ATTENTION : GAP);
+    }
+
+    /** What comes back from a file is not computed again, but where a plan has yet to decide, or evicts. */
+    @ParameterizedTest
+    @CsvSource({
+        "standard, F16, ON, true",
+        "standard, Q8_0, ON, true",
+        "standard, F32, OFF, true",
+        "cla:2, Q8_0, ON, true",
+        "lckv:2, F32, OFF, true",
+        "yoco:32, F16, ON, true",
+        "streaming:24, Q8_0, ON, true",
+        "lighttransfer:2;window=8;sinks=2;queries=4, F16, ON, true",
+        "simlayerkv:0.6;window=8;sinks=2;queries=4, F32, OFF, true",
+        "standard;evict=knorm:24, F16, ON, false",
+    })
+    void anAnswerFromAFileIsThatOfTheRequestAlone(
+            String plan, KvType type, FlashAttention attention, boolean comesFromAFile) throws IOException {
+        Path swapFolder = Files.createTempDirectory(folder, "swap");
+        KvCacheStats stats = compare(
+                plan,
+                builder -> builder.kvCacheTypes(type, type)
+                        .flashAttention(attention)
+                        .swapFolder(swapFolder),
+                body -> body,
+                attention == FlashAttention.ON ? GAP_OF_FLASH_ATTENTION : GAP);
+        assertThat(stats.tokensRecomputed() == 0).as("%s", stats).isEqualTo(comesFromAFile);
+        assertThat(stats.ledger().swapped()).isZero();
+        assertThat(swapFolder).isEmptyDirectory();
+    }
+
+    /** They cannot be computed again, but they can come back. */
+    @Test
+    void answersThatLoseOlderTokensGiveWayWithAFile() throws IOException {
+        UnaryOperator<Engine.Builder> shifting = builder ->
+                builder.kvCacheTypes(KvType.F32, KvType.F32).swapFolder(folder).option("context-shift", true);
+        List<ObjectNode> bodies = new ArrayList<>();
+        for (int i = 0; i < 8; i++) {
+            bodies.add(request(10 + 17 * i, 2 * POOL, i));
+        }
+        List<JsonNode> alone = new ArrayList<>();
+        try (Engine engine = open("standard", 1, shifting)) {
+            for (ObjectNode body : bodies) {
+                alone.add(engine.call("/completion", body));
+            }
+        }
+        try (Engine engine = open("standard", 4, shifting)) {
+            List<JsonNode> loaded = together(engine, bodies);
+            for (int i = 0; i < bodies.size(); i++) {
+                assertThat(loaded.get(i).path("truncated").asBoolean()).isTrue();
+                assertSame("request " + i, alone.get(i), loaded.get(i), GAP);
+            }
+            assertThat(engine.kvCacheStats().preemptions()).isPositive();
+            assertThat(engine.kvCacheStats().tokensRecomputed()).isZero();
+        }
+    }
+
+    @Test
+    void aSwapFolderThatIsNoneIsRefused() {
+        assertThatThrownBy(() -> open("standard", 1, builder -> builder.swapFolder(folder.resolve("nothing"))))
+                .isInstanceOf(InvalidRequestException.class)
+                .hasMessageContaining("swap-dir");
     }
 
     @Test
@@ -581,7 +645,7 @@ final class PreemptionTest {
         }
     }
 
-    private static void compare(
+    private static KvCacheStats compare(
             String plan, UnaryOperator<Engine.Builder> options, UnaryOperator<ObjectNode> of, double least)
             throws IOException {
         List<ObjectNode> bodies = new ArrayList<>();
@@ -601,6 +665,7 @@ final class PreemptionTest {
                 assertSame(plan + ", request " + i, alone.get(i), loaded.get(i), least);
             }
             assertThat(engine.kvCacheStats().preemptions()).as("preemptions").isPositive();
+            return engine.kvCacheStats();
         }
     }
 

@@ -24,7 +24,7 @@ import org.jspecify.annotations.Nullable;
  *   <tr><td>{@code kvfold.kv.budget}, {@code kvfold.kv.promised}</td><td>bytes that keys and values may take, NaN if
  *   nothing limits them, and what of them is set aside for requests</td></tr>
  *   <tr><td>{@code kvfold.kv.held}, tag {@code type}</td><td>bytes that count against that: {@code pages},
- *   {@code checkpoints}, {@code swapped}, {@code states}</td></tr>
+ *   {@code checkpoints}, {@code states}; and {@code swapped}, which lies in files and does not count</td></tr>
  *   <tr><td>{@code kvfold.kv.cells}, {@code kvfold.kv.cells.used}</td><td>the same in tokens</td></tr>
  *   <tr><td>{@code kvfold.slots}, {@code kvfold.slots.busy}</td><td>requests that can be and that are decoded</td></tr>
  *   <tr><td>{@code kvfold.requests.waiting}</td><td>requests that wait for a slot or for room in the cache</td></tr>
