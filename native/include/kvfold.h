@@ -192,9 +192,9 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *   "swap-dir"      a folder for the keys and values of answers that give their cells up: they are written there, and read when
  *                   there is room again, by the thread that computes. Default: none, and their tokens are computed again. A
  *                   file has no name, or goes when it is closed, and only this process can read it. So an answer can give way
- *                   that could not be computed again as it was: with images, or without what "context-shift" took. All others
- *                   are computed again where nothing can be written, and so are always those with a draft model, under a plan
- *                   that evicts, and before it is decided which of their layers are lazy
+ *                   that could not be computed again as it was, without what "context-shift" took or under a LoRA that a token
+ *                   activates. All others are computed again where nothing can be written, and so are always those with a draft
+ *                   model, under a plan that evicts, and before it is decided which of their layers are lazy. Not with a projector
  *   "kv-plan"       which layer reads whose keys and values, and which retain only sinks and recent tokens; default: the
  *                   model's own metadata. "simlayerkv:0.9", "lighttransfer:8" and the attributes "lazy" and "full" leave
  *                   the latter to the engine, which decides for each sequence: SimLayerKV, LightTransfer (arXiv

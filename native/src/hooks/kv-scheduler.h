@@ -171,7 +171,7 @@ std::vector<kvfold_slot_view> kvfold_view_slots(slots_t & slots) {
         view.n_prompt = (uint32_t) slot.task->n_tokens();
         view.replayable = kvfold_is_replayable(slot);
         view.swappable = view.stage == kvfold_slot_view::ANSWER && !slot.spec_is_replay && slot.inp_embd.empty() && !slot.ctx_dft &&
-            !slot.task->params.sampling.backend_sampling;
+            !slot.prompt.tokens.has_mtmd && !slot.task->params.sampling.backend_sampling;
         view.shifts = kvfold_is_shifted_next(slot);
         for (auto & other : slots) {
             if (other.is_processing() && slot.can_batch_with(other)) {

@@ -623,7 +623,7 @@ public final class Engine implements AutoCloseable {
          * A folder for the keys and values of answers that give their cells up to others: they are written there, and read
          * when there is room again. None by default, and their tokens are computed again, which takes no disk and more
          * processor. The files have no names and go with the process; only their owner can read them. An answer that could
-         * not be computed again as it was, with images or without what {@code context-shift} took, can give way only so.
+         * not be computed again as it was, without what {@code context-shift} took, can give way only so.
          *
          * @throws InvalidRequestException from {@link #open()} if no file can be made there
          */
