@@ -187,12 +187,15 @@ private:
         return nullptr;
     }
 
-    // Nobody can give way any more, so it is the turn of the youngest whose cells cannot be computed again. False if there is none.
+    // Nobody can give way any more, so it is the turn of the youngest whose cells cannot be computed again, and before it of one whose
+    // reader has stalled. False if there is none.
     bool fail_one_in_the_way(const seat * whom) {
-        for (auto each = by_age.rbegin(); each != by_age.rend(); ++each) {
-            if (each->holds() && &*each != whom) {
-                fail(*each);
-                return true;
+        for (const bool stalled : { true, false }) {
+            for (auto each = by_age.rbegin(); each != by_age.rend(); ++each) {
+                if (each->holds() && &*each != whom && each->slot.stalled == stalled) {
+                    fail(*each);
+                    return true;
+                }
             }
         }
         return false;

@@ -160,7 +160,7 @@ std::vector<kvfold_slot_action> slot_schedule::plan(
     contexts = { ctx, ctx_dft };
     settle_memory(llama_get_memory(ctx)); // before somebody gives cells up
     compact(llama_get_memory(ctx));
-    if (step - refused_at >= steps_of_caution) {
+    if (step - refused_at >= steps_of_caution && n_suspended == 0) { // who comes back would fail there again and again
         spare_pages(llama_get_memory(ctx), false);
     }
     cell_room room;
@@ -254,10 +254,12 @@ std::vector<kvfold_slot_action> slot_schedule::give_way(
         if (each.what == slot_action::FAIL && (kvfold_copies_wait() || (refusal_of(llama_get_memory(ctx)) && saved_state_gives_way()))) {
             continue;
         }
-        if (each.what == slot_action::FAIL && shortens(views)) {
+        // who has stalled would be waited for in vain
+        const bool may_wait = std::none_of(views.begin(), views.end(), [&](const slot_view & view) { return view.slot == each.slot && view.stalled; });
+        if (each.what == slot_action::FAIL && may_wait && shortens(views)) {
             continue;
         }
-        if (const int id_other = each.what == slot_action::FAIL ? one_that_can_wait(views, each.slot) : -1; id_other >= 0) {
+        if (const int id_other = each.what == slot_action::FAIL && may_wait ? one_that_can_wait(views, each.slot) : -1; id_other >= 0) {
             actions.push_back({ kvfold_slot_action::SUSPEND, id_other });
             continue;
         }

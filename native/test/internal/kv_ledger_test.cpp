@@ -388,9 +388,25 @@ static void keys_beside_transposed_values_fill_their_pages(const kv_test_model &
     }
 }
 
+// Of values, a page of which has more cells, two pages could become one with a page of keys that there is no memory for.
+static void what_needs_no_page_is_moved_first(const kv_test_model & spec, context_options o) {
+    const auto         ledger = std::make_shared<page_ledger>();
+    const ledger_scope charged(ledger);
+    o.type_v = GGML_TYPE_F16;
+    tested t(spec, o);
+    t.prompt(64, 0, 1);
+    for (const auto & [first, last] : { std::pair(16, 32), std::pair(36, 48), std::pair(52, 64) }) {
+        llama_memory_seq_rm(t.memory(), 0, first, last);
+    }
+    const uint64_t before = ledger->total();
+    ledger->set_cap(before);
+    check(compact(t.memory(), true), "cells of keys go together");
+    check(before - ledger->total() == 2*4096, "a page of keys in each layer: " + std::to_string(before) + ", then " + std::to_string(ledger->total()));
+}
+
 // One that begins in the midst of a page lies on more of them than it fills, which no move from page to page mends.
-static void a_lone_sequence_goes_to_the_front(const char * name, const kv_test_model & spec, context_options o) {
-    constexpr llama_pos n_before = 64, n_own = 120, n_more = 24;
+static void a_lone_sequence_goes_to_the_front(const char * name, const kv_test_model & spec, context_options o, uint32_t n_before, llama_pos n_own) {
+    constexpr llama_pos n_more = 24;
     o.n_seq    = 2;
     o.swa_full = false;
     o.n_ubatch = 64;
@@ -555,8 +571,11 @@ int main() {
     who_is_left_fills_its_pages("lazy layers", small, lazy);
     context_options transposed = four;
     transposed.flash_attn = false;
+    what_needs_no_page_is_moved_first(small, four);
     keys_beside_transposed_values_fill_their_pages(small, transposed);
-    a_lone_sequence_goes_to_the_front("cells on two pages", small, straddling);
+    a_lone_sequence_goes_to_the_front("cells on two pages", small, straddling, 64, 120);
+    transposed.n_ctx = 1536; // every second row begins in the midst of a page
+    a_lone_sequence_goes_to_the_front("rows on two pages", small, transposed, 448, 400);
     a_checkpoint_stays_while_it_is_read(windows, four);
     printf("%d checks, %d failed\n", n_checks, n_failed);
     return n_failed ? 1 : 0;

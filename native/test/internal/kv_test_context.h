@@ -36,9 +36,11 @@ struct context_options {
 
     const char * kv_plan = nullptr; // in place of the model's
     ggml_type    type    = GGML_TYPE_F32;
+    ggml_type    type_v  = GGML_TYPE_COUNT; // that of keys
 
     kvfold_cpu_attention cpu_attention = KVFOLD_CPU_ATTENTION_FUSED;
 
+    uint32_t n_ctx    = 2048; // of a sequence
     uint32_t n_batch  = 256;
     uint32_t n_ubatch = 64;
     bool     swa_full = true; // windows forget nothing
@@ -56,14 +58,14 @@ struct tested {
 
     tested(llama_model_ptr of, const context_options & o) : model(std::move(of)), n_vocab((uint32_t) llama_vocab_n_tokens(llama_model_get_vocab(model.get()))) {
         llama_context_params p = llama_context_default_params();
-        p.n_ctx           = 2048*(o.unified ? 1 : o.n_seq);
+        p.n_ctx           = o.n_ctx*(o.unified ? 1 : o.n_seq);
         p.n_batch         = o.n_batch;
         p.n_ubatch        = o.n_ubatch;
         p.swa_full        = o.swa_full;
         p.n_seq_max       = o.n_seq;
         p.kv_unified      = o.unified;
         p.type_k          = o.type;
-        p.type_v          = o.type;
+        p.type_v          = o.type_v == GGML_TYPE_COUNT ? o.type : o.type_v;
         p.flash_attn_type = o.flash_attn ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
         p.n_threads       = 1;
         p.n_threads_batch = 1;

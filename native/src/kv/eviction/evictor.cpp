@@ -540,7 +540,7 @@ void evictor::release_hidden(llama_seq_id seq_id) {
     for (const uint32_t il : cache.get_layer_ids()) {
         release_layer(cache, il, [&](const llama_kv_cells & all, uint32_t i) {
             return all.seq_has(i, seq_id) && hides(seq_id, (int) il, all.pos_get(i));
-        }, false);
+        }, unneeded_cells::USED);
     }
     count_hidden(seq_id);
 }

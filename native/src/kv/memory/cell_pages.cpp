@@ -255,7 +255,8 @@ void kvfold_kv_memory::release_layer(
         uint32_t stream,
         const llama_kv_cells & cells,
         const std::function<bool(const llama_kv_cells & cells, uint32_t cell)> & unneeded,
-        bool recent) {
+        unneeded_cells which) {
+    const bool     recent = which == unneeded_cells::RECENT;
     const uint32_t begin = !recent ? 0 : fresh[stream].first - std::min(fresh[stream].first, reach);
     const uint32_t end   = !recent ? cells.size() : std::min(cells.size(), fresh[stream].last + reach);
     if (recent && fresh[stream].empty()) {
@@ -263,7 +264,7 @@ void kvfold_kv_memory::release_layer(
     }
     for (uint32_t first = begin; first < end;) {
         uint32_t last = first;
-        while (last < end && !cells.is_empty(last) && unneeded(cells, last)) {
+        while (last < end && (which == unneeded_cells::ALL || !cells.is_empty(last)) && unneeded(cells, last)) {
             ++last;
         }
         release_run run;

@@ -3,6 +3,7 @@
 
 #include "hooks/k-shift.h"
 #include "hooks/kv-memory.h"
+#include "kv/memory/memory.h"
 #include "kv/memory/pages.h"
 #include "kv/memory/placement.h"
 
@@ -115,13 +116,13 @@ struct kvfold_kv_memory {
     // Of the empty cells in these ranges, one for each stream.
     void release(const llama_kv_cache & cache, std::vector<kvfold_cell_range> ranges);
 
-    // Of cells that hold tokens which the layer does not need. Empty ones are left: they may be committed for a ubatch to come.
+    // Of cells that hold tokens which the layer does not need. Empty ones may be committed for a ubatch to come.
     void release_layer(
             uint32_t il,
             uint32_t stream,
             const llama_kv_cells & cells,
             const std::function<bool(const llama_kv_cells & cells, uint32_t cell)> & unneeded,
-            bool recent);
+            kvfold::unneeded_cells which);
 
     void release_erased(const llama_kv_cache & cache);
 

@@ -5,6 +5,8 @@
 #include "kv/memory/cell_pages.h"
 #include "kv/memory/decided_rows.h"
 #include "kv/memory/folded_memory.h"
+#include "kv/memory/page_ledger.h"
+#include "kv/retention/retention.h"
 
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
@@ -22,6 +24,16 @@ struct move {
     uint32_t                  from, to;
     std::vector<llama_seq_id> seq_ids; // whose cell it is
 };
+
+std::vector<llama_seq_id> sequences_of(const llama_kv_cells & cells, uint32_t cell) {
+    std::vector<llama_seq_id> all;
+    for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
+        if (cells.seq_has(cell, seq_id)) {
+            all.push_back(seq_id);
+        }
+    }
+    return all;
+}
 
 // What lies where before cells are moved.
 class page_fill {
@@ -81,28 +93,9 @@ public:
                 break;
             }
             for (const uint32_t i : own) {
-                all.push_back({ i, free.back(), sequences_of(i) });
+                all.push_back({ i, free.back(), sequences_of(cells, i) });
                 free.pop_back();
                 moved[i] = true;
-            }
-        }
-        return all;
-    }
-
-    // All cells into the first ones, if that leaves fewer pages in use: where a cell lies on two pages, others may be nowhere near full.
-    std::vector<move> moves_to_front() const {
-        std::vector<move> all;
-        const uint32_t    n_cells = cells.get_used();
-        if (n_cells == 0 || bytes.last_page(n_cells - 1) + 1 >= n_in_use) {
-            return all;
-        }
-        uint32_t to = 0;
-        for (uint32_t i = n_cells; i < cells.used_max_p1(); ++i) {
-            if (!cells.is_empty(i)) {
-                while (!cells.is_empty(to)) {
-                    ++to;
-                }
-                all.push_back({ i, to++, sequences_of(i) });
             }
         }
         return all;
@@ -116,16 +109,6 @@ private:
             in_use = in_use && n_used[page] > 0;
         }
         return in_use;
-    }
-
-    std::vector<llama_seq_id> sequences_of(uint32_t cell) const {
-        std::vector<llama_seq_id> all;
-        for (llama_seq_id seq_id = 0; seq_id < LLAMA_MAX_SEQ; ++seq_id) {
-            if (cells.seq_has(cell, seq_id)) {
-                all.push_back(seq_id);
-            }
-        }
-        return all;
     }
 
     uint32_t end_of(size_t page) const {
@@ -157,6 +140,103 @@ private:
 
 } // namespace
 
+// Bytes of the pages in which these runs of cells lie.
+static uint64_t bytes_of_pages(const std::vector<cell_area> & areas, const std::vector<kvfold_cell_range> & runs) {
+    uint64_t bytes = 0;
+    for (const cell_area & area : areas) {
+        const size_t page_size = area.pages ? area.pages->page_size() : 1;
+        size_t       next      = 0; // page
+        for (size_t row = 0; row < area.n_rows; ++row) {
+            for (const kvfold_cell_range & run : runs) {
+                const size_t start = area.offset + row*area.n_row();
+                const size_t first = std::max(next, (start + run.first*area.n_bytes)/page_size);
+                const size_t end   = (start + run.last*area.n_bytes - 1)/page_size + 1;
+                bytes += first < end ? (end - first)*page_size : 0;
+                next   = std::max(next, end);
+            }
+        }
+    }
+    return bytes;
+}
+
+// All cells into the first ones, if that leaves fewer pages in use: where a cell, or a row of transposed values, lies on two pages, others
+// may be nowhere near full.
+static std::vector<move> moves_to_front(const llama_kv_cells & cells, const std::vector<cell_area> & areas) {
+    std::vector<move>              all;
+    std::vector<kvfold_cell_range> runs;
+    const uint32_t                 n_cells = cells.get_used();
+    uint32_t                       to      = 0;
+    for (uint32_t i = 0; i < cells.used_max_p1(); ++i) {
+        if (cells.is_empty(i)) {
+            continue;
+        }
+        if (runs.empty() || runs.back().last != i) {
+            runs.push_back({ i, i });
+        }
+        runs.back().last = i + 1;
+        if (i >= n_cells) {
+            while (!cells.is_empty(to)) {
+                ++to;
+            }
+            all.push_back({ i, to++, sequences_of(cells, i) });
+        }
+    }
+    if (all.empty() || bytes_of_pages(areas, { { 0, n_cells } }) >= bytes_of_pages(areas, runs)) {
+        all.clear();
+    }
+    return all;
+}
+
+// In parts of so many, each of which gives its pages back before the next one. False, and nothing has moved, if there is no memory for
+// the first of them: pages may be in use, but not in each layer.
+static bool move_cells(
+        llama_kv_cache & cache, const std::vector<cell_area> & areas, const std::vector<move> & moves, size_t n_part, const stores_rows & stores) {
+    kvfold_kv_memory &     memory  = *cache.kv_memory;
+    const llama_kv_cells & cells   = cache.get_cells(0);
+    const auto             has_row = [&](const cell_area & area, const move & each) {
+        return !stores || std::any_of(each.seq_ids.begin(), each.seq_ids.end(), [&](llama_seq_id id) { return stores(area.il, id); });
+    };
+    for (size_t first = 0; first < moves.size(); first += n_part) {
+        const std::vector<move> part(moves.begin() + (ptrdiff_t) first, moves.begin() + (ptrdiff_t) std::min(first + n_part, moves.size()));
+        for (const cell_area & area : areas) {
+            for (const move & each : part) {
+                if (area.pages && has_row(area, each) && !area.commit(0, each.to, each.to + 1)) {
+                    memory.release_empty(cache);
+                    return first > 0;
+                }
+            }
+        }
+        memory.await_computation();
+        for (const cell_area & area : areas) {
+            for (const move & each : part) {
+                if (has_row(area, each)) {
+                    area.copy(0, each.from, 1, area, 0, each.to);
+                }
+            }
+        }
+        std::vector<uint32_t> from, to;
+        for (const move & each : part) {
+            from.push_back(each.from);
+            to.push_back(each.to);
+        }
+        llama_kv_cells & edited = cache.edit_cells(0);
+        edited.set(to, edited.cp(from));
+        for (const uint32_t i : from) {
+            edited.rm(i);
+        }
+        for (const move & each : part) {
+            for (const llama_seq_id seq_id : each.seq_ids) {
+                if (cells.pos_get(each.to) == cells.seq_pos_max(seq_id)) {
+                    memory.places->moved(seq_id, each.to);
+                }
+            }
+        }
+        memory.release_erased(cache);
+    }
+    LLAMA_LOG_DEBUG("%s: %zu cells onto other pages\n", __func__, moves.size());
+    return true;
+}
+
 // stores: of a cache in which not every layer has a row in every cell.
 static bool compact(llama_kv_cache & cache, const stores_rows & stores, bool wanted) {
     kvfold_kv_memory &     memory = *cache.kv_memory;
@@ -168,72 +248,39 @@ static bool compact(llama_kv_cache & cache, const stores_rows & stores, bool wan
         return false; // the usual case: nothing has gone
     }
     memory.n_compact = n_used;
-    std::vector<move>    moves;
-    std::list<page_fill> fills;
+    const std::vector<cell_area> areas  = areas_of(cache);
+    size_t                       n_part = cells.size();
+    std::list<page_fill>         fills;
     for (const cell_bytes & kind : memory.places->cells()) {
-        const page_fill & fill = fills.emplace_back(cells, kind, fills.empty() ? nullptr : &fills.back());
+        fills.emplace_back(cells, kind, fills.empty() ? nullptr : &fills.back());
+        n_part = wanted ? std::min(n_part, kind.cells_in_page()) : n_part;
+    }
+    for (const page_fill & fill : fills) {
         if (wanted ? fill.can_move() : fill.is_sparse()) {
-            moves = fill.moves();
-        }
-        if (!moves.empty()) {
-            break;
-        }
-    }
-    for (auto fill = fills.begin(); wanted && moves.empty() && fill != fills.end(); ++fill) {
-        moves = fill->moves_to_front();
-    }
-    if (moves.empty()) {
-        return false;
-    }
-    const auto              has_row = [&](const cell_area & area, const move & each) {
-        return !stores || std::any_of(each.seq_ids.begin(), each.seq_ids.end(), [&](llama_seq_id id) { return stores(area.il, id); });
-    };
-    const std::vector<cell_area> areas = areas_of(cache);
-    for (const cell_area & area : areas) {
-        for (const move & each : moves) { // these are pages in use, but not in each layer
-            if (area.pages && has_row(area, each) && !area.commit(0, each.to, each.to + 1)) {
-                memory.release_empty(cache);
-                return false;
+            const std::vector<move> moves = fill.moves();
+            if (!moves.empty() && move_cells(cache, areas, moves, n_part, stores)) {
+                return true;
             }
         }
     }
-    memory.await_computation();
-    for (const cell_area & area : areas) {
-        for (const move & each : moves) {
-            if (has_row(area, each)) {
-                area.copy(0, each.from, 1, area, 0, each.to);
-            }
-        }
-    }
-    std::vector<uint32_t> from, to;
-    for (const move & each : moves) {
-        from.push_back(each.from);
-        to.push_back(each.to);
-    }
-    llama_kv_cells & edited = cache.edit_cells(0);
-    edited.set(to, edited.cp(from));
-    for (const uint32_t i : from) {
-        edited.rm(i);
-    }
-    for (const move & each : moves) {
-        for (const llama_seq_id seq_id : each.seq_ids) {
-            if (cells.pos_get(each.to) == cells.seq_pos_max(seq_id)) {
-                memory.places->moved(seq_id, each.to);
-            }
-        }
-    }
-    LLAMA_LOG_DEBUG("%s: %zu cells onto other pages\n", __func__, moves.size());
-    return true;
+    const std::vector<move> moves = wanted ? moves_to_front(cells, areas) : std::vector<move>();
+    return !moves.empty() && move_cells(cache, areas, moves, n_part, stores);
 }
 
 bool compact(llama_memory_i * memory, bool wanted) {
     if (evictor_of(memory)) {
         return false;
     }
-    const kvfold_retention * const lazy = retention_of(memory);
-    const kvfold_release_unused    release(memory);
-    const auto                     caches = kv_caches_of(memory);
-    bool                           any    = false;
+    kvfold_retention * const    lazy = retention_of(memory);
+    const kvfold_release_unused release(memory);
+    const auto                  caches = kv_caches_of(memory);
+    bool                        any    = false;
+    if (lazy && wanted) {
+        const auto     ledger = current_ledger();
+        const uint64_t before = ledger ? ledger->total() : 0;
+        lazy->release_all();
+        any = ledger && ledger->total() < before;
+    }
     for (size_t c = 0; c < caches.size(); ++c) {
         any = compact(const_cast<llama_kv_cache &>(*caches[c]), lazy ? stored_in(*lazy, c > 0) : stores_rows(), wanted) || any;
     }

@@ -195,9 +195,9 @@ void release_layer(
         const llama_kv_cache & cache,
         uint32_t il,
         const std::function<bool(const llama_kv_cells & cells, uint32_t cell)> & unneeded,
-        bool recent) {
+        unneeded_cells which) {
     for (uint32_t s = 0; s < cache.get_n_stream(); ++s) {
-        cache.kv_memory->release_layer(il, s, cache.get_cells((llama_seq_id) s), unneeded, recent);
+        cache.kv_memory->release_layer(il, s, cache.get_cells((llama_seq_id) s), unneeded, which);
     }
 }
 

@@ -27,13 +27,18 @@ uint64_t committed_bytes(const ggml_tensor * tensor, uint64_t n_ahead = 0);
 uint64_t cells_in_use(const llama_kv_cache & cache);
 uint64_t cells_in_use(const llama_kv_cache & cache, int32_t seq_id);
 
-// Gives the memory back in which layer il of a cache holds only cells that it does not need: anywhere, or among those that
-// were committed since settle_recent().
+enum class unneeded_cells {
+    RECENT,  // used ones among those that were committed since settle_recent()
+    USED,
+    ALL,     // between two batches
+};
+
+// Gives the memory back in which layer il of a cache holds only cells that it does not need.
 void release_layer(
         const llama_kv_cache & cache,
         uint32_t il,
         const std::function<bool(const llama_kv_cells & cells, uint32_t cell)> & unneeded,
-        bool recent);
+        unneeded_cells which);
 
 // Copies the rows of layer il of what a sequence has in the second cache from the first one. False if that lacks a token, or if
 // there is no memory for them; pages that were committed before are left to release_layer().

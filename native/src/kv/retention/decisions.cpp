@@ -101,7 +101,7 @@ void kvfold_retention::settle(llama_seq_id only) {
             }
         }
         if (any) { // also where memory was refused, for what was there in part
-            release_layer((int) il, false);
+            release_layer((int) il, kvfold::unneeded_cells::USED);
         }
     }
     due = !unsettled().empty();
@@ -202,11 +202,11 @@ void kvfold_retention::tell(llama_seq_id seq_id, const char * when) const {
             list.empty() ? "none" : list.c_str());
 }
 
-void kvfold_retention::release_layer(int il, bool recent) {
+void kvfold_retention::release_layer(int il, kvfold::unneeded_cells which) {
     const auto release_from = [&](llama_kv_cache & cache, const llama_kv_cells::seq_set_t & needed) {
         kvfold::release_layer(cache, (uint32_t) il, [&](const llama_kv_cells & cells, uint32_t cell) {
             return cells.is_empty(cell) || (cells.seq_get_all(cell) & needed).none();
-        }, recent);
+        }, which);
     };
     release_from(full,   need_full[il]);
     release_from(window, need_window[il]);
@@ -217,11 +217,19 @@ void kvfold_retention::release(bool recent) {
     refilled = false;
     for (uint32_t il = 0; il < plan.n_layer; ++il) {
         if (plan.in_both[il]) {
-            release_layer((int) il, recent);
+            release_layer((int) il, recent ? kvfold::unneeded_cells::RECENT : kvfold::unneeded_cells::USED);
         }
     }
     kvfold::settle_recent(full);
     kvfold::settle_recent(window);
+}
+
+void kvfold_retention::release_all() {
+    for (uint32_t il = 0; il < plan.n_layer; ++il) {
+        if (plan.in_both[il]) {
+            release_layer((int) il, kvfold::unneeded_cells::ALL);
+        }
+    }
 }
 
 void kvfold_retention::remove(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {

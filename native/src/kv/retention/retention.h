@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hooks/kv-plan.h"
+#include "kv/memory/memory.h"
 #include "kv/retention/ubatch_part.h"
 
 #include "llama-kv-cells.h"
@@ -140,6 +141,9 @@ struct kvfold_retention : kv_judge {
     // Gives back the pages of cells that no sequence in them needs: of all, or of those that were committed since.
     void release(bool recent = false);
 
+    // Between two batches: pages as well on which some cells are not needed and the others are empty.
+    void release_all();
+
     void restored();
 
     // By producer, of those in both caches: the sequences that need its rows in the one and in the other. For any thread.
@@ -171,7 +175,7 @@ private:
     bool is_to_move(const sequence & seq, int il) const;
 
     // The cells of a layer that nobody needs there give their pages back.
-    void release_layer(int il, bool recent);
+    void release_layer(int il, kvfold::unneeded_cells which);
 
     // After a change of what a sequence needs.
     void note_needs(llama_seq_id seq_id);

@@ -614,10 +614,11 @@ class SessionTest {
 
     /** Where the tokens of a window come to lie depends on what was there before. */
     @ParameterizedTest
-    @ValueSource(longs = {1, 2, 3})
-    void aStrictSaveNeedsNoMoreThanInAFreshEngine(long seed) {
+    @CsvSource({"yoco:48, 1", "yoco:48, 2", "yoco:48, 3", "lighttransfer:1;window=32, 1", "simlayerkv:0.5;window=32, 3"
+    })
+    void aStrictSaveNeedsNoMoreThanInAFreshEngine(String plan, long seed) {
         Random random = new Random(seed);
-        Engine.Builder builder = ofPlan("yoco:48").slots(1).kvCacheTypes(KvType.F32, KvType.F32);
+        Engine.Builder builder = ofPlan(plan).slots(1).kvCacheTypes(KvType.F32, KvType.F32);
         long least;
         try (Engine engine = builder.open()) {
             ask(engine, Session.of(store, "least").strict(), body(document(80, 1)));

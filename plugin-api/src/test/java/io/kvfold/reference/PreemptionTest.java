@@ -315,25 +315,31 @@ final class PreemptionTest {
         return tokens;
     }
 
-    @Test
-    @Timeout(120)
-    void answersThatLoseOlderTokensDoNotWaitForAReaderThatHasStopped() throws Exception {
-        UnaryOperator<Engine.Builder> shifting =
-                builder -> builder.contextSize(POOL).option("context-shift", true);
-        ObjectNode body = request(20, 3 * POOL, 1);
+    @ParameterizedTest
+    @CsvSource({"100, 20", "110, 150", "120, 150", "130, 200"})
+    @Timeout(60)
+    void answersThatLoseOlderTokensDoNotWaitForAReaderThatHasStopped(int percent, int prompt) throws Exception {
+        UnaryOperator<Engine.Builder> shifting = builder -> builder.kvCacheTypes(KvType.F32, KvType.F32)
+                .contextSize(POOL)
+                .option("kv-unified-per-slot", 0)
+                .option("context-shift", true);
+        ObjectNode stops = request(20, 3 * POOL, 1);
+        ObjectNode waits = request(prompt, 2 * POOL, 2);
         long ofOne;
         try (Engine engine = open("standard", 1, shifting)) {
-            engine.call("/completion", body);
+            engine.call("/completion", stops);
             ofOne = engine.kvCacheStats().bytesAllocated();
         }
         try (Engine engine =
-                        open("standard", 2, builder -> shifting.apply(builder).kvBudget(ofOne));
-                Generation unread = engine.complete(body.deepCopy().put("stream", true))) {
-            for (int i = 0; i < 2 * POOL; i++) {
+                        open("standard", 2, builder -> shifting.apply(builder).kvBudget(ofOne * percent / 100));
+                Generation unread = engine.complete(stops.deepCopy().put("stream", true))) {
+            for (int i = 0; i < POOL; i++) {
                 assertThat(unread.next()).isNotNull();
             }
-            assertThat(engine.call("/completion", body).path("tokens_predicted").asInt())
-                    .isEqualTo(3 * POOL);
+            assertThat(engine.call("/completion", waits)
+                            .path("tokens_predicted")
+                            .asInt())
+                    .isEqualTo(2 * POOL);
             assertThatThrownBy(() -> {
                         while (unread.next() != null) {}
                     })
