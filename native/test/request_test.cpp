@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <filesystem>
+#include <fstream>
 #include <thread>
 
 using namespace kvfold_test;
@@ -355,6 +357,48 @@ static void refuses_to_fill_in_without_tokens_for_it(const engine & e) {
     CHECK_EQUAL(last.status, (int) KVFOLD_ERROR_UNSUPPORTED);
 }
 
+#if defined(__linux__)
+// Files that nobody else finds.
+static int cut_swap_files() {
+    int n = 0;
+    for (const auto & each : std::filesystem::directory_iterator("/proc/self/fd")) {
+        std::error_code   code;
+        const std::string target = std::filesystem::read_symlink(each.path(), code).string();
+        if (target.find("kvfold-") != std::string::npos && target.find(".swap") != std::string::npos) {
+            std::ofstream(each.path(), std::ios::trunc);
+            n++;
+        }
+    }
+    return n;
+}
+
+// A reader that waits for the next part is told the same as one that asks later.
+static void a_failure_in_mid_stream_keeps_its_type() {
+    json options             = small();
+    options["ctx-size"]      = 256;
+    options["parallel"]      = 2;
+    options["context-shift"] = true;
+    options["swap-dir"]      = std::filesystem::temp_directory_path().u8string();
+    options["kv-budget"]     = 40000; // for one of them
+    const engine  e(options);
+    const request older(e, "/completion", streamed(prompt("bada bida", 3000)));
+    for (int i = 0; i < 300; i++) { // until it has lost tokens
+        CHECK_EQUAL(older.next().status, (int) KVFOLD_OK);
+    }
+    std::thread other([&e] { run(e, "/completion", prompt("kada bida", 3000)); });
+    const auto  is_suspended = [&] { return e.stats().at("requests_suspended").get<int>() == 1; };
+    for (int i = 0; i < 5000 && !is_suspended(); i++) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    CHECK_EQUAL(cut_swap_files(), 1);
+    answer last;
+    older.drain(&last);
+    other.join();
+    CHECK_EQUAL(last.status, (int) KVFOLD_ERROR_STATE);
+    CHECK_EQUAL(last.object().value("option", ""), std::string("swap-dir"));
+}
+#endif
+
 int main() {
     {
         const engine e(small());
@@ -379,5 +423,8 @@ int main() {
     counts_what_was_computed();
     refuses_more_requests_than_may_wait();
     stops_a_prefill_within_one_ubatch();
+#if defined(__linux__)
+    a_failure_in_mid_stream_keeps_its_type();
+#endif
     return report();
 }

@@ -339,10 +339,11 @@ engine_options parse_options(const std::string & text) {
             continue;
         }
         if (name == swap_dir_name) {
-            if (!value.is_string() || value.get<std::string>().empty()) {
+            const std::string folder = value.is_string() ? value.get<std::string>() : "";
+            if (folder.empty() || folder.find('\0') != std::string::npos) {
                 throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "option \"swap-dir\" cannot be " + value.dump_safe() + ", it is a folder").about_option(name);
             }
-            options.swap_dir = value.get<std::string>();
+            options.swap_dir = folder;
             continue;
         }
         if (name == describe_schema_name) {

@@ -567,8 +567,14 @@ void request::fetch() {
     }
     std::string text;
     exhausted = !fetch_piece(text);
-    if (ended == 0) {
+    if (ended != 0) {
+        return;
+    }
+    try {
         read_events(text);
+    } catch (const error &) {
+        throw_refusal(); // which has come in the meantime, and of which the server core passes on the text only
+        throw;
     }
 }
 

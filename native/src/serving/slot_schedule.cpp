@@ -94,7 +94,8 @@ std::vector<slot_view> slot_schedule::view(const std::vector<kvfold_slot_view> &
             own.n_prompt       = each.n_prompt;
             own.n_prompt_cells = (uint32_t) layout.cells_for_prompt(each.n_prompt);
         }
-        own.paused = each.paused;
+        own.paused    = each.paused;
+        own.swappable = each.swappable;
         if (const evictor * const evicts = evictor_of(llama_get_memory(ctx)); evicts && !own.suspended) {
             own.gone = evicts->of(each.slot);
         }
@@ -480,7 +481,7 @@ uint64_t slot_schedule::grantable() const {
 
 bool slot_schedule::suspended(llama_context * ctx, int id_slot, uint32_t n_tokens, bool replayable) {
     entry & own = entries[id_slot];
-    if (n_tokens > 0 && !own.suspended && swaps.takes(ctx, id_slot)) {
+    if (n_tokens > 0 && !own.suspended && own.swappable && swaps.takes(ctx, id_slot)) {
         try {
             own.swapped = swaps.write(ctx, id_slot);
         } catch (const swap_error & e) {

@@ -102,6 +102,7 @@ struct slot_schedule {
         bool     suspended  = false;
         bool     resuming   = false;
         bool     paused     = false;
+        bool     swappable  = false;
         uint32_t n_listed   = 0; // tokens of a suspended answer
         uint32_t n_replayed = 0;
         uint32_t n_gathered = 0; // tokens that it had when it was suspended although it ran alone

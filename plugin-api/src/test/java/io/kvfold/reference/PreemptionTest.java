@@ -11,6 +11,7 @@ import static org.assertj.core.api.Assertions.catchThrowableOfType;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import io.kvfold.ContextExceededException;
 import io.kvfold.Engine;
 import io.kvfold.FlashAttention;
 import io.kvfold.Generation;
@@ -19,7 +20,6 @@ import io.kvfold.KvBudgetExceededException;
 import io.kvfold.KvCacheStats;
 import io.kvfold.KvPlan;
 import io.kvfold.KvType;
-import io.kvfold.KvfoldException;
 import io.kvfold.RealLibrary;
 import io.kvfold.reference.Shape.Architecture;
 import java.io.IOException;
@@ -195,8 +195,8 @@ final class PreemptionTest {
 
     /** What the draft model has no memory for it forgets: it can only be slower for it. */
     @ParameterizedTest
-    @ValueSource(longs = {2_000_000, 2_500_000, 3_500_000, 5_000_000})
-    void aDraftModelIsNoReasonWhyARequestFails(long budget) throws IOException {
+    @CsvSource({"2000000, false", "2500000, true", "3500000, true", "3500000, false", "5000000, true"})
+    void aDraftModelIsNoReasonWhyARequestFails(long budget, boolean swaps) throws IOException {
         Path draft = MODEL.writeForText(folder.resolve("draft.gguf"), KvPlan.standard(LAYERS));
         List<ObjectNode> bodies = new ArrayList<>();
         for (int i = 0; i < 6; i++) {
@@ -206,7 +206,10 @@ final class PreemptionTest {
                 .kvBudget(budget)
                 .option("spec-type", "draft-simple")
                 .option("spec-draft-model", draft.toString());
-        try (Engine engine = open("standard", 6, drafting)) {
+        try (Engine engine = open(
+                "standard",
+                6,
+                builder -> swaps ? drafting.apply(builder).swapFolder(folder) : drafting.apply(builder))) {
             List<JsonNode> alone = new ArrayList<>();
             for (ObjectNode body : bodies) {
                 alone.add(engine.call("/completion", body));
@@ -343,7 +346,7 @@ final class PreemptionTest {
             assertThatThrownBy(() -> {
                         while (unread.next() != null) {}
                     })
-                    .isInstanceOf(KvfoldException.class)
+                    .isInstanceOf(ContextExceededException.class)
                     .hasMessageContaining("has not been read");
         }
     }
