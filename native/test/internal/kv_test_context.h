@@ -36,17 +36,18 @@ struct context_options {
 
     const char * kv_plan = nullptr; // in place of the model's
     ggml_type    type    = GGML_TYPE_F32;
-    ggml_type    type_v  = GGML_TYPE_COUNT; // that of keys
 
     kvfold_cpu_attention cpu_attention = KVFOLD_CPU_ATTENTION_FUSED;
 
-    uint32_t n_ctx    = 2048; // of a sequence
     uint32_t n_batch  = 256;
     uint32_t n_ubatch = 64;
     bool     swa_full = true; // windows forget nothing
 
     ggml_backend_sched_eval_callback cb_eval = nullptr; // shown what graphs compute
     void *                           cb_user = nullptr;
+
+    uint32_t  n_ctx  = 2048; // of a sequence
+    ggml_type type_v = GGML_TYPE_COUNT; // that of keys
 };
 
 struct tested {
