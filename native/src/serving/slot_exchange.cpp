@@ -368,9 +368,16 @@ static bool make_copy(llama_context * context, const awaited_copy & what, bool l
     if (exchange.save) {
         uint64_t   n_bytes   = 0;
         bool       again     = true; // what somebody else has given back by now, other requests' threads among them
+        uint64_t   least     = UINT64_MAX;
+        const auto compacts  = [&] { // to less than ever, as what is tried in between takes memory, too
+            const bool     any    = compact(llama_get_memory(context), true);
+            const auto     ledger = current_ledger();
+            const uint64_t held   = ledger ? ledger->total() : 0;
+            return any && held < std::exchange(least, std::min(least, held));
+        };
         const auto make_room = [&](uint64_t bytes) {
             n_bytes = bytes;
-            return compact(llama_get_memory(context), true) || schedule.drop_idle(what.id_slot) || of_worker->drop_state(&exchange) ||
+            return compacts() || schedule.drop_idle(what.id_slot) || of_worker->drop_state(&exchange) ||
                    of_worker->write_copy(&exchange) || (grantable() >= bytes && std::exchange(again, false));
         };
         try {

@@ -5,7 +5,6 @@
 #include "kv/memory/cell_pages.h"
 #include "kv/memory/decided_rows.h"
 #include "kv/memory/folded_memory.h"
-#include "kv/memory/page_ledger.h"
 #include "kv/retention/retention.h"
 
 #include "llama-impl.h"
@@ -14,6 +13,7 @@
 
 #include <algorithm>
 #include <list>
+#include <set>
 #include <vector>
 
 namespace kvfold {
@@ -140,6 +140,21 @@ private:
 
 } // namespace
 
+// Bytes of the memory behind these.
+static uint64_t committed(const std::vector<cell_area> & areas) {
+    std::set<const page_map *> all;
+    for (const cell_area & area : areas) {
+        if (area.pages) {
+            all.insert(area.pages);
+        }
+    }
+    uint64_t bytes = 0;
+    for (const page_map * each : all) {
+        bytes += each->committed();
+    }
+    return bytes;
+}
+
 // Bytes of the pages in which these runs of cells lie.
 static uint64_t bytes_of_pages(const std::vector<cell_area> & areas, const std::vector<kvfold_cell_range> & runs) {
     uint64_t bytes = 0;
@@ -248,17 +263,19 @@ static bool compact(llama_kv_cache & cache, const stores_rows & stores, bool wan
         return false; // the usual case: nothing has gone
     }
     memory.n_compact = n_used;
-    const std::vector<cell_area> areas  = areas_of(cache);
-    size_t                       n_part = cells.size();
-    std::list<page_fill>         fills;
-    for (const cell_bytes & kind : memory.places->cells()) {
-        fills.emplace_back(cells, kind, fills.empty() ? nullptr : &fills.back());
-        n_part = wanted ? std::min(n_part, kind.cells_in_page()) : n_part;
-    }
-    for (const page_fill & fill : fills) {
+    const std::vector<cell_area>    areas  = areas_of(cache);
+    const std::vector<cell_bytes> & kinds  = memory.places->cells();
+    const uint64_t                  before = committed(areas);
+    const size_t                    n_part = wanted ? kinds.back().cells_in_page() : cells.size(); // through memory that is short
+    for (size_t n_kinds = 1; n_kinds <= kinds.size(); ++n_kinds) {
+        std::list<page_fill> fills; // anew, as cells may have moved for nothing
+        for (size_t kind = 0; kind < n_kinds; ++kind) {
+            fills.emplace_back(cells, kinds[kind], fills.empty() ? nullptr : &fills.back());
+        }
+        const page_fill & fill = fills.back();
         if (wanted ? fill.can_move() : fill.is_sparse()) {
             const std::vector<move> moves = fill.moves();
-            if (!moves.empty() && move_cells(cache, areas, moves, n_part, stores)) {
+            if (!moves.empty() && move_cells(cache, areas, moves, n_part, stores) && (!wanted || committed(areas) < before)) {
                 return true;
             }
         }
@@ -274,17 +291,23 @@ bool compact(llama_memory_i * memory, bool wanted) {
     kvfold_retention * const    lazy = retention_of(memory);
     const kvfold_release_unused release(memory);
     const auto                  caches = kv_caches_of(memory);
-    bool                        any    = false;
+    std::vector<cell_area>      areas;
+    for (const llama_kv_cache * cache : wanted ? caches : decltype(caches)()) {
+        const auto more = areas_of(*cache);
+        areas.insert(areas.end(), more.begin(), more.end());
+    }
+    const uint64_t before = committed(areas);
+    bool           any    = false;
     if (lazy && wanted) {
-        const auto     ledger = current_ledger();
-        const uint64_t before = ledger ? ledger->total() : 0;
         lazy->release_all();
-        any = ledger && ledger->total() < before;
     }
     for (size_t c = 0; c < caches.size(); ++c) {
         any = compact(const_cast<llama_kv_cache &>(*caches[c]), lazy ? stored_in(*lazy, c > 0) : stores_rows(), wanted) || any;
     }
-    return any;
+    if (lazy && wanted && any) {
+        lazy->release_all();
+    }
+    return wanted ? committed(areas) < before : any; // who asks for memory asks again as long as there is more of it
 }
 
 } // namespace kvfold

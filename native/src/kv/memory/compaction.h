@@ -7,9 +7,10 @@ namespace kvfold {
 
 // Between two batches. Where sequences share the cells of a pool and more pages are filled in part than there are sequences, each
 // of which may have one that it goes on filling, and more than a sixteenth of all pages is free, the cells of the emptiest go into
-// the fullest of them; if memory is wanted, any cells that leave a page to others, or all to the front. A cell keeps its position and its sequences. Nothing is moved where tokens are evicted, where rows of a cell are
-// those of several tokens, and while keys wait to be shifted. Looks when cells have become fewer, or if memory is `wanted`. Whether anything
-// was moved.
+// the fullest of them; if memory is wanted, any cells that leave a page to others, or all to the front. A cell keeps its position and
+// its sequences. Nothing is moved where tokens are evicted, where rows of a cell are those of several tokens, and while keys wait to be
+// shifted. Looks when cells have become fewer, or if memory is `wanted`. Whether anything was moved; if memory is wanted, whether some
+// has been given back.
 bool compact(llama_memory_i * memory, bool wanted = false);
 
 } // namespace kvfold

@@ -101,7 +101,7 @@ void kvfold_retention::settle(llama_seq_id only) {
             }
         }
         if (any) { // also where memory was refused, for what was there in part
-            release_layer((int) il, kvfold::unneeded_cells::USED);
+            release_layer((int) il, kvfold::unneeded_cells::ALL);
         }
     }
     due = !unsettled().empty();
