@@ -466,7 +466,10 @@ class EngineWithModelTest {
 
     @Test
     void refusesAContextThatNoMemoryHolds() {
-        assertThatThrownBy(() -> builder().contextSize(2_000_000_000).open())
+        assertThatThrownBy(() -> builder()
+                        .option("override-kv", "llama.context_length=int:2000000000")
+                        .contextSize(2_000_000_000)
+                        .open())
                 .isInstanceOfSatisfying(NativeOutOfMemoryException.class, e -> {
                     assertThat(e.value().orElseThrow()).isGreaterThan(e.limit().orElseThrow());
                 });
