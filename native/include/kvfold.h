@@ -191,7 +191,8 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   say; pages are refused beyond it
  *   "swap-dir"      a folder for the keys and values of answers that give their cells up: they are written there, and read when
  *                   there is room again, by the thread that computes. Default: none, and their tokens are computed again. A
- *                   file has no name, or goes when it is closed, and only this process can read it. So an answer can give way
+ *                   file has no name, or goes when it is closed, and only its owner can read it. A folder in which none can be
+ *                   made is refused, when the model has been loaded (KVFOLD_ERROR_INVALID_ARGUMENT). So an answer can give way
  *                   that could not be computed again as it was, without what "context-shift" took or under a LoRA that a token
  *                   activates. All others are computed again where nothing can be written, and so are always those with a draft
  *                   model, under a plan that evicts, and before it is decided which of their layers are lazy. Not with a projector
