@@ -182,7 +182,8 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   it out; so do another "cache_salt", a string, another API key of kvfold_serve() and other adapters. Whatever
  *                   this option says, a slot gives what it holds to none of another salt, key or adapter
  *                   Nothing is shared beside "context-shift", "cache-reuse", a draft model or a projector, with activated
- *                   adapters, recurrent layers, and with "kv-unified" false. Where layers have a window a sequence that is
+ *                   adapters, recurrent layers, and with "kv-unified" false; of an answer that "context-shift"
+ *                   took older tokens from, a slot keeps the first "n_keep" ones, and no state is saved. Where layers have a window a sequence that is
  *                   longer is shared at its end only. So up to 8 beginnings are kept: what prompts that come together have in
  *                   common, what a prompt has in common with an earlier one, the end of each turn of a conversation. None is
  *                   kept where the window is the model's own

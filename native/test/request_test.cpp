@@ -52,6 +52,23 @@ static void streams_the_same_text(const engine & e) {
     CHECK_EQUAL(chunks.back().at("stop").get<bool>(), true);
 }
 
+static void streams_several_prompts(const engine & e) {
+    const std::vector<std::string> prompts = { "bada bida", "kada", "bida bada kada" };
+    std::vector<std::string>       pieces(prompts.size());
+    json                           body = prompt("", 12);
+    const std::string grammar          = "root ::= [a-z ]+"; // broken UTF-8 would be held back
+    body["prompt"]                      = prompts;
+    body["grammar"]                     = grammar;
+    for (const auto & chunk : request(e, "/completion", streamed(body)).drain()) {
+        CHECK(chunk.is_object());
+        pieces.at(chunk.at("index").get<size_t>()) += chunk.at("content").get<std::string>();
+    }
+    for (size_t i = 0; i < prompts.size(); i++) {
+        body["prompt"] = prompts[i];
+        CHECK_EQUAL(pieces[i], run(e, "/completion", body).at("content").get<std::string>());
+    }
+}
+
 static void says_done_for_ever_after_the_last_chunk(const engine & e) {
     const request r(e, "/completion", prompt("bada", 2));
     CHECK_EQUAL(r.next().status, (int) KVFOLD_OK);
@@ -357,6 +374,39 @@ static void refuses_to_fill_in_without_tokens_for_it(const engine & e) {
     CHECK_EQUAL(last.status, (int) KVFOLD_ERROR_UNSUPPORTED);
 }
 
+// What is left of an answer was computed after the tokens that it lost.
+static void what_lost_older_tokens_is_no_beginning() {
+    constexpr size_t n_ctx = 256, n_left_at_least = 40;
+    json             options = small();
+    options["ctx-size"]      = n_ctx;
+    options["context-shift"] = true;
+    for (const int n_keep : { 0, 20 }) {
+        const engine e(options);
+        json         body     = prompt("bada bida kada bida bada", 2*n_ctx);
+        body["n_keep"]        = n_keep;
+        body["return_tokens"] = true;
+        body["cache_prompt"]  = true;
+        json held             = run(e, "/tokenize", { { "content", body.at("prompt") }, { "add_special", true } }).at("tokens");
+        const json made       = run(e, "/completion", body).at("tokens");
+        for (const auto & token : made) {
+            if (held.size() + 1 >= n_ctx) {
+                const size_t n_first = (size_t) n_keep + 1, n_gone = (held.size() - n_first)/2;
+                held.erase(held.begin() + (ptrdiff_t) n_first, held.begin() + (ptrdiff_t) (n_first + n_gone));
+            }
+            held.push_back(token);
+        }
+        CHECK(held.size() > n_left_at_least + (size_t) n_keep);
+        held.erase(held.begin() + (ptrdiff_t) n_left_at_least, held.end());
+        json next          = prompt("", 8);
+        next["prompt"]     = held;
+        next["cache_prompt"] = true;
+        const json answer  = run(e, "/completion", next);
+        CHECK(answer.at("timings").at("cache_n").get<int>() <= n_keep + 1);
+        CHECK_EQUAL(answer.at("timings").at("cache_n").get<int>() > 1, n_keep > 0);
+        CHECK_EQUAL(answer.at("content").get<std::string>(), run(engine(options), "/completion", next).at("content").get<std::string>());
+    }
+}
+
 #if defined(__linux__)
 // Files that nobody else finds.
 static int cut_swap_files() {
@@ -405,6 +455,7 @@ int main() {
         CHECK(e.ok());
         answers_in_one_chunk(e);
         streams_the_same_text(e);
+        streams_several_prompts(e);
         says_done_for_ever_after_the_last_chunk(e);
         chats(e);
         keeps_utf8_whole(e);
@@ -423,6 +474,7 @@ int main() {
     counts_what_was_computed();
     refuses_more_requests_than_may_wait();
     stops_a_prefill_within_one_ubatch();
+    what_lost_older_tokens_is_no_beginning();
 #if defined(__linux__)
     a_failure_in_mid_stream_keeps_its_type();
 #endif

@@ -160,10 +160,13 @@ void prefix_cache::settle(const kvfold_prompt_view & slot, std::vector<kvfold_sl
         if (on && own.shareable && (goes_on || slot.held->size() >= n_reused + least_tokens)) {
             keep(slot, slot.last_used);
         }
-        if ((!alike || slot.follows_parent) && !slot.held->empty()) {
-            llama_memory_seq_rm(llama_get_memory(ctx), slot.slot, -1, -1);
-            actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, 0 });
+        const bool   forgets   = !alike || slot.follows_parent;
+        const size_t n_unmoved = forgets ? 0 : std::min(own.n_unmoved, slot.held->get_common_prefix(slot.task->tokens));
+        if (!slot.held->empty() && (forgets || own.n_unmoved < slot.held->size())) {
+            llama_memory_seq_rm(llama_get_memory(ctx), slot.slot, n_unmoved > 0 ? (llama_pos) n_unmoved : -1, -1);
+            actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, (uint32_t) n_unmoved });
         }
+        own.n_unmoved = SIZE_MAX;
     }
     own.task      = slot.task->id;
     own.likeness  = likeness;
@@ -432,6 +435,7 @@ bool prefix_cache::is_of(int id_slot, const std::string & salt, bool shifts) con
 void prefix_cache::restored(int id_slot, const std::string & salt, bool shifts) {
     seats[id_slot].likeness  = likeness_of("", salt, shifts);
     seats[id_slot].shareable = !shifts;
+    seats[id_slot].n_unmoved = SIZE_MAX;
 }
 
 std::vector<kvfold_prefix_view> prefix_cache::kept() const {

@@ -72,6 +72,11 @@ struct prefix_cache {
     // Whether what the slot holds is of such requests, which move cells or do not.
     bool is_of(int id_slot, const std::string & salt, bool shifts) const;
 
+    // The slot's older tokens but the first n_kept ones go (context shift): later ones were computed after them, so that they are not what
+    // a prompt of the tokens that are left would make.
+    void   moves(int id_slot, size_t n_kept) { seats[id_slot].n_unmoved = std::min(seats[id_slot].n_unmoved, n_kept); }
+    size_t n_unmoved(int id_slot) const { return seats[id_slot].n_unmoved; }
+
     // A saved state is what the slot holds now.
     void restored(int id_slot, const std::string & salt, bool shifts);
 
@@ -105,6 +110,7 @@ struct prefix_cache {
         bool        waits     = false;
         bool        waited    = false; // in the step before
         uint32_t    stops_at  = UINT32_MAX;
+        size_t      n_unmoved = SIZE_MAX; // tokens that lost none before them
         std::set<uint32_t> keeps_at;   // tokens of its prompt that are kept as a prefix
         int64_t     last_used = 0;
 

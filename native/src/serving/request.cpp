@@ -536,6 +536,9 @@ bool request::fetch_piece(std::string & text) {
         owner->wake_worker();
     }
     const bool more = answer->next(text);
+    if (text == "data: null\n\n") { // that another prompt of the request begins, for the sake of headers that have gone out
+        text = ":\n\n";
+    }
     const bool part = !text.empty() && text.front() != ':'; // ':' begins a sign of life that no slot has sent
     if (note_read(*exchange, part)) {
         owner->wake_worker();

@@ -292,7 +292,7 @@ bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & pr
     const std::lock_guard<std::mutex> lock(exchange->mutex);
     prefix_cache & prefixes = schedule_of_worker()->prefixes;
     const bool     shifts   = task.params.n_cache_reuse > 0;
-    const size_t   n_held   = prefixes.is_of(id_slot, exchange->salt, shifts) ? prompt.tokens.get_common_prefix(task.tokens) : 0;
+    const size_t   n_held   = prefixes.is_of(id_slot, exchange->salt, shifts) ? std::min(prompt.tokens.get_common_prefix(task.tokens), prefixes.n_unmoved(id_slot)) : 0;
     if (task.params.cache_prompt && !can_read_state(*exchange)) {
         return false;
     }
@@ -368,21 +368,19 @@ static bool make_copy(llama_context * context, const awaited_copy & what, bool l
     if (exchange.save) {
         uint64_t   n_bytes   = 0;
         bool       again     = true; // what somebody else has given back by now, other requests' threads among them
-        uint64_t   least     = UINT64_MAX;
-        const auto compacts  = [&] { // to less than ever, as what is tried in between takes memory, too
-            const bool     any    = compact(llama_get_memory(context), true);
-            const auto     ledger = current_ledger();
-            const uint64_t held   = ledger ? ledger->total() : 0;
-            return any && held < std::exchange(least, std::min(least, held));
-        };
+        tries_of_compaction compaction;
         const auto make_room = [&](uint64_t bytes) {
             n_bytes = bytes;
-            return compacts() || schedule.drop_idle(what.id_slot) || of_worker->drop_state(&exchange) ||
+            return compaction.helps(llama_get_memory(context)) || schedule.drop_idle(what.id_slot) || of_worker->drop_state(&exchange) ||
                    of_worker->write_copy(&exchange) || (grantable() >= bytes && std::exchange(again, false));
         };
         try {
             if (what.prompt->tokens.size() != what.n_tokens) {
                 throw error(KVFOLD_ERROR_STATE, "the KV state of the conversation cannot be kept: its slot was cleared");
+            }
+            if (schedule.prefixes.n_unmoved(what.id_slot) < what.n_tokens) {
+                throw error(KVFOLD_ERROR_STATE, "the KV state of the conversation cannot be kept: what is left was computed after tokens that it lost")
+                    .about_option("context-shift");
             }
             exchange.saved = take_state(context, what.id_slot, *what.prompt, make_room);
             if (exchange.saved) {
@@ -418,6 +416,7 @@ static bool make_awaited_copy(llama_context * context, bool last_time) {
 
 void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt & prompt, const server_task & task) {
     settle_memory(llama_get_memory(context), id_slot); // what others have drafted may not be accepted yet
+    schedule_of_worker()->ends(id_slot, task);
     const bool others_run = schedule_of_worker()->others_run(id_slot);
     if (const auto exchange = exchange_of(task)) {
         const awaited_copy copy = { id_slot, &prompt, prompt.tokens.size(), task.params.cache_prompt, exchange };

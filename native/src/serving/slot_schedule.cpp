@@ -6,7 +6,6 @@
 #include "kv/eviction/method.h"
 #include "kv/graph/passes.h"
 #include "kv/memory/caches.h"
-#include "kv/memory/compaction.h"
 #include "kv/memory/folded_memory.h"
 #include "kv/memory/page_ledger.h"
 #include "kv/memory/placement.h"
@@ -96,6 +95,7 @@ std::vector<slot_view> slot_schedule::view(const std::vector<kvfold_slot_view> &
         }
         own.paused    = each.paused;
         own.swappable = each.swappable;
+        own.shifts    = each.shifts;
         if (const evictor * const evicts = evictor_of(llama_get_memory(ctx)); evicts && !own.suspended) {
             own.gone = evicts->of(each.slot);
         }
@@ -206,6 +206,7 @@ std::vector<kvfold_slot_action> slot_schedule::plan(
                 actions.push_back({ kvfold_slot_action::FAIL, each.slot });
                 break;
             case slot_action::RUN:
+                own.moved    = own.moved || own.shifts;
                 own.rests    = false;
                 own.last_run = step;
                 own.n_most   = (int32_t) std::min<uint32_t>(each.n_tokens, own.n_at_once);
@@ -249,7 +250,7 @@ std::vector<kvfold_slot_action> slot_schedule::give_way(
             continue;
         }
         const llama_memory_t memory = llama_get_memory(ctx);
-        if (each.what == slot_action::FAIL && (draft_gives_way() || compact(memory, true) || (refusal_of(memory) && spare_pages(memory, true)))) {
+        if (each.what == slot_action::FAIL && (draft_gives_way() || compacts(views) || (refusal_of(memory) && spare_pages(memory, true)))) {
             continue;
         }
         if (each.what == slot_action::FAIL && (kvfold_copies_wait() || (refusal_of(llama_get_memory(ctx)) && saved_state_gives_way()))) {
@@ -272,6 +273,15 @@ std::vector<kvfold_slot_action> slot_schedule::give_way(
 
 void slot_schedule::begins(int id_slot, server_prompt & prompt, int id_task) {
     keepers[id_slot] = { &prompt, true, id_task, 0 };
+}
+
+void slot_schedule::ends(int id_slot, const server_task & task) {
+    if (!entries[id_slot].moved) {
+        return;
+    }
+    const int32_t n_keep  = task.params.n_keep < 0 ? task.n_tokens() : task.params.n_keep;
+    const bool    add_bos = llama_vocab_get_add_bos(llama_model_get_vocab(llama_get_model(contexts[TARGET])));
+    prefixes.moves(id_slot, std::min<size_t>((size_t) n_keep + add_bos, rules.n_slot - 4)); // as the server core does it
 }
 
 bool slot_schedule::others_run(int id_slot) const {
@@ -374,6 +384,20 @@ bool slot_schedule::draft_gives_way() {
         }
     }
     return any;
+}
+
+// Not without end where nothing becomes longer.
+bool slot_schedule::compacts(const std::vector<slot_view> & slots) {
+    const llama_memory_t                    memory = llama_get_memory(contexts[TARGET]);
+    std::vector<std::pair<int, llama_pos>> reached;
+    for (const slot_view & each : slots) {
+        reached.emplace_back(each.task, llama_memory_seq_pos_max(memory, each.slot));
+    }
+    if (reached != compacted_at) {
+        compacted_at = std::move(reached);
+        compaction   = {};
+    }
+    return compaction.helps(memory);
 }
 
 // Where nobody can give way, what computes several tokens at a time tries it with half as many. False if nothing does.

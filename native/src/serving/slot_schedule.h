@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kv/eviction/evicted.h"
+#include "kv/memory/compaction.h"
 #include "kv/state/swap.h"
 #include "serving/admission.h"
 #include "serving/prefix_cache.h"
@@ -57,6 +58,9 @@ struct slot_schedule {
     // The slot runs something from here on, until it forgets.
     void begins(int id_slot, server_prompt & prompt, int id_task);
 
+    // Before others may begin with what the slot holds.
+    void ends(int id_slot, const server_task & task);
+
     // Whether a slot but this one runs something.
     bool others_run(int id_slot) const;
 
@@ -103,6 +107,8 @@ struct slot_schedule {
         bool     resuming   = false;
         bool     paused     = false;
         bool     swappable  = false;
+        bool     shifts     = false; // once it runs
+        bool     moved      = false; // its older tokens have gone
         uint32_t n_listed   = 0; // tokens of a suspended answer
         uint32_t n_replayed = 0;
         uint32_t n_gathered = 0; // tokens that it had when it was suspended although it ran alone
@@ -129,6 +135,7 @@ struct slot_schedule {
     void                     evict(int seq_id, std::vector<kvfold_slot_action> & actions);
     bool                     shortens(const std::vector<slot_view> & slots);
     bool                     draft_gives_way();
+    bool                     compacts(const std::vector<slot_view> & slots);
     int                      one_that_can_wait(const std::vector<slot_view> & slots, int id_slot);
     bool                     gathers(const std::vector<slot_view> & slots, int id_slot);
     void                     count_suspended();
@@ -145,6 +152,8 @@ struct slot_schedule {
     std::vector<keeper> keepers;
     uint64_t            step          = 0;
     uint64_t            refused_at    = 0; // the last step for which there was no memory
+    tries_of_compaction compaction;        // since the sequences of these tasks ended there
+    std::vector<std::pair<int, llama_pos>> compacted_at;
     int                 replayed_slot = -1;
     std::string         swap_failure; // of the answer that fails next
 };

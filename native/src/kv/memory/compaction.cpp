@@ -5,6 +5,7 @@
 #include "kv/memory/cell_pages.h"
 #include "kv/memory/decided_rows.h"
 #include "kv/memory/folded_memory.h"
+#include "kv/memory/page_ledger.h"
 #include "kv/retention/retention.h"
 
 #include "llama-impl.h"
@@ -14,6 +15,7 @@
 #include <algorithm>
 #include <list>
 #include <set>
+#include <utility>
 #include <vector>
 
 namespace kvfold {
@@ -308,6 +310,13 @@ bool compact(llama_memory_i * memory, bool wanted) {
         lazy->release_all();
     }
     return wanted ? committed(areas) < before : any; // who asks for memory asks again as long as there is more of it
+}
+
+bool tries_of_compaction::helps(llama_memory_i * memory) {
+    const bool     any    = compact(memory, true);
+    const auto     ledger = current_ledger();
+    const uint64_t held   = ledger ? ledger->total() : 0;
+    return any && held < std::exchange(least, std::min(least, held));
 }
 
 } // namespace kvfold

@@ -1,6 +1,8 @@
 // Cells that lie alone on pages are moved onto others that stay, so that memory follows what is held, whoever has gone.
 #pragma once
 
+#include <cstdint>
+
 struct llama_memory_i;
 
 namespace kvfold {
@@ -12,5 +14,15 @@ namespace kvfold {
 // shifted. Looks when cells have become fewer, or if memory is `wanted`. Whether anything was moved; if memory is wanted, whether some
 // has been given back.
 bool compact(llama_memory_i * memory, bool wanted = false);
+
+// For who asks for memory until it is there, in vain perhaps: what is tried in between takes some for a few layers, which compaction
+// gives back and the next try takes again.
+class tries_of_compaction {
+public:
+    bool helps(llama_memory_i * memory); // leaves less in use than ever
+
+private:
+    uint64_t least = UINT64_MAX;
+};
 
 } // namespace kvfold

@@ -641,6 +641,69 @@ class SessionTest {
         }
     }
 
+    /** What is left of it was computed after tokens that a prompt of those that are left would not have. */
+    @Test
+    void aConversationThatLostOlderTokensIsNotSaved() {
+        Session session = Session.of(store, "long");
+        ObjectNode longer = body("who").put("max_tokens", 400).put("ignore_eos", true);
+        try (Engine engine =
+                builder().contextSize(256).option("context-shift", true).open()) {
+            assertThatThrownBy(() -> ask(engine, session.strict(), longer.deepCopy()))
+                    .isInstanceOf(KvStateException.class)
+                    .hasMessageContaining("tokens that it lost");
+            assertThat(ask(engine, session, longer.deepCopy()).text()).isNotEmpty();
+            assertThat(file("long")).doesNotExist();
+            ask(engine, session.strict(), body("who"));
+            assertThat(file("long")).exists();
+        }
+    }
+
+    /** What it takes for a window in part is given back and comes to the same again. */
+    @ParameterizedTest
+    @ValueSource(longs = {1, 2, 3})
+    @Timeout(value = 40, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+    void aStrictSaveThatFindsNoMemoryForAWindowEnds(long seed) {
+        Random random = new Random(seed);
+        Engine.Builder builder = builder()
+                .contextSize(512)
+                .kvPlan(KvPlan.parse("lighttransfer:1;window=32;decide=end", TinyModel.LAYERS))
+                .kvCacheTypes(KvType.F32, KvType.F16)
+                .slots(2);
+        long least = leastThatSaves(builder, body(document(90, 1)));
+        int saved = 0;
+        for (int pages = 0; pages < 8; pages++) {
+            try (Engine engine = builder.kvBudget(least + pages * 4096L).open()) {
+                for (int i = 0; i < 6; i++) {
+                    ObjectNode body = body(document(20 + random.nextInt(90), random.nextLong()))
+                            .put("max_tokens", 1 + random.nextInt(12))
+                            .put("ignore_eos", true);
+                    saved += saves(engine, body) ? 1 : 0;
+                    saved += saves(engine, body) ? 1 : 0; // goes on from what is kept of the first
+                }
+            }
+        }
+        assertThat(saved).isPositive();
+    }
+
+    /** Bytes, to a page. */
+    private long leastThatSaves(Engine.Builder builder, ObjectNode body) {
+        long page = 4096;
+        long tooFew = 0;
+        long enough = 16L << 20;
+        while (enough - tooFew > page) {
+            long bytes = (tooFew + enough) / 2 / page * page;
+            boolean saved = false;
+            try (Engine engine = builder.kvBudget(bytes).open()) {
+                saved = saves(engine, body);
+            } catch (InvalidRequestException e) {
+                assertThat(e).hasMessageContaining("one token takes");
+            }
+            tooFew = saved ? tooFew : bytes;
+            enough = saved ? bytes : enough;
+        }
+        return enough;
+    }
+
     private boolean saves(Engine engine, ObjectNode body) {
         try {
             ask(engine, Session.of(store, "any").strict(), body.deepCopy());

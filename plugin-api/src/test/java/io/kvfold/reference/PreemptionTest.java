@@ -352,6 +352,41 @@ final class PreemptionTest {
     }
 
     /** A prompt that gives up the beginning it was given computes that, too. */
+    /** Several prompts that begin at once have pages in part when there are no more, and none of them has cells to give up. */
+    @ParameterizedTest
+    @ValueSource(strings = {"ngram-simple", "ngram-mod"})
+    @Timeout(value = 60, threadMode = Timeout.ThreadMode.SEPARATE_THREAD)
+    void promptsThatBeginAtOnceFindMemoryOneAfterTheOther(String drafts) throws IOException {
+        String plan = "lighttransfer:1;window=24;decide=end";
+        UnaryOperator<Engine.Builder> options = builder -> exactly(builder)
+                .contextSize(3 * POOL)
+                .ubatchSize(16)
+                .option("kv-unified", false)
+                .option("spec-type", drafts);
+        List<ObjectNode> bodies = List.of(request(74, 2, 1), request(138, 20, 2), request(137, 40, 3));
+        long tooFew = 0;
+        long least = 16 << 20;
+        while (least - tooFew > 4 * 4096) {
+            long budget = (least + tooFew) / 2;
+            try (Engine engine = open(plan, 3, builder -> options.apply(builder).kvBudget(budget))) {
+                for (ObjectNode body : bodies) {
+                    engine.call("/completion", body);
+                }
+                least = budget;
+            } catch (InvalidRequestException | KvBudgetExceededException e) {
+                tooFew = budget;
+            }
+        }
+        for (int pages = 0; pages < 60; pages += 12) {
+            long budget = least + pages * 4096L;
+            try (Engine engine = open(plan, 3, builder -> options.apply(builder).kvBudget(budget))) {
+                for (int i = 0; i < 3; i++) {
+                    assertThat(together(engine, bodies)).hasSize(3);
+                }
+            }
+        }
+    }
+
     @Test
     void whatAPromptGivesUpDoesNotCountAsCached() throws IOException {
         int[] beginning = MODEL.tokens(100, 1);
