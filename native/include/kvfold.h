@@ -182,11 +182,11 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  *                   it out; so do another "cache_salt", a string, another API key of kvfold_serve() and other adapters. Whatever
  *                   this option says, a slot gives what it holds to none of another salt, key or adapter
  *                   Nothing is shared beside "context-shift", "cache-reuse", a draft model or a projector, with activated
- *                   adapters, recurrent layers, and with "kv-unified" false; of an answer that "context-shift"
- *                   took older tokens from, a slot keeps the first "n_keep" ones, and no state is saved. Where layers have a window a sequence that is
- *                   longer is shared at its end only. So up to 8 beginnings are kept: what prompts that come together have in
- *                   common, what a prompt has in common with an earlier one, the end of each turn of a conversation. None is
- *                   kept where the window is the model's own
+ *                   adapters, recurrent layers, and with "kv-unified" false. Of an answer that lost older tokens to
+ *                   "context-shift" a later prompt begins with the first "n_keep" ones at most, but with "n_cache_reuse", and
+ *                   no state is saved. Where layers have a window a sequence that is longer is shared at its end only. So up to
+ *                   8 beginnings are kept: what prompts that come together have in common, what a prompt has in common with an
+ *                   earlier one, the end of each turn of a conversation. None is kept where the window is the model's own
  *   "memory-reserve"  bytes of the host's memory that keys and values leave free (default: 256 MiB, or 3% of what there is if
  *                   that is more). What is free is the least that MemAvailable and the control groups around the process
  *                   say; pages are refused beyond it

@@ -161,12 +161,13 @@ void prefix_cache::settle(const kvfold_prompt_view & slot, std::vector<kvfold_sl
             keep(slot, slot.last_used);
         }
         const bool   forgets   = !alike || slot.follows_parent;
+        const bool   moves     = !forgets && slot.task->params.n_cache_reuse > 0; // it asks for cells of other tokens before
         const size_t n_unmoved = forgets ? 0 : std::min(own.n_unmoved, slot.held->get_common_prefix(slot.task->tokens));
-        if (!slot.held->empty() && (forgets || own.n_unmoved < slot.held->size())) {
+        if (!slot.held->empty() && !moves && (forgets || own.n_unmoved < slot.held->size())) {
             llama_memory_seq_rm(llama_get_memory(ctx), slot.slot, n_unmoved > 0 ? (llama_pos) n_unmoved : -1, -1);
             actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, (uint32_t) n_unmoved });
         }
-        own.n_unmoved = SIZE_MAX;
+        own.n_unmoved = moves ? own.n_unmoved : SIZE_MAX;
     }
     own.task      = slot.task->id;
     own.likeness  = likeness;

@@ -292,7 +292,8 @@ bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & pr
     const std::lock_guard<std::mutex> lock(exchange->mutex);
     prefix_cache & prefixes = schedule_of_worker()->prefixes;
     const bool     shifts   = task.params.n_cache_reuse > 0;
-    const size_t   n_held   = prefixes.is_of(id_slot, exchange->salt, shifts) ? std::min(prompt.tokens.get_common_prefix(task.tokens), prefixes.n_unmoved(id_slot)) : 0;
+    const bool     alike    = prefixes.is_of(id_slot, exchange->salt, shifts);
+    const size_t   n_held   = alike ? std::min(prompt.tokens.get_common_prefix(task.tokens), prefixes.n_unmoved(id_slot)) : 0;
     if (task.params.cache_prompt && !can_read_state(*exchange)) {
         return false;
     }
