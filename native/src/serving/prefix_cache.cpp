@@ -162,7 +162,8 @@ void prefix_cache::settle(const kvfold_prompt_view & slot, std::vector<kvfold_sl
         }
         const bool   forgets   = !alike || slot.follows_parent;
         const bool   moves     = !forgets && slot.task->params.n_cache_reuse > 0; // it asks for cells of other tokens before
-        const size_t n_unmoved = forgets ? 0 : std::min(own.n_unmoved, slot.held->get_common_prefix(slot.task->tokens));
+        size_t       n_unmoved = forgets ? 0 : std::min(own.n_unmoved, slot.held->get_common_prefix(slot.task->tokens));
+        n_unmoved = has_window(slot.slot, n_unmoved) ? n_unmoved : 0; // what a token there sees of a window went on
         if (!slot.held->empty() && !moves && (forgets || own.n_unmoved < slot.held->size())) {
             llama_memory_seq_rm(llama_get_memory(ctx), slot.slot, n_unmoved > 0 ? (llama_pos) n_unmoved : -1, -1);
             actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, (uint32_t) n_unmoved });
