@@ -56,9 +56,8 @@ static void streams_several_prompts(const engine & e) {
     const std::vector<std::string> prompts = { "bada bida", "kada", "bida bada kada" };
     std::vector<std::string>       pieces(prompts.size());
     json                           body = prompt("", 12);
-    const std::string grammar          = "root ::= [a-z ]+"; // broken UTF-8 would be held back
     body["prompt"]                      = prompts;
-    body["grammar"]                     = grammar;
+    body["grammar"]                     = "root ::= [a-z ]+"; // broken UTF-8 would be held back
     for (const auto & chunk : request(e, "/completion", streamed(body)).drain()) {
         CHECK(chunk.is_object());
         pieces.at(chunk.at("index").get<size_t>()) += chunk.at("content").get<std::string>();

@@ -160,15 +160,16 @@ void prefix_cache::settle(const kvfold_prompt_view & slot, std::vector<kvfold_sl
         if (on && own.shareable && (goes_on || slot.held->size() >= n_reused + least_tokens)) {
             keep(slot, slot.last_used);
         }
-        const bool   forgets   = !alike || slot.follows_parent;
-        const bool   moves     = !forgets && slot.task->params.n_cache_reuse > 0; // it asks for cells of other tokens before
-        size_t       n_unmoved = forgets ? 0 : std::min(own.n_unmoved, slot.held->get_common_prefix(slot.task->tokens));
-        n_unmoved = has_window(slot.slot, n_unmoved) ? n_unmoved : 0; // what a token there sees of a window went on
-        if (!slot.held->empty() && !moves && (forgets || own.n_unmoved < slot.held->size())) {
-            llama_memory_seq_rm(llama_get_memory(ctx), slot.slot, n_unmoved > 0 ? (llama_pos) n_unmoved : -1, -1);
-            actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, (uint32_t) n_unmoved });
+        const bool forgets    = !alike || slot.follows_parent;
+        const bool takes_them = !forgets && slot.task->params.n_cache_reuse > 0; // it asks for cells that were computed after other tokens
+        const bool has_moved  = own.n_unmoved < slot.held->size();
+        if (!slot.held->empty() && (forgets || (has_moved && !takes_them))) {
+            size_t n_first = forgets ? 0 : std::min(own.n_unmoved, slot.held->get_common_prefix(slot.task->tokens));
+            n_first        = has_window(slot.slot, n_first) ? n_first : 0;
+            llama_memory_seq_rm(llama_get_memory(ctx), slot.slot, n_first > 0 ? (llama_pos) n_first : -1, -1);
+            actions.push_back({ kvfold_slot_action::BEGIN, slot.slot, (uint32_t) n_first });
         }
-        own.n_unmoved = moves ? own.n_unmoved : SIZE_MAX;
+        own.n_unmoved = takes_them ? own.n_unmoved : SIZE_MAX;
     }
     own.task      = slot.task->id;
     own.likeness  = likeness;

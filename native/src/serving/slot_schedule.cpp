@@ -386,7 +386,7 @@ bool slot_schedule::draft_gives_way() {
     return any;
 }
 
-// Not without end where nothing becomes longer.
+// Whether compaction helps who was refused. It counts anew when a sequence has become longer, so that it ends where none does.
 bool slot_schedule::compacts(const std::vector<slot_view> & slots) {
     const llama_memory_t                    memory = llama_get_memory(contexts[TARGET]);
     std::vector<std::pair<int, llama_pos>> reached;

@@ -152,8 +152,8 @@ struct slot_schedule {
     std::vector<keeper> keepers;
     uint64_t            step          = 0;
     uint64_t            refused_at    = 0; // the last step for which there was no memory
-    tries_of_compaction compaction;        // since the sequences of these tasks ended there
-    std::vector<std::pair<int, llama_pos>> compacted_at;
+    tries_of_compaction compaction;
+    std::vector<std::pair<int, llama_pos>> compacted_at; // the task and last position of each slot since `compaction` counts
     int                 replayed_slot = -1;
     std::string         swap_failure; // of the answer that fails next
 };

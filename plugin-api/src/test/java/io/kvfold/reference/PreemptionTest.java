@@ -351,7 +351,6 @@ final class PreemptionTest {
         }
     }
 
-    /** A prompt that gives up the beginning it was given computes that, too. */
     /** Several prompts that begin at once have pages in part when there are no more, and none of them has cells to give up. */
     @ParameterizedTest
     @ValueSource(strings = {"ngram-simple", "ngram-mod"})
@@ -387,6 +386,7 @@ final class PreemptionTest {
         }
     }
 
+    /** A prompt that gives up the beginning it was given computes that, too. */
     @Test
     void whatAPromptGivesUpDoesNotCountAsCached() throws IOException {
         int[] beginning = MODEL.tokens(100, 1);
