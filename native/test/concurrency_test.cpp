@@ -3,6 +3,7 @@
 #include "kvfold_test.h"
 
 #include <atomic>
+#include <filesystem>
 #include <thread>
 
 using namespace kvfold_test;
@@ -159,6 +160,49 @@ static void holds_memory_flat_over_many_engines() {
     CHECK(last <= settled + settled / 20);
 }
 
+// The copy of what a request held, with whom another ends in the same step, which runs no more and is not idle yet.
+static void makes_room_for_a_copy_where_another_ends(const std::string & plan) {
+    const auto ids = [](int n) {
+        json all = json::array();
+        for (int i = 0; i < n; i++) {
+            all.push_back(10 + (i*i + n) % 40);
+        }
+        return all;
+    };
+    const std::string path  = (std::filesystem::temp_directory_path() / "kvfold-concurrency-test.state").u8string();
+    json              given = options(2);
+    given["kv-plan"]        = plan;
+    const auto saves        = [&](const engine & e) {
+        json body          = prompt(0, 1);
+        body["prompt"]     = ids(119);
+        const json   state = { { "save", path }, { "strict", true } };
+        request      r(e, "/completion", body, state);
+        answer       last;
+        r.drain(&last);
+        return last.status == KVFOLD_DONE;
+    };
+    int64_t too_few = 0, least = 1 << 20; // bytes for one that is alone
+    while (least - too_few > 512) {
+        given["kv-budget"] = (too_few + least)/2;
+        const engine e(given);
+        (e.ok() && saves(e) ? least : too_few) = (too_few + least)/2;
+    }
+    for (int i = 0; i < 16; i++) {
+        given["kv-budget"] = least + 512*i;
+        const engine e(given);
+        in_threads(2, [&](int k) {
+            json body      = prompt(0, 2);
+            body["prompt"] = ids(23);
+            if (k == 0) {
+                CHECK_EQUAL(run(e, "/completion", body).value("tokens_predicted", 0), 2);
+            } else {
+                CHECK(saves(e));
+            }
+        });
+    }
+    std::filesystem::remove(path);
+}
+
 int main() {
     answers_many_requests_through_few_slots();
     posts_every_request_when_it_is_opened();
@@ -170,5 +214,8 @@ int main() {
     }
     keeps_requests_valid_after_their_engine();
     holds_memory_flat_over_many_engines();
+    for (const char * plan : { "standard", "cla:2", "lighttransfer:1;window=32;decide=end" }) {
+        makes_room_for_a_copy_where_another_ends(plan);
+    }
     return report();
 }

@@ -94,6 +94,12 @@ struct request {
         opened = call([&](char ** out) { return kvfold_request_open(owner.handle, route.c_str(), body.dump().c_str(), &handle, out); });
     }
 
+    request(const engine & owner, const std::string & route, const json & body, const json & state) {
+        opened = call([&](char ** out) {
+            return kvfold_request_open_state(owner.handle, route.c_str(), body.dump().c_str(), state.dump().c_str(), &handle, out);
+        });
+    }
+
     request(request && other) noexcept : handle(std::exchange(other.handle, nullptr)), opened(std::move(other.opened)) {}
 
     ~request() { close(); }

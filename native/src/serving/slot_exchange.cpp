@@ -402,17 +402,27 @@ static bool make_copy(llama_context * context, const awaited_copy & what, bool l
     return true;
 }
 
-// The first one. False, and nothing has changed, if others have to make room for it.
+// One of them. False if others have to make room for each.
 static bool make_awaited_copy(llama_context * context, bool last_time) {
-    const awaited_copy first = of_worker->awaited.front();
-    const bool         made  = make_copy(context, first, last_time);
-    if (made) {
-        of_worker->awaited.pop_front();
-        if (!first.stays) {
-            schedule_of_worker()->clear(first.id_slot);
+    auto & awaited = of_worker->awaited;
+    for (auto each = awaited.begin(); each != awaited.end(); ++each) {
+        if (make_copy(context, *each, last_time)) {
+            const awaited_copy made = *each;
+            awaited.erase(each);
+            if (!made.stays) {
+                schedule_of_worker()->clear(made.id_slot);
+            }
+            return true;
         }
     }
-    return made;
+    return false;
+}
+
+// Nobody is left to wait for.
+static void make_awaited_copies(llama_context * context) {
+    while (!of_worker->awaited.empty()) {
+        make_awaited_copy(context, false) || make_awaited_copy(context, true);
+    }
 }
 
 void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt & prompt, const server_task & task) {
@@ -421,12 +431,13 @@ void kvfold_slot_ends(llama_context * context, int id_slot, const server_prompt 
     const bool others_run = schedule_of_worker()->others_run(id_slot);
     if (const auto exchange = exchange_of(task)) {
         const awaited_copy copy = { id_slot, &prompt, prompt.tokens.size(), task.params.cache_prompt, exchange };
-        if (!make_copy(context, copy, !others_run)) {
+        if (!make_copy(context, copy, !others_run && of_worker->awaited.empty())) {
             of_worker->awaited.push_back(copy);
         }
     }
-    while (of_worker && !others_run && !of_worker->awaited.empty()) { // nobody is left to wait for
-        make_awaited_copy(context, true);
+    schedule_of_worker()->runs_no_more(task.id); // what the slot holds gives way to another's copy
+    if (of_worker && !others_run) {
+        make_awaited_copies(context);
     }
     kvfold_task_gone(task.id); // now those who wait may have what the slot holds
     if (!others_run) { // and no step comes that would
