@@ -409,6 +409,75 @@ static void what_lost_older_tokens_is_no_beginning() {
     }
 }
 
+// Keys that cannot be rotated for other positions: as it is opened, and not when the first answer comes to the end of its context.
+static void refuses_to_shift_keys_that_cannot_be_rotated() {
+    json options             = small();
+    options["ctx-size"]      = 256;
+    options["context-shift"] = true;
+    for (const char * type : { "f32", "f16", "bf16" }) {
+        options["cache-type-k"] = type;
+        const bool   can        = type[0] == 'f';
+        const engine e(options);
+        CHECK_EQUAL(e.opened.status, (int) (can ? KVFOLD_OK : KVFOLD_ERROR_UNSUPPORTED));
+        if (can) {
+            CHECK_EQUAL(run(e, "/completion", prompt("bada bida", 300)).at("tokens_predicted").get<int>(), 300);
+            continue;
+        }
+        CHECK_EQUAL(e.opened.object().value("option", ""), std::string("context-shift"));
+        CHECK(e.opened.mentions(std::string("keys of type ") + type));
+    }
+    options["cache-type-k"] = "bf16";
+    options.erase("context-shift");
+    const engine e(options);
+    json         body = prompt("", 4);
+    body["prompt"]    = { 1, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24 };
+    body["cache_prompt"]  = true;
+    body["n_cache_reuse"] = 4;
+    run(e, "/completion", body);
+    body["prompt"] = { 1, 15, 16, 17, 18, 19, 20, 21, 22, 23 }; // what comes later in the other
+    answer last;
+    run(e, "/completion", body, &last);
+    CHECK_EQUAL(last.status, (int) KVFOLD_DONE);
+}
+
+static void refuses_blocks_that_do_not_divide_a_head() {
+    for (const char * flash : { "off", "on", "auto" }) {
+        for (const char * option : { "cache-type-k", "cache-type-v" }) {
+            if (option == std::string("cache-type-v") && flash == std::string("off")) {
+                continue; // where values cannot be quantised at all
+            }
+            json options          = small();
+            options["flash-attn"] = flash;
+            options[option]       = "q8_0";
+            const engine e(options);
+            CHECK_EQUAL(e.opened.status, (int) KVFOLD_ERROR_UNSUPPORTED);
+            CHECK_EQUAL(e.opened.object().value("option", ""), std::string(option));
+            CHECK_EQUAL(e.opened.object().value("value", 0), 8);
+            CHECK_EQUAL(e.opened.object().value("limit", 0), 32);
+        }
+    }
+}
+
+// They share the cells of their prompt, which do not move.
+static void several_answers_end_where_their_context_does() {
+    json options             = small();
+    options["ctx-size"]      = 256;
+    options["parallel"]      = 2;
+    options["context-shift"] = true;
+    const engine e(options);
+    json         body = prompt("bada bida", 300);
+    body["n"]         = 2;
+    answer     last;
+    const json both = run(e, "/completion", body, &last);
+    CHECK_EQUAL(last.status, (int) KVFOLD_DONE);
+    CHECK_EQUAL(both.size(), (size_t) 2);
+    for (const auto & each : both) {
+        CHECK_EQUAL(each.value("stop_type", ""), std::string("limit"));
+        CHECK_EQUAL(each.value("tokens_evaluated", 0) + each.value("tokens_predicted", 0), 256);
+    }
+    CHECK_EQUAL(run(e, "/completion", prompt("bada bida", 300)).at("tokens_predicted").get<int>(), 300);
+}
+
 #if defined(__linux__)
 // Files that nobody else finds.
 static int cut_swap_files() {
@@ -477,6 +546,9 @@ int main() {
     refuses_more_requests_than_may_wait();
     stops_a_prefill_within_one_ubatch();
     what_lost_older_tokens_is_no_beginning();
+    refuses_to_shift_keys_that_cannot_be_rotated();
+    refuses_blocks_that_do_not_divide_a_head();
+    several_answers_end_where_their_context_does();
 #if defined(__linux__)
     a_failure_in_mid_stream_keeps_its_type();
 #endif

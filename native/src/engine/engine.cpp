@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include "kv/graph/passes.h"
+#include "kv/memory/caches.h"
 #include "kv/plan/model_plan.h"
 #include "process/at_exit.h"
 #include "process/json_text.h"
@@ -15,6 +16,7 @@
 #include "chat.h"
 #include "ggml-backend.h"
 #include "llama-context.h"
+#include "llama-kv-cache.h"
 #include "llama-model.h"
 #include "llama.h"
 
@@ -175,6 +177,17 @@ static void check_context(int32_t asked, uint64_t trained, const common_params &
     }
 }
 
+// Without flash attention llama.cpp would read a head's keys from other places than it wrote them to.
+static void check_head(const char * what, uint64_t n_head, ggml_type type, const std::string & option, const std::string & path) {
+    const int64_t n_block = ggml_blck_size(type);
+    if (n_head%(uint64_t) n_block != 0) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "\"" + option + "\" is " + ggml_type_name(type) + ", but a " + what + " head of '" + path + "' has " +
+                                                  std::to_string(n_head) + " elements, which blocks of " + std::to_string(n_block) + " do not divide")
+            .compares((int64_t) n_head, n_block)
+            .about_option(option);
+    }
+}
+
 // Linux hands out more memory than there is and kills the process later, so sizes that cannot fit are refused here.
 void engine::plan_memory(std::unique_ptr<gauge> system) {
     const kvfold_plan   plan   = requested_plan(facts, options.params);
@@ -184,6 +197,12 @@ void engine::plan_memory(std::unique_ptr<gauge> system) {
     const bool            as_is  = params.rope_scaling_type == LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED && params.rope_freq_scale == 0;
     if (as_is && facts.context_length > 0) { // else it is known when llama.cpp has stretched it
         check_context(asked, facts.context_length, params, facts);
+    }
+    if (!facts.is_encoder) {
+        check_head("key", facts.key_length, params.cache_type_k, "cache-type-k", params.model.path);
+        if (params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED) { // without it values cannot be quantised at all
+            check_head("value", facts.value_length, params.cache_type_v, "cache-type-v", params.model.path);
+        }
     }
     fit_to_memory(options, facts, plan, places);
     log_emit(KVFOLD_LOG_INFO, describe_fit_to_memory(options, facts, plan));
@@ -200,6 +219,21 @@ static error load_error(const error_lines & errors, const std::string & path) {
         return error(KVFOLD_ERROR_MODEL_INVALID, "'" + path + "': " + cause).about_path(path);
     }
     return error(KVFOLD_ERROR_UNSUPPORTED, "'" + path + "' with these options: " + cause).about_path(path);
+}
+
+static void check_shift(llama_memory_t memory, ggml_type keys) {
+    if (llama_memory_can_shift(memory)) {
+        return;
+    }
+    const auto caches = kv_caches_of(memory);
+    const bool can    = std::all_of(caches.begin(), caches.end(), [](const llama_kv_cache * cache) { return cache->get_can_shift(); });
+    throw error(KVFOLD_ERROR_UNSUPPORTED,
+                can ? "\"context-shift\" cannot be kept with this model and plan: positions of cached keys stay as they are where a layer keeps"
+                      " first tokens or a window only"
+                    : std::string("\"context-shift\" cannot be kept with keys of type ") + ggml_type_name(keys) +
+                          " (\"cache-type-k\") of this model: they cannot be rotated for other positions, as those of f16 and f32 are, and"
+                          " those of a quantised type if its blocks divide what is rotated")
+        .about_option("context-shift");
 }
 
 // What llama.cpp takes and answers with wrong numbers: without a head it reads a score somewhere in the vectors of all texts of a
@@ -294,11 +328,8 @@ void engine::load(kvfold_progress_callback progress, void * user) {
     if (!loaded) {
         throw load_error(errors, path);
     }
-    if (shifts && !llama_memory_can_shift(llama_get_memory(server->get_llama_context()))) {
-        // llama.cpp would go on without it, and end answers where the context is full
-        throw error(KVFOLD_ERROR_UNSUPPORTED, "\"context-shift\" cannot be kept with this model and plan: positions of cached keys"
-                                              " stay as they are where a layer keeps first tokens or a window only")
-            .about_option("context-shift");
+    if (shifts) { // llama.cpp would go on without it, and end answers where the context is full
+        check_shift(llama_get_memory(server->get_llama_context()), options.params.cache_type_k);
     }
     const int32_t trained = llama_model_n_ctx_train(llama_get_model(server->get_llama_context()));
     check_context(options.params.kv_unified_per_slot, (uint64_t) trained, options.params, facts);

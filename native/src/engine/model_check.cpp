@@ -143,6 +143,8 @@ static void count_kv_elements(model_facts & facts, const gguf_context * file) {
     const uint64_t    head     = heads.empty() || heads[0] == 0 ? 0 : facts.embedding / heads[0];
     const uint64_t    k_length = read_unsigned(file, prefix + "attention.key_length").value_or(head);
     const uint64_t    v_length = read_unsigned(file, prefix + "attention.value_length").value_or(head);
+    facts.key_length   = k_length;
+    facts.value_length = v_length;
     for (uint64_t n : heads_kv) {
         facts.k_elements.push_back(n * k_length);
         facts.v_elements.push_back(n * v_length);

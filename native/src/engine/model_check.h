@@ -31,6 +31,8 @@ struct model_facts {
     // Elements of one token's K row and V row per layer; 0 where the model has no plain KV cache.
     std::vector<uint64_t> k_elements;
     std::vector<uint64_t> v_elements;
+    uint64_t key_length   = 0; // elements of a head's key and value; 0 = not stated
+    uint64_t value_length = 0;
     kvfold_plan           kv_plan; // from the metadata
 };
 

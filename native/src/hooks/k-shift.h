@@ -8,6 +8,11 @@
 class  llama_kv_cache;
 struct ggml_context;
 struct ggml_tensor;
+struct llama_hparams;
+
+// Whether ggml can rotate its keys for other positions: f32 and f16, and whole blocks of quantised ones. `rotated`: those are stored after
+// another rotation, of as many elements as the largest power of two that divides a head, which is undone for whole ones.
+bool kvfold_keys_can_shift(const llama_kv_cache & cache, const llama_hparams & hparams, bool rotated);
 
 // A run of cells of a stream from the first to the last one with another position than its key was rotated for, as far as there is
 // memory behind all of them. None: 0 cells.

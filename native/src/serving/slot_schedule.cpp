@@ -284,6 +284,11 @@ void slot_schedule::ends(int id_slot, const server_task & task) {
     prefixes.moves(id_slot, std::min<size_t>((size_t) n_keep + add_bos, rules.n_slot - 4)); // as the server core does it
 }
 
+int32_t slot_schedule::limit_of_several(const server_task & task, int32_t limit) const {
+    const int32_t n_held = (int32_t) rules.n_slot - task.n_tokens();
+    return limit < 0 ? n_held : std::min(limit, n_held);
+}
+
 bool slot_schedule::others_run(int id_slot) const {
     for (size_t i = 0; i < keepers.size(); ++i) {
         if ((int) i != id_slot && keepers[i].runs) {
@@ -777,5 +782,6 @@ void kvfold_task_gone(int id_task) {
 int32_t kvfold_answer_limit(
         llama_context *, const server_task & task, int32_t limit, int64_t n_generated, const std::function<bool()> & make_room) {
     const auto make_any = [&] { return schedule_here->prefixes.drop_oldest() || (make_room && make_room()); };
-    return admission_here ? admission_here->answer_limit(task, limit, n_generated, make_any) : limit;
+    const int32_t most = admission_here ? admission_here->answer_limit(task, limit, n_generated, make_any) : limit;
+    return schedule_here && (task.is_parent() || task.is_child()) ? schedule_here->limit_of_several(task, most) : most;
 }

@@ -61,6 +61,10 @@ struct slot_schedule {
     // Before others may begin with what the slot holds.
     void ends(int id_slot, const server_task & task);
 
+    // Tokens that one of several answers may have where `limit` (-1: none) is what the request says: a context is not shifted in which
+    // they share their prompt.
+    int32_t limit_of_several(const server_task & task, int32_t limit) const;
+
     // Whether a slot but this one runs something.
     bool others_run(int id_slot) const;
 

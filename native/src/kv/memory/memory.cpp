@@ -11,6 +11,7 @@
 #include "kv/memory/host_pages.h"
 
 #include "ggml/src/ggml-backend-impl.h"
+#include "llama-hparams.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
 
@@ -76,6 +77,17 @@ bool kvfold_copy_cells(const llama_kv_cache & cache, uint32_t from, uint32_t to)
 bool kvfold_has_cells(const llama_context * context, int32_t seq_id) {
     const auto caches = kv_caches_of(llama_get_memory(context));
     return std::all_of(caches.begin(), caches.end(), [&](const llama_kv_cache * cache) { return cache->seq_pos_max(seq_id) >= 0; });
+}
+
+bool kvfold_keys_can_shift(const llama_kv_cache & cache, const llama_hparams & hparams, bool rotated) {
+    const auto layers = kv_tensors_of(cache);
+    return hparams.rope_type == LLAMA_ROPE_TYPE_NONE || std::all_of(layers.begin(), layers.end(), [&](const kv_tensors & layer) {
+        const ggml_type type   = layer.k->type;
+        const uint32_t  n_head = hparams.n_embd_head_k(layer.il), n_rot = hparams.n_rot(layer.il), n_block = (uint32_t) ggml_blck_size(type);
+        const uint32_t  n_of_rotation = rotated ? n_head & (0 - n_head) : 1; // build_input_k_rot(): the largest power of two that divides a head
+        const bool      whole  = n_rot%n_block == 0 && n_head%n_block == 0 && n_rot%n_of_rotation == 0;
+        return !hparams.has_rope(layer.il) || type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || (ggml_is_quantized(type) && whole);
+    });
 }
 
 static uint32_t stream_to_shift(const llama_kv_cache & cache) {
