@@ -211,6 +211,16 @@ static void check_adapters(const json & list, int adapters) {
     }
 }
 
+// Where an answer has no place for others beside it.
+static void check_one_answer(const json & body, const std::string & route) {
+    for (const char * name : { "n", "n_cmpl" }) {
+        if (body.contains(name) && body.at(name).is_number() && body.at(name).get<double>() > 1) {
+            throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"" + std::string(name) + "\" is " + body.at(name).dump() + ", but " + route + " gives one answer")
+                .compares((int64_t) std::min(body.at(name).get<double>(), 9e18), 1);
+        }
+    }
+}
+
 void check_request(const json & body, const std::string & route, const engine_counts & engine) {
     const int    slots = engine.slots;
     const double any = std::numeric_limits<double>::infinity();
@@ -221,6 +231,9 @@ void check_request(const json & body, const std::string & route, const engine_co
     check_number(body, "temperature", 0, any);
     check_number(body, "top_p", 0, 1);
     check_number(body, "min_p", 0, 1);
+    if (route.find("/responses") != std::string::npos || route.find("/messages") != std::string::npos) {
+        check_one_answer(body, route);
+    }
     check_number(body, "n", 1, any);
     if (body.contains("n") && body.at("n").is_number_integer() && body.at("n").get<int64_t>() > slots) {
         throw error(KVFOLD_ERROR_INVALID_ARGUMENT, "\"n\" is " + body.at("n").dump() + ", but answers side by side take a slot each and there are " +

@@ -484,6 +484,25 @@ class EngineServerTest {
         }
     }
 
+    @ParameterizedTest
+    @CsvSource({
+        "/v1/responses, input, n, false",
+        "/v1/responses, input, n, true",
+        "/responses, input, n_cmpl, true",
+        "/v1/messages, messages, n, true"
+    })
+    void refusesAnswersThatItHasNoPlaceFor(String path, String list, String name, boolean stream) throws IOException {
+        String body = "{\"" + list + "\": [{\"role\": \"user\", \"content\": \"a\"}], \"max_tokens\": 1,"
+                + " \"stream\": " + stream + ", \"" + name + "\": ";
+        try (EngineServer server = builder().start()) {
+            String answer = ask(server, "POST", path, body + "2}");
+
+            assertThat(status(answer)).isEqualTo(400);
+            assertThat(answer).contains("\\\"" + name + "\\\" is 2, but " + path + " gives one answer");
+            assertThat(status(ask(server, "POST", path, body + "1}"))).isEqualTo(200);
+        }
+    }
+
     @Test
     void refusesARoleThatNobodyHas() throws IOException {
         try (EngineServer server = builder().start()) {
