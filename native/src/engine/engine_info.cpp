@@ -182,12 +182,11 @@ static json describe_layers(const std::vector<kv_usage::layer> & layers) {
 // What the cache takes and what the account says, at a moment at which the worker changes neither if one can be had.
 engine::memory_now engine::look_at_memory() const {
     constexpr int n_tries = 32;
-    const auto    held    = [&] {
-        return std::array<uint64_t, 3>{ ledger->held(charge::pages), ledger->held(charge::checkpoints), ledger->held(charge::states) };
-    };
     for (int i = 1;; ++i) {
-        memory_now now = { held(), usage_now(layout, (uint32_t) options.params.n_parallel) };
-        if (now.held == held() || i == n_tries) {
+        const uint64_t before = ledger->n_changes();
+        memory_now     now    = { { ledger->held(charge::pages), ledger->held(charge::checkpoints), ledger->held(charge::states) },
+                                  usage_now(layout, (uint32_t) options.params.n_parallel) };
+        if (ledger->n_changes() == before || i == n_tries) {
             return now;
         }
     }

@@ -421,7 +421,9 @@ static bool make_awaited_copy(llama_context * context, bool last_time) {
 // Nobody is left to wait for.
 static void make_awaited_copies(llama_context * context) {
     while (!of_worker->awaited.empty()) {
-        make_awaited_copy(context, false) || make_awaited_copy(context, true);
+        if (!make_awaited_copy(context, false)) {
+            make_awaited_copy(context, true);
+        }
     }
 }
 

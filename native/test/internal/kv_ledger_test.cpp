@@ -538,7 +538,19 @@ static void a_checkpoint_stays_while_it_is_read(const kv_test_model & spec, cont
     check(prompt.checkpoints.empty(), "other cells drop it");
 }
 
+// Who reads without a lock takes what it has read for one moment's only if nothing came and went meanwhile.
+static void what_comes_and_goes_is_a_change() {
+    page_ledger    ledger(1 << 20);
+    const uint64_t before = ledger.n_changes();
+    check(ledger.take(charge::pages, 4096), "taken");
+    ledger.give(charge::pages, 4096);
+    check(ledger.held(charge::pages) == 0 && ledger.n_changes() != before, "held as before, and yet changed");
+    const uint64_t after = ledger.n_changes();
+    check(!ledger.take(charge::pages, 2 << 20) && ledger.n_changes() == after, "what is refused changes nothing");
+}
+
 int main() {
+    what_comes_and_goes_is_a_change();
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     kv_test_model small = wide_model();
     small.n_layer = 2;

@@ -12,6 +12,7 @@ bool page_ledger::reserve(charge what, uint64_t bytes) {
         }
     } while (!sum.compare_exchange_weak(held, held + bytes, std::memory_order_relaxed));
     by_kind[(size_t) what].fetch_add(bytes, std::memory_order_relaxed);
+    ++changes;
     return true;
 }
 
@@ -33,6 +34,7 @@ bool page_ledger::take_on_device(uint64_t bytes) {
 void page_ledger::give(charge what, uint64_t bytes) {
     by_kind[(size_t) what].fetch_sub(bytes, std::memory_order_relaxed);
     sum.fetch_sub(bytes, std::memory_order_relaxed);
+    ++changes;
 }
 
 uint64_t page_ledger::grantable() const {

@@ -46,6 +46,9 @@ public:
     uint64_t total()           const { return sum.load(std::memory_order_relaxed); }
     uint64_t cap()             const { return limit.load(std::memory_order_relaxed); } // no_cap: none
 
+    // How often what is held has changed, also if it is the same again.
+    uint64_t n_changes() const { return changes.load(); }
+
     // The largest number of bytes that take() would allow now.
     uint64_t grantable() const;
 
@@ -77,6 +80,7 @@ private:
 
     std::atomic<uint64_t>                limit;
     std::atomic<uint64_t>                sum{ 0 };
+    std::atomic<uint64_t>                changes{ 0 };
     std::array<std::atomic<uint64_t>, 3> by_kind{};
     const std::unique_ptr<gauge>         system;
 

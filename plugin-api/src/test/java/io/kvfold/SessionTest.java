@@ -370,7 +370,7 @@ class SessionTest {
         Path other = TinyModel.write(models.resolve("other.gguf"), 2);
         refuses(small(1).model(other), session, "saved with model '");
         refuses(small(1).kvPlan(KvPlan.parse("0_0_2", 3)), session, "kv-plan 'standard', this engine has '0_0_2");
-        refuses(small(1).kvCacheTypes(KvType.Q8_0, KvType.F16), session, "cache-type-k 'f16', this engine has 'q8_0'");
+        refuses(small(1).kvCacheTypes(KvType.BF16, KvType.F16), session, "cache-type-k 'f16', this engine has 'bf16'");
         refuses(small(2).option("kv-unified", false), session, "streams '1', this engine has '2'");
         refuses(small(1).option("rope-freq-base", 5000), session, "rope-freq-base '");
         refuses(small(1).contextSize(256), session, " tokens but a slot holds 256");
