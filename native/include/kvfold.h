@@ -360,8 +360,9 @@ KVFOLD_API int32_t kvfold_request_open(kvfold_engine * engine, const char * rout
  *               Where others need the memory of the copy first, it waits in a file beside it, named PATH.*.partial
  *   "strict"    true: a file that cannot be used or cannot be written is KVFOLD_ERROR_STATE, an engine without a state
  *               to keep KVFOLD_ERROR_UNSUPPORTED. False, the default: that is logged, and the prompt is computed. A
- *               file that does not exist begins a conversation in both cases. Requests that run give their cells up for
- *               the copy of a strict save; "value" and "limit" say what one that does not fit takes, and what there is
+ *               file that does not exist begins a conversation in both cases, and where "kv-budget" has no room for a
+ *               state the prompt is computed. Requests that run give their cells up for the copy of a strict save; "value"
+ *               and "limit" say what one that does not fit takes, and what there is
  *
  * A file is used only by an engine with the same model, KV plan, KV types and the like, and says what differs. It holds
  * the conversation as it is, so it is created for its owner's eyes only. A damaged or hostile file is an error like any

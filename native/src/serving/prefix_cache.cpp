@@ -238,25 +238,26 @@ bool prefix_cache::lends(int id_task, size_t n_tokens) const {
     return !windows || own == seats.end() || !own->begun || computed(id) <= n_tokens || has_window(id, n_tokens);
 }
 
-// Tokens of its prompt that the server core finds in what the slot holds.
-size_t prefix_cache::begins_with(const kvfold_prompt_view & slot) const {
-    const server_tokens & wanted = slot.task->tokens;
-    size_t                n      = std::min(slot.held->get_common_prefix(wanted), computed(slot.slot));
-    if (evicts) {
-        n = evicts->n_beginning(slot.slot, (uint32_t) n, (uint32_t) slot.held->size(), (uint32_t) wanted.size());
+size_t prefix_cache::begins_with(
+        int id_slot, const server_tokens & held, const server_tokens & wanted, const std::vector<uint32_t> & checkpoints) const {
+    const llama_memory_t  memory = llama_get_memory(ctx);
+    const evictor * const loses  = evictor_of(memory); // whether or not anything is shared
+    size_t                n      = std::min(held.get_common_prefix(wanted), computed(id_slot));
+    if (loses) {
+        n = loses->n_beginning(id_slot, (uint32_t) n, (uint32_t) held.size(), (uint32_t) wanted.size());
     }
     n = std::min(n, wanted.size() - 1);
     const auto goes_on = [&](size_t at, bool restored) {
-        return may_go_on(llama_get_memory(ctx), slot.slot, (llama_pos) at, (llama_pos) wanted.size(), restored);
+        return may_go_on(memory, id_slot, (llama_pos) at, (llama_pos) wanted.size(), restored);
     };
-    if (!evicts && !goes_on(n, false)) {
+    if (!loses && !goes_on(n, false)) {
         return 0;
     }
-    if (has_window(slot.slot, n)) {
+    if (has_window(id_slot, n)) {
         return n;
     }
     size_t n_from = 0;
-    for (const size_t each : slot.checkpoints) {
+    for (const size_t each : checkpoints) {
         n_from = each <= n && goes_on(each - 1, true) ? std::max(n_from, each - 1) : n_from; // its last token is computed again
     }
     return n_from;
@@ -351,7 +352,7 @@ bool prefix_cache::begin(
     }
     const size_t   most  = wanted.size() - 1; // the last one makes the answer's first
     const size_t   there = computed(slot.slot);
-    const size_t   held  = begins_with(slot);
+    const size_t   held  = begins_with(slot.slot, *slot.held, slot.task->tokens, slot.checkpoints);
     size_t         n     = held;
     const source * from  = longest(slot.slot, wanted, most, true, n);
 

@@ -72,6 +72,9 @@ struct prefix_cache {
     // Whether what the slot holds is of such requests, which move cells or do not.
     bool is_of(int id_slot, const std::string & salt, bool shifts) const;
 
+    // Tokens of a prompt that the server core finds in what the slot holds, and can go on after.
+    size_t begins_with(int id_slot, const server_tokens & held, const server_tokens & wanted, const std::vector<uint32_t> & checkpoints) const;
+
     // The slot's older tokens but the first n_kept ones go (context shift): later ones were computed after them, so that they are not what
     // a prompt of the tokens that are left would make.
     void   moves(int id_slot, size_t n_kept) { seats[id_slot].n_unmoved = std::min(seats[id_slot].n_unmoved, n_kept); }
@@ -137,7 +140,6 @@ struct prefix_cache {
     bool   begin(const kvfold_prompt_view & slot, const std::vector<const kvfold_prompt_view *> & older, std::vector<kvfold_slot_action> & actions);
     size_t computed(int seq_id) const;
     size_t computed_of(const kvfold_prompt_view & slot) const;
-    size_t begins_with(const kvfold_prompt_view & slot) const;
     void   keep_at(int id_slot, size_t n_computed, size_t n, bool others);
     bool   has_window(int seq_id, size_t n) const;
     size_t in_common(const source & from, const server_tokens & wanted, size_t most, bool answered) const;

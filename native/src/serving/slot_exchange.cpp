@@ -248,9 +248,10 @@ bool note_read(slot_exchange & exchange, bool part) {
     return wake;
 }
 
-static size_t common_prefix(const std::vector<llama_token> & saved, const server_tokens & prompt) {
+// Of its prompt, the last token of which is computed in any case.
+static size_t usable_tokens(const kv_state & state, const server_task & task) {
     size_t n = 0;
-    while (n < saved.size() && n < prompt.size() && saved[n] == prompt[n]) {
+    while (n < state.tokens.size() && n + 1 < task.tokens.size() && state.tokens[n] == task.tokens[n]) {
         n++;
     }
     return n;
@@ -283,6 +284,16 @@ static bool can_read_state(slot_exchange & exchange) {
     }
 }
 
+// Of its prompt, in what the slot holds of requests that are alike.
+static size_t usable_tokens(int id_slot, const server_prompt & prompt, const server_task & task) {
+    const prefix_cache &  prefixes = schedule_of_worker()->prefixes;
+    std::vector<uint32_t> checkpoints;
+    for (const auto & each : prompt.checkpoints) {
+        checkpoints.push_back((uint32_t) each.n_tokens);
+    }
+    return std::min(prefixes.begins_with(id_slot, prompt.tokens, task.tokens, checkpoints), prefixes.n_unmoved(id_slot));
+}
+
 bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & prompt, const server_task & task) {
     schedule_of_worker()->begins(id_slot, prompt, task.id);
     const auto exchange = exchange_of(task);
@@ -293,11 +304,11 @@ bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & pr
     prefix_cache & prefixes = schedule_of_worker()->prefixes;
     const bool     shifts   = task.params.n_cache_reuse > 0;
     const bool     alike    = prefixes.is_of(id_slot, exchange->salt, shifts);
-    const size_t   n_held   = alike ? std::min(prompt.tokens.get_common_prefix(task.tokens), prefixes.n_unmoved(id_slot)) : 0;
+    const size_t   n_held   = alike ? usable_tokens(id_slot, prompt, task) : 0;
     if (task.params.cache_prompt && !can_read_state(*exchange)) {
         return false;
     }
-    if (!exchange->load || !task.params.cache_prompt || common_prefix(exchange->load->tokens, task.tokens) <= n_held) {
+    if (!exchange->load || !task.params.cache_prompt || usable_tokens(*exchange->load, task) <= n_held) {
         exchange->forget_state();
         return memory_for(id_slot, task, 0).value_or(true);
     }

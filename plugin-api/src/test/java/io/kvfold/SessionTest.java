@@ -713,6 +713,32 @@ class SessionTest {
         }
     }
 
+    /** What a slot still holds of the answers before is longer, but nothing that a prompt could go on after. */
+    @ParameterizedTest
+    @ValueSource(
+            strings = {
+                "standard",
+                "cla:2",
+                "yoco:32",
+                "streaming:32",
+                "lighttransfer:1;window=32;decide=end",
+                "standard;evict=knorm:0.5"
+            })
+    void aStateIsUsedAsOftenAsItIsLoaded(String plan) {
+        Session session = Session.of(store, "a").strict();
+        try (Engine engine = ofPlan(plan).open()) {
+            String first = oneWord(engine, session, body(document(300, 1)));
+            ObjectNode next = body(document(300, 1), first, document(20, 2));
+            Answer loaded = ask(engine, session.readOnly(), next.deepCopy());
+            assertThat(loaded.cachedTokens()).isPositive();
+            for (int i = 0; i < 6; i++) {
+                int tokens = i % 2 == 0 ? 60 : 8;
+                Answer again = ask(engine, session.readOnly(), next.deepCopy().put("max_tokens", tokens));
+                assertThat(again.cachedTokens()).isGreaterThanOrEqualTo(loaded.cachedTokens());
+            }
+        }
+    }
+
     /** What it needs would come back when their readers go on, which they may never do. */
     @ParameterizedTest
     @ValueSource(ints = {6, 7, 8, 9, 10})
