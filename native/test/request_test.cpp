@@ -440,6 +440,37 @@ static void refuses_to_shift_keys_that_cannot_be_rotated() {
     CHECK_EQUAL(last.status, (int) KVFOLD_DONE);
 }
 
+// A slot that holds more of the prompt may hold nothing that it can go on after: lazy layers were decided on behind that.
+static void a_state_is_used_as_often_as_it_is_loaded() {
+    const std::string path = (std::filesystem::temp_directory_path() / "kvfold-request-test.state").u8string();
+    for (const char * plan : { "standard", "streaming:32", "lighttransfer:1;window=32;decide=end" }) {
+        json options       = small();
+        options["kv-plan"] = plan;
+        const engine e(options);
+        json         body = prompt("", 100);
+        body["prompt"]    = json::array();
+        for (int i = 0; i < 120; i++) {
+            body["prompt"].push_back(10 + (i*i + i) % 40);
+        }
+        body["cache_prompt"]  = true;
+        body["return_tokens"] = true;
+        const auto answer     = [&](const json & state) {
+            const auto chunks = request(e, "/completion", body, state).drain();
+            return chunks.size() == 1 ? chunks.front() : json::object();
+        };
+        const json made = answer({ { "save", path }, { "strict", true } }).value("tokens", json::array());
+        CHECK_EQUAL(made.size(), (size_t) 100);
+        body["prompt"].insert(body["prompt"].end(), made.begin(), made.end());
+        body["prompt"].push_back(10);
+        for (int i = 0; i < 6; i++) {
+            body["n_predict"] = i == 3 ? 60 : 12;
+            const json loaded = answer({ { "load", path }, { "strict", true } });
+            CHECK(loaded.value("timings", json::object()).value("cache_n", 0) >= 219);
+        }
+    }
+    std::filesystem::remove(path);
+}
+
 static void refuses_blocks_that_do_not_divide_a_head() {
     for (const char * flash : { "off", "on", "auto" }) {
         for (const char * option : { "cache-type-k", "cache-type-v" }) {
@@ -547,6 +578,7 @@ int main() {
     stops_a_prefill_within_one_ubatch();
     what_lost_older_tokens_is_no_beginning();
     refuses_to_shift_keys_that_cannot_be_rotated();
+    a_state_is_used_as_often_as_it_is_loaded();
     refuses_blocks_that_do_not_divide_a_head();
     several_answers_end_where_their_context_does();
 #if defined(__linux__)
