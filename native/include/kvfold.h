@@ -227,8 +227,9 @@ KVFOLD_API int32_t kvfold_options(char ** out);
  * engine goes on.
  *
  * "context-shift" is KVFOLD_ERROR_UNSUPPORTED where a plan keeps first tokens or a window: positions of cached keys stay. So it
- * is with keys of "cache-type-k" bf16, or of blocks that do not divide what RoPE rotates of a head; "n_cache_reuse" is ignored there. One of
- * several answers ("n") ends where its context does. A "cache-type-k" whose blocks do not divide a head is KVFOLD_ERROR_UNSUPPORTED.
+ * is with keys of "cache-type-k" bf16, or of blocks that do not divide what RoPE rotates of a head; "n_cache_reuse" is
+ * ignored there. One of several answers ("n") ends where its context does. A "cache-type-k" or "cache-type-v" whose blocks do
+ * not divide a head is KVFOLD_ERROR_UNSUPPORTED.
  *
  * On success *engine is a handle for kvfold_close() and *out the JSON of kvfold_engine_info(). On failure *engine is
  * NULL and everything that had been allocated is released. `progress` may be NULL.

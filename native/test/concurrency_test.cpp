@@ -160,7 +160,7 @@ static void holds_memory_flat_over_many_engines() {
     CHECK(last <= settled + settled / 20);
 }
 
-// The copy of what a request held, with whom another ends in the same step, which runs no more and is not idle yet.
+// A strict save finds room beside a request that ends in the same step: that one runs no more, and is not idle yet.
 static void makes_room_for_a_copy_where_another_ends(const std::string & plan) {
     const auto ids = [](int n) {
         json all = json::array();
@@ -169,7 +169,7 @@ static void makes_room_for_a_copy_where_another_ends(const std::string & plan) {
         }
         return all;
     };
-    const std::string path  = (std::filesystem::temp_directory_path() / "kvfold-concurrency-test.state").u8string();
+    const std::string path  = "copied.kvstate";
     json              given = options(2);
     given["kv-plan"]        = plan;
     const auto saves        = [&](const engine & e) {

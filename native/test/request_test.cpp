@@ -442,7 +442,7 @@ static void refuses_to_shift_keys_that_cannot_be_rotated() {
 
 // A slot that holds more of the prompt may hold nothing that it can go on after: lazy layers were decided on behind that.
 static void a_state_is_used_as_often_as_it_is_loaded() {
-    const std::string path = (std::filesystem::temp_directory_path() / "kvfold-request-test.state").u8string();
+    const std::string path = "loaded.kvstate";
     for (const char * plan : { "standard", "streaming:32", "lighttransfer:1;window=32;decide=end" }) {
         json options       = small();
         options["kv-plan"] = plan;

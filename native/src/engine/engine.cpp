@@ -50,6 +50,27 @@ static void check_companions(const common_params & params) {
     }
 }
 
+// Without flash attention llama.cpp would read a head's keys from other places than it wrote them to.
+static void check_head(const char * what, uint64_t n_head, ggml_type type, const std::string & option, const std::string & path) {
+    const int64_t n_block = ggml_blck_size(type);
+    if (n_head%(uint64_t) n_block != 0) {
+        throw error(KVFOLD_ERROR_UNSUPPORTED, "\"" + option + "\" is " + ggml_type_name(type) + ", but a " + what + " head of '" + path + "' has " +
+                                                  std::to_string(n_head) + " elements, which blocks of " + std::to_string(n_block) + " do not divide")
+            .compares((int64_t) n_head, n_block)
+            .about_option(option);
+    }
+}
+
+static void check_heads(const common_params & params, const model_facts & facts) {
+    if (facts.is_encoder) {
+        return;
+    }
+    check_head("key", facts.key_length, params.cache_type_k, "cache-type-k", params.model.path);
+    if (params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED) { // without it values cannot be quantised at all
+        check_head("value", facts.value_length, params.cache_type_v, "cache-type-v", params.model.path);
+    }
+}
+
 std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_callback progress, void * user) {
     std::shared_ptr<engine> opened(new engine());
     progress_relay          relay(progress, user);
@@ -59,6 +80,7 @@ std::shared_ptr<engine> engine::open(const std::string & text, kvfold_progress_c
         opened->options = parse_options(text);
         opened->facts   = check_model(opened->options.params.model.path, opened->options.params.kv_overrides);
         check_companions(opened->options.params);
+        check_heads(opened->options.params, opened->facts);
         opened->choose_template();
         complete_options(opened->options, opened->facts,
                          [&] { opened->plan_memory(std::make_unique<gauge>(opened->options.memory_reserve)); });
@@ -177,17 +199,6 @@ static void check_context(int32_t asked, uint64_t trained, const common_params &
     }
 }
 
-// Without flash attention llama.cpp would read a head's keys from other places than it wrote them to.
-static void check_head(const char * what, uint64_t n_head, ggml_type type, const std::string & option, const std::string & path) {
-    const int64_t n_block = ggml_blck_size(type);
-    if (n_head%(uint64_t) n_block != 0) {
-        throw error(KVFOLD_ERROR_UNSUPPORTED, "\"" + option + "\" is " + ggml_type_name(type) + ", but a " + what + " head of '" + path + "' has " +
-                                                  std::to_string(n_head) + " elements, which blocks of " + std::to_string(n_block) + " do not divide")
-            .compares((int64_t) n_head, n_block)
-            .about_option(option);
-    }
-}
-
 // Linux hands out more memory than there is and kills the process later, so sizes that cannot fit are refused here.
 void engine::plan_memory(std::unique_ptr<gauge> system) {
     const kvfold_plan   plan   = requested_plan(facts, options.params);
@@ -197,12 +208,6 @@ void engine::plan_memory(std::unique_ptr<gauge> system) {
     const bool            as_is  = params.rope_scaling_type == LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED && params.rope_freq_scale == 0;
     if (as_is && facts.context_length > 0) { // else it is known when llama.cpp has stretched it
         check_context(asked, facts.context_length, params, facts);
-    }
-    if (!facts.is_encoder) {
-        check_head("key", facts.key_length, params.cache_type_k, "cache-type-k", params.model.path);
-        if (params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED) { // without it values cannot be quantised at all
-            check_head("value", facts.value_length, params.cache_type_v, "cache-type-v", params.model.path);
-        }
     }
     fit_to_memory(options, facts, plan, places);
     log_emit(KVFOLD_LOG_INFO, describe_fit_to_memory(options, facts, plan));

@@ -304,11 +304,11 @@ bool kvfold_slot_begins(llama_context * context, int id_slot, server_prompt & pr
     prefix_cache & prefixes = schedule_of_worker()->prefixes;
     const bool     shifts   = task.params.n_cache_reuse > 0;
     const bool     alike    = prefixes.is_of(id_slot, exchange->salt, shifts);
-    const size_t   n_held   = alike ? usable_tokens(id_slot, prompt, task) : 0;
+    const auto     n_held   = [&] { return alike ? usable_tokens(id_slot, prompt, task) : 0; };
     if (task.params.cache_prompt && !can_read_state(*exchange)) {
         return false;
     }
-    if (!exchange->load || !task.params.cache_prompt || usable_tokens(*exchange->load, task) <= n_held) {
+    if (!exchange->load || !task.params.cache_prompt || usable_tokens(*exchange->load, task) <= n_held()) {
         exchange->forget_state();
         return memory_for(id_slot, task, 0).value_or(true);
     }
